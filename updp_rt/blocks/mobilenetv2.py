@@ -1,0 +1,98 @@
+"""timm's InvertedResidual and DepthwiseSeparableConv (MobileNetV2): into one dense convolution and an activation.
+
+Pruned body: pw-BN-dw-BN-pw-BN (or dw-BN-pw-BN), skip, and the block's activation added at the end.
+"""
+
+from __future__ import annotations
+
+from timm.models._efficientnet_blocks import (
+    CondConvResidual,
+    ConvBnAct,
+    DepthwiseSeparableConv,
+    EdgeResidual,
+    InvertedResidual,
+    UniversalInvertedResidual,
+)
+from timm.models.efficientnet import EfficientNet
+from torch import Tensor, nn
+
+from updp_rt.blocks.family import Family, is_identity
+from updp_rt.blocks.merged import MergedBlock, convolutions
+from updp_rt.blocks.norms import copy_activation, pruned_batchnorm
+from updp_rt.blocks.progressive import Fade, Keep, ProgressiveBlock, Step
+from updp_rt.reparam import add_identity, compose_chain
+
+_CHAINS = {
+    InvertedResidual: (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")),
+    DepthwiseSeparableConv: (("conv_dw", "bn1"), ("conv_pw", "bn2")),
+}
+
+
+class ProgressiveInvertedResidual(ProgressiveBlock):
+    forms = {"full": ("conv", "factored")}
+
+    def __init__(self, block: nn.Module, name: str = "block", body: str = "") -> None:
+        norms: dict[str, nn.Module] = {}
+        for conv, bn in _CHAINS[type(block)]:
+            weight = block.get_submodule(conv).weight
+            assert isinstance(weight, Tensor)
+            norms[bn] = pruned_batchnorm(block.get_submodule(bn), weight.shape[0], weight)
+        super().__init__(block, norms, name, body)
+        self.added = copy_activation(block.get_submodule("bn1.act"), inplace=False)
+
+    def steps(self) -> list[Step]:
+        steps: list[Step] = []
+        for conv, bn in _CHAINS[type(self.block)]:
+            steps.append(Keep(conv, getattr(self.block, conv)))
+            steps.append(Fade(bn, getattr(self.block, bn), self.norms[bn]))
+        return steps
+
+    def drop_path(self, y: Tensor) -> Tensor:
+        return self.block.drop_path(y) if self.block.has_skip else y
+
+    def skip(self, x: Tensor) -> Tensor | None:
+        return x if self.block.has_skip else None
+
+    def activation(self) -> nn.Module:
+        return self.added
+
+    def merge(self, form: str | None = None) -> MergedBlock:
+        """``conv``: one dense convolution, skip folded; ``factored``: the chain's convolutions, skip added."""
+        form = self.checked_form(form)
+        chain, act = self.merged_chain(), copy_activation(self.added, inplace=True)
+        if form == "factored":
+            skip = nn.Identity() if self.block.has_skip else None
+            return MergedBlock(convolutions(chain, self.dtype), skip, act)
+        conv = compose_chain(chain)
+        if self.block.has_skip:
+            conv = add_identity(conv)
+        return MergedBlock(conv.to_conv(self.dtype), None, act)
+
+
+def _why_not(block: nn.Module) -> str | None:
+    if type(block) not in _CHAINS:
+        return f"{type(block).__name__}: only InvertedResidual and DepthwiseSeparableConv can be pruned"
+    if not is_identity(block.se):
+        return f"squeeze-excite ({type(block.se).__name__}) inside"
+    if not is_identity(block.aa):
+        return f"anti-aliasing ({type(block.aa).__name__}) inside"
+    if block.conv_s2d is not None:
+        return "space-to-depth convolution inside"
+    return None
+
+
+FAMILY = Family(
+    name="mobilenetv2",
+    example="mobilenetv2_100",
+    models=(EfficientNet,),
+    blocks=(
+        InvertedResidual,
+        DepthwiseSeparableConv,
+        EdgeResidual,
+        CondConvResidual,
+        UniversalInvertedResidual,
+        ConvBnAct,
+    ),
+    why_not=_why_not,
+    progressive=ProgressiveInvertedResidual,
+)

@@ -1,0 +1,141 @@
+"""Whole models: finding their blocks, making them progressive, setting λ, merging."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from updp_rt.blocks import convnext, mobilenetv2, resnet, vit
+from updp_rt.blocks.family import Family
+from updp_rt.blocks.progressive import ProgressiveBlock
+from updp_rt.reparam import MergeError
+
+FAMILIES: tuple[Family, ...] = (resnet.FAMILY, mobilenetv2.FAMILY, convnext.FAMILY, vit.FAMILY)
+
+
+class UnsupportedModelError(ValueError):
+    """The model belongs to no known family, or none of its blocks can be pruned."""
+
+
+@dataclass(frozen=True)
+class BlockInfo:
+    """One block of a model: its name in the model, its module, and why it cannot be pruned (None: it can)."""
+
+    name: str
+    module: nn.Module
+    reason: str | None
+
+    @property
+    def prunable(self) -> bool:
+        return self.reason is None
+
+
+def find_family(model: nn.Module) -> Family:
+    """The family `model` belongs to; raises `UnsupportedModelError`, which lists them all."""
+    for family in FAMILIES:
+        if isinstance(model, family.models):
+            return family
+    known = ", ".join(f"{f.name} ({f.models[0].__name__}, such as {f.example})" for f in FAMILIES)
+    raise UnsupportedModelError(
+        f"{type(model).__name__} belongs to no family that can be pruned. Families: {known}. "
+        "Create the model with timm.create_model, or add a family under updp_rt/blocks."
+    )
+
+
+def find_blocks(model: nn.Module) -> list[BlockInfo]:
+    """Every block of `model` in order, prunable or with the reason why not."""
+    family = find_family(model)
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, family.blocks)]
+    return [BlockInfo(name, module, _reason(family, name, module)) for name, module in found]
+
+
+def prunable_blocks(model: nn.Module) -> list[str]:
+    """Names of the prunable blocks; raises `UnsupportedModelError` where there are none."""
+    blocks = find_blocks(model)
+    names = [block.name for block in blocks if block.prunable]
+    if not names:
+        reasons = sorted({block.reason for block in blocks if block.reason})
+        raise UnsupportedModelError(
+            f"no block of this {type(model).__name__} can be pruned: {'; '.join(reasons) or 'it has none'}"
+        )
+    return names
+
+
+def pruned_bodies(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """The pruned bodies its family offers, and the merged forms of each."""
+    return find_family(model).progressive.forms
+
+
+def make_progressive(model: nn.Module, bodies: Mapping[str, str] | Iterable[str] | None = None) -> nn.Module:
+    """A copy of `model` whose blocks can run anywhere between baseline and pruned, all at λ = 0.
+
+    Args:
+        model: a timm model of a known family.
+        bodies: the blocks to make progressive, with the pruned body of each ("" for the family's first); names
+            alone take the first; None takes every prunable block.
+
+    Raises:
+        UnsupportedModelError: unknown family, or no prunable block.
+        ValueError: a name is no prunable block, or an unknown body.
+    """
+    prunable = prunable_blocks(model)
+    chosen = _as_bodies(prunable if bodies is None else bodies)
+    for name in chosen:
+        if name not in prunable:
+            raise ValueError(f"{name!r} is no prunable block of this model; choose among {', '.join(prunable)}")
+    progressive = find_family(model).progressive
+    model = copy.deepcopy(model)
+    for name, body in chosen.items():
+        block = progressive(model.get_submodule(name), name, body)
+        block.train(model.training)
+        model.set_submodule(name, block)
+    return model
+
+
+def progressive_blocks(model: nn.Module) -> dict[str, ProgressiveBlock]:
+    """The progressive blocks of `model` by name, in order."""
+    return {module.name: module for module in model.modules() if isinstance(module, ProgressiveBlock)}
+
+
+def set_lambda(model: nn.Module, lam: float, chosen: Iterable[str] | None = None) -> None:
+    """Set λ of the chosen progressive blocks (None: all of them), and 0 for the others."""
+    names = None if chosen is None else set(chosen)
+    for name, block in progressive_blocks(model).items():
+        block.lam = lam if names is None or name in names else 0.0
+
+
+def merge_model(model: nn.Module, forms: Mapping[str, str] | None = None) -> nn.Module:
+    """A copy of `model` with each progressive block merged (λ = 1) or back as the timm block (λ = 0), in eval mode.
+
+    Args:
+        forms: merged form by block name; the block's own ``form`` where a name is missing.
+
+    Raises:
+        MergeError: a block stands between 0 and 1, or cannot be merged.
+    """
+    model = copy.deepcopy(model).eval()
+    for name, block in progressive_blocks(model).items():
+        merged = block.block if block.lam == 0.0 else block.merge((forms or {}).get(name))
+        model.set_submodule(name, merged.eval())
+    return model
+
+
+def _as_bodies(bodies: Mapping[str, str] | Iterable[str]) -> dict[str, str]:
+    return dict(bodies) if isinstance(bodies, Mapping) else dict.fromkeys(bodies, "")
+
+
+def _reason(family: Family, name: str, module: nn.Module) -> str | None:
+    reason = family.why_not(module)
+    if reason is not None:
+        return reason
+    try:
+        # The algebra has the last word: a merge of shapes alone (no values) finds what it refuses.
+        block = family.progressive(copy.deepcopy(module).to("meta"), name)
+        block.lam = 1.0
+        block.merge()
+    except MergeError as error:
+        return str(error)
+    return None

@@ -1,0 +1,244 @@
+"""A block anywhere between its baseline (λ = 0) and its pruned form (λ = 1): one module for all four stages.
+
+A family describes a block as a chain of steps: linear layers that both forms run, and what fades from the one
+form to the other between them. Running the chain at any λ, fitting the pruned form's norms, and merging at λ = 1
+are the same for every family, and stand here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from updp_rt.blocks.norms import fit_batchnorm
+from updp_rt.reparam import AffineConv, MergeError, centre_tap, conv_padding, fold_chain, head_padding, move_padding
+from updp_rt.reparam.chain import NamedLayer
+
+Pair = tuple[int, int]
+
+
+def fade(lam: float, old: Callable[[], Tensor], new: Callable[[], Tensor]) -> Tensor:
+    """``(1 - λ) * old() + λ * new()``; the side that counts nothing is not computed."""
+    if lam == 0.0:
+        return old()
+    if lam == 1.0:
+        return new()
+    return torch.lerp(old(), new(), lam)
+
+
+@dataclass(frozen=True)
+class Keep:
+    """A linear layer both forms run: a convolution, a linear layer, or a ``[C]`` tensor of scales."""
+
+    name: str
+    layer: nn.Conv2d | nn.Linear | Tensor
+
+    def run(self, h: Tensor, lam: float, padding: Pair) -> Tensor:
+        if isinstance(self.layer, nn.Conv2d):
+            conv = self.layer
+            return F.conv2d(h, conv.weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
+        if isinstance(self.layer, nn.Linear):
+            if h.dim() == 4:
+                return self.layer(h.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            return self.layer(h)
+        return h * (self.layer.view(1, -1, 1, 1) if h.dim() == 4 else self.layer)
+
+    def merged(self) -> NamedLayer:
+        return self.name, self.layer
+
+
+@dataclass(frozen=True)
+class Shrink:
+    """A convolution whose taps off the centre fade away, so that at λ = 1 it is a 1x1."""
+
+    name: str
+    conv: nn.Conv2d
+
+    def run(self, h: Tensor, lam: float, padding: Pair) -> Tensor:
+        conv, own = self.conv, conv_padding(self.conv)
+        centre = conv.weight[:, :, own[0] : own[0] + 1, own[1] : own[1] + 1]
+        if lam == 1.0:
+            return F.conv2d(h, centre, conv.bias, conv.stride, 0, 1, conv.groups)
+        (kh, kw), (ph, pw) = conv.kernel_size, own
+        placed = F.pad(centre, (pw, kw - 1 - pw, ph, kh - 1 - ph))
+        return F.conv2d(h, torch.lerp(conv.weight, placed, lam), conv.bias, conv.stride, own, 1, conv.groups)
+
+    def merged(self) -> NamedLayer:
+        return self.name, centre_tap(AffineConv.from_conv(self.conv, self.name))
+
+
+@dataclass(frozen=True)
+class Fade:
+    """What stands between two linear layers: `old` in the baseline, `new` (a BatchNorm or nothing) when pruned."""
+
+    name: str
+    old: Callable[[Tensor], Tensor]
+    new: nn.Module | None = None
+
+    def run(self, h: Tensor, lam: float, padding: Pair) -> Tensor:
+        return fade(lam, lambda: self.old(h), lambda: h if self.new is None else self.new(h))
+
+    def merged(self) -> NamedLayer:
+        return self.name, self.new if self.new is not None else nn.Identity()
+
+
+Step = Keep | Shrink | Fade
+
+
+class ProgressiveBlock(nn.Module):
+    """Base of the four families' blocks.
+
+    Holds the timm block (``block``, its weights shared by both forms) and the pruned form's own norms (``norms``).
+
+    Attributes:
+        lam: λ in [0, 1], how far the block is pruned.
+        body: which pruned body λ leads to, a key of `forms`.
+        form: the algebraically equal form `merge` gives, one of ``forms[body]``.
+        forms: for each pruned body its merged forms, the usually fastest first.
+    """
+
+    forms: ClassVar[dict[str, tuple[str, ...]]]
+
+    def __init__(self, block: nn.Module, norms: dict[str, nn.Module], name: str = "block", body: str = "") -> None:
+        super().__init__()
+        self.block: Any = block
+        self.norms = nn.ModuleDict(norms)
+        self.name = name
+        self.body = body or next(iter(self.forms))
+        if self.body not in self.forms:
+            raise ValueError(f"{name}: no pruned body {self.body!r}; choose one of {', '.join(self.forms)}")
+        self.form = self.forms[self.body][0]
+        self.lam = 0.0
+        for module in block.modules():
+            if getattr(module, "inplace", False):
+                module.inplace = False  # both sides of a fade read the same tensor
+        self._places = _place(self.steps())
+
+    # What a family says of its block.
+
+    def steps(self) -> list[Step]:
+        """The chain between the block's head and its skip."""
+        raise NotImplementedError
+
+    def head(self, x: Tensor) -> Tensor:
+        """What stands before the chain and is kept as it is (a transformer's attention)."""
+        return x
+
+    def skip(self, x: Tensor) -> Tensor | None:
+        """The branch beside the chain, or None."""
+        return x
+
+    def drop_path(self, y: Tensor) -> Tensor:
+        """Stochastic depth of the chain's branch, while training."""
+        return y
+
+    def activation(self) -> nn.Module:
+        """What closes the pruned block."""
+        raise NotImplementedError
+
+    def end(self, y: Tensor) -> Tensor:
+        """What closes the baseline block; nothing, unless the family says otherwise."""
+        return y
+
+    def merge(self, form: str | None = None) -> nn.Module:
+        """The merged block, plain torch modules; see `merged_chain`."""
+        raise NotImplementedError
+
+    # What holds for every family.
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        x = self.head(x, *args, **kwargs)
+        y = x
+        for step, (padding, ring) in zip(self.steps(), self._places, strict=True):
+            y = step.run(_fade_ring(y, ring, self.lam, step), self.lam, padding)
+        y = self.drop_path(y)
+        skip = self.skip(x)
+        if skip is not None:
+            y = y + skip
+        return fade(self.lam, lambda: self.end(y), lambda: self.activation()(y))
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Fit the pruned form's norms to the baseline on the block's input `x`.
+
+        Every new BatchNorm takes the statistics of what it will see at λ = 1 and the affine part that brings it
+        closest, in least squares per channel, to the baseline's value at that point. So a removed activation
+        starts as its best per-channel linear approximation, and an added norm starts as the identity.
+        """
+        x = self.head(x, *args, **kwargs)
+        baseline = pruned = x
+        for step, (padding, ring) in zip(self.steps(), self._places, strict=True):
+            baseline = step.run(_fade_ring(baseline, ring, 0.0, step), 0.0, padding)
+            if isinstance(step, Fade) and step.new is not None:
+                fit_batchnorm(step.new, _interior(pruned, ring), _interior(baseline, ring))
+            was_training = self.norms.training
+            self.norms.eval()
+            pruned = step.run(pruned, 1.0, padding)
+            self.norms.train(was_training)
+
+    def merged_chain(self) -> list[AffineConv]:
+        """The chain at λ = 1 in float64, norms folded, padding moved to its head.
+
+        Raises:
+            MergeError: λ is not 1, or a layer cannot be merged.
+        """
+        if self.lam != 1.0:
+            raise MergeError(self.name, f"λ is {self.lam:g}: only a block trained to λ = 1 merges")
+        return move_padding(fold_chain((f"{self.name}.{name}", layer) for name, layer in self._merged_steps()))
+
+    def _merged_steps(self) -> list[NamedLayer]:
+        return [step.merged() for step in self.steps()]
+
+    def checked_form(self, form: str | None) -> str:
+        form = form or self.form
+        if form not in self.forms[self.body]:
+            known = ", ".join(self.forms[self.body])
+            raise ValueError(f"{self.name}: no merged form {form!r} of the {self.body!r} body; choose one of {known}")
+        return form
+
+    def fuse(self) -> nn.Module:
+        """The merged block at λ = 1, the timm block at λ = 0: what ``timm.utils.reparameterize_model`` calls."""
+        return self.block if self.lam == 0.0 else self.merge()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.block.parameters()).dtype
+
+    def extra_repr(self) -> str:
+        return f"lam={self.lam:g}, body={self.body!r}, form={self.form!r}"
+
+
+def _place(steps: list[Step]) -> list[tuple[Pair, Pair]]:
+    """For each step the padding it runs with, and the ring around its input that the baseline does not have."""
+    padded = [step.layer for step in steps if isinstance(step, Keep) and isinstance(step.layer, nn.Conv2d)]
+    if not padded:
+        return [((0, 0), (0, 0)) for _ in steps]
+    strides = [(conv.stride[0], conv.stride[1]) for conv in padded]
+    padding, rings = head_padding([conv_padding(conv) for conv in padded], strides)
+    places, ring, outputs = [], (0, 0), iter(rings)
+    for step in steps:
+        places.append((padding, ring))
+        if isinstance(step, Keep) and isinstance(step.layer, nn.Conv2d):
+            padding, ring = (0, 0), next(outputs)
+    return places
+
+
+def _fade_ring(h: Tensor, ring: Pair, lam: float, step: Step) -> Tensor:
+    """The ring a convolution sees where it padded with zeros before: 0 at λ = 0, full at λ = 1."""
+    if ring == (0, 0) or isinstance(step, Fade) or lam == 1.0:
+        return h
+    mask = h.new_full((1, 1, *h.shape[2:]), lam)
+    _interior(mask, ring).fill_(1.0)
+    return h * mask
+
+
+def _interior(h: Tensor, ring: Pair) -> Tensor:
+    if ring == (0, 0):
+        return h
+    return h[:, :, ring[0] : h.shape[2] - ring[0], ring[1] : h.shape[3] - ring[1]]
+

@@ -1,0 +1,90 @@
+"""Two affine convolutions in a row as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+
+from updp_rt.reparam.affine import AffineConv
+from updp_rt.reparam.errors import MergeError
+
+
+def compose(first: AffineConv, second: AffineConv) -> AffineConv:
+    """``second(first(x))`` as one dense convolution, exact at every pixel, border included.
+
+    The kernel is ``W[o, i, s1 * u + a] = sum_m W2[o, m, u] * W1[m, i, a]``, which is the transposed convolution
+    of W2 by W1 with stride s1; hence ``k = k1 + s1 * (k2 - 1)``, ``s = s1 * s2``, ``p = p1``.
+
+    Raises:
+        MergeError: `second` is padded. Its zeros are no values of `first`, so the border ring of the two is not a
+            convolution; `move_padding` gives the chain that pads once, at its head. Or channels don't line up.
+    """
+    if second.padding != (0, 0):
+        raise MergeError(
+            second.name,
+            f"it pads by {second.padding} inside a chain, so the border is no convolution; pad at the chain's head",
+        )
+    if first.out_channels != second.in_channels:
+        raise MergeError(
+            second.name, f"it takes {second.in_channels} channels, but {first.name} gives {first.out_channels}"
+        )
+    if first.groups == 1 and second.groups == 1 and second.is_pointwise:
+        # The common case (k x k, then 1x1) is one matrix product.
+        weight = (second.weight.flatten(1) @ first.weight.flatten(1)).unflatten(1, first.weight.shape[1:])
+    else:
+        weight = F.conv_transpose2d(second.dense().weight, first.dense().weight, stride=first.stride)
+    per_group = first.bias.view(second.groups, 1, -1).expand(-1, second.out_channels // second.groups, -1)
+    bias = second.bias + (second.weight.sum(dim=(2, 3)) * per_group.flatten(0, 1)).sum(dim=1)
+    return AffineConv(
+        weight=weight,
+        bias=bias,
+        stride=(first.stride[0] * second.stride[0], first.stride[1] * second.stride[1]),
+        padding=first.padding,
+        name=f"{first.name}+{second.name}",
+    )
+
+
+def head_padding(
+    paddings: Sequence[tuple[int, int]], strides: Sequence[tuple[int, int]]
+) -> tuple[tuple[int, int], list[tuple[int, int]]]:
+    """Padding at a chain's head that makes room for all paddings behind it.
+
+    Returns the head's padding ``p1 + s1 * p2 + s1 * s2 * p3 + ...`` and, for each layer, the width of the ring its
+    output then carries around what it gave before: the padding that its successors no longer do.
+    """
+    rings = [(0, 0)]
+    for padding, stride in zip(reversed(paddings), reversed(strides), strict=True):
+        ring = rings[-1]
+        rings.append((padding[0] + stride[0] * ring[0], padding[1] + stride[1] * ring[1]))
+    head, *rest = reversed(rings)
+    return head, rest
+
+
+def move_padding(chain: Sequence[AffineConv]) -> list[AffineConv]:
+    """The chain that pads once, at its head: same interior, and a border ring that merges exactly."""
+    if not chain:
+        return []
+    padding, _ = head_padding([conv.padding for conv in chain], [conv.stride for conv in chain])
+    return [replace(chain[0], padding=padding), *(replace(conv, padding=(0, 0)) for conv in chain[1:])]
+
+
+def compose_chain(chain: Sequence[AffineConv]) -> AffineConv:
+    """All of a chain as one convolution, see `compose`."""
+    if not chain:
+        raise MergeError("chain", "it holds no layer")
+    merged = chain[0]
+    for conv in chain[1:]:
+        merged = compose(merged, conv)
+    return merged
+
+
+def centre_tap(conv: AffineConv) -> AffineConv:
+    """The 1x1 convolution at the tap that sees the output's own pixel (index = padding)."""
+    (kh, kw), (ph, pw) = conv.kernel_size, conv.padding
+    if ph >= kh or pw >= kw:
+        raise MergeError(conv.name, f"padding {conv.padding} leaves no centre tap in a {kh}x{kw} kernel")
+    weight = conv.weight[:, :, ph : ph + 1, pw : pw + 1]
+    return replace(conv, weight=weight.to(memory_format=torch.contiguous_format), padding=(0, 0))

@@ -1,0 +1,10 @@
+"""The one error of the merging algebra."""
+
+
+class MergeError(ValueError):
+    """A layer that cannot be merged exactly: says which layer, and why."""
+
+    def __init__(self, layer: str, reason: str) -> None:
+        super().__init__(f"cannot merge {layer}: {reason}")
+        self.layer = layer
+        self.reason = reason
