@@ -14,13 +14,14 @@ from updp_rt.blocks.model import (
     pruned_bodies,
     set_lambda,
 )
-from updp_rt.blocks.progressive import ProgressiveBlock
+from updp_rt.blocks.progressive import MergeOrigin, ProgressiveBlock
 
 __all__ = [
     "FAMILIES",
     "BlockInfo",
     "BlockReport",
     "Cost",
+    "MergeOrigin",
     "ModelReport",
     "ProgressiveBlock",
     "UnsupportedModelError",

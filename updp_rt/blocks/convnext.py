@@ -13,7 +13,7 @@ from updp_rt.blocks.family import Family, is_identity
 from updp_rt.blocks.merged import MergedBlock, convolutions
 from updp_rt.blocks.norms import copy_activation, pruned_batchnorm
 from updp_rt.blocks.progressive import Fade, Keep, ProgressiveBlock, Step
-from updp_rt.reparam import add_identity, compose_chain
+from updp_rt.reparam import AffineConv, add_identity, compose_chain
 
 
 class ProgressiveConvNeXtBlock(ProgressiveBlock):
@@ -52,10 +52,9 @@ class ProgressiveConvNeXtBlock(ProgressiveBlock):
     def activation(self) -> nn.Module:
         return self.added
 
-    def merge(self, form: str | None = None) -> MergedBlock:
+    def build_merged(self, chain: list[AffineConv], form: str) -> MergedBlock:
         """``factored``: depthwise, then one 1x1, skip added; ``conv``: one dense convolution, skip folded."""
-        form = self.checked_form(form)
-        depthwise, *rest = self.merged_chain()
+        depthwise, *rest = chain
         pointwise, act = compose_chain(rest), copy_activation(self.added, inplace=True)
         if form == "factored":
             return MergedBlock(convolutions([depthwise, pointwise], self.dtype), nn.Identity(), act)

@@ -20,7 +20,7 @@ from updp_rt.blocks.family import Family, is_identity
 from updp_rt.blocks.merged import MergedBlock, convolutions
 from updp_rt.blocks.norms import copy_activation, pruned_batchnorm
 from updp_rt.blocks.progressive import Fade, Keep, ProgressiveBlock, Step
-from updp_rt.reparam import add_identity, compose_chain
+from updp_rt.reparam import AffineConv, add_identity, compose_chain
 
 _CHAINS = {
     InvertedResidual: (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")),
@@ -56,10 +56,9 @@ class ProgressiveInvertedResidual(ProgressiveBlock):
     def activation(self) -> nn.Module:
         return self.added
 
-    def merge(self, form: str | None = None) -> MergedBlock:
+    def build_merged(self, chain: list[AffineConv], form: str) -> MergedBlock:
         """``conv``: one dense convolution, skip folded; ``factored``: the chain's convolutions, skip added."""
-        form = self.checked_form(form)
-        chain, act = self.merged_chain(), copy_activation(self.added, inplace=True)
+        act = copy_activation(self.added, inplace=True)
         if form == "factored":
             skip = nn.Identity() if self.block.has_skip else None
             return MergedBlock(convolutions(chain, self.dtype), skip, act)

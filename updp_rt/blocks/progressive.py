@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -90,6 +90,13 @@ class Fade:
 Step = Keep | Shrink | Fade
 
 
+class MergeOrigin(NamedTuple):
+    """Where a merged block came from: the pruned body, and the form it was merged into."""
+
+    body: str
+    form: str
+
+
 class ProgressiveBlock(nn.Module):
     """Base of the four families' blocks.
 
@@ -145,8 +152,8 @@ class ProgressiveBlock(nn.Module):
         """What closes the baseline block; nothing, unless the family says otherwise."""
         return y
 
-    def merge(self, form: str | None = None) -> nn.Module:
-        """The merged block, plain torch modules; see `merged_chain`."""
+    def build_merged(self, chain: list[AffineConv], form: str) -> nn.Module:
+        """The merged block from its linear chain, norms folded and padding at its head, in plain torch modules."""
         raise NotImplementedError
 
     # What holds for every family.
@@ -181,25 +188,25 @@ class ProgressiveBlock(nn.Module):
             pruned = step.run(pruned, 1.0, padding)
             self.norms.train(was_training)
 
-    def merged_chain(self) -> list[AffineConv]:
-        """The chain at λ = 1 in float64, norms folded, padding moved to its head.
+    def merge(self, form: str | None = None) -> nn.Module:
+        """The merged block in `form` (None: the block's own), computed in float64, stored in the block's dtype.
+
+        Its ``origin`` says from which pruned body and in which form it was made.
 
         Raises:
             MergeError: λ is not 1, or a layer cannot be merged.
+            ValueError: the pruned body has no such form.
         """
-        if self.lam != 1.0:
-            raise MergeError(self.name, f"λ is {self.lam:g}: only a block trained to λ = 1 merges")
-        return move_padding(fold_chain((f"{self.name}.{name}", layer) for name, layer in self._merged_steps()))
-
-    def _merged_steps(self) -> list[NamedLayer]:
-        return [step.merged() for step in self.steps()]
-
-    def checked_form(self, form: str | None) -> str:
         form = form or self.form
         if form not in self.forms[self.body]:
             known = ", ".join(self.forms[self.body])
             raise ValueError(f"{self.name}: no merged form {form!r} of the {self.body!r} body; choose one of {known}")
-        return form
+        if self.lam != 1.0:
+            raise MergeError(self.name, f"λ is {self.lam:g}: only a block trained to λ = 1 merges")
+        layers = [(f"{self.name}.{name}", layer) for name, layer in (step.merged() for step in self.steps())]
+        merged = self.build_merged(move_padding(fold_chain(layers)), form)
+        merged.origin = MergeOrigin(self.body, form)  # type: ignore[assignment]
+        return merged
 
     def fuse(self) -> nn.Module:
         """The merged block at λ = 1, the timm block at λ = 0: what ``timm.utils.reparameterize_model`` calls."""

@@ -13,7 +13,7 @@ from updp_rt.blocks.family import Family, is_identity
 from updp_rt.blocks.merged import MergedBlock, convolutions
 from updp_rt.blocks.norms import copy_activation, pruned_batchnorm
 from updp_rt.blocks.progressive import Fade, Keep, ProgressiveBlock, Shrink, Step
-from updp_rt.reparam import add_identity, add_parallel, compose_chain, merge_chain
+from updp_rt.reparam import AffineConv, add_identity, add_parallel, compose_chain, merge_chain
 
 
 class ProgressiveBasicBlock(ProgressiveBlock):
@@ -48,10 +48,8 @@ class ProgressiveBasicBlock(ProgressiveBlock):
     def activation(self) -> nn.Module:
         return self.block.act2
 
-    def merge(self, form: str | None = None) -> MergedBlock:
+    def build_merged(self, chain: list[AffineConv], form: str) -> MergedBlock:
         """``conv``: one convolution, skip folded; ``factored``: both convolutions, skip added."""
-        form = self.checked_form(form)
-        chain = self.merged_chain()
         down = self.block.downsample
         skip = None if down is None else merge_chain([(f"{self.name}.downsample", down)])
         act = copy_activation(self.block.act2, inplace=True)

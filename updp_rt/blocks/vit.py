@@ -23,7 +23,7 @@ from updp_rt.blocks.family import Family, is_identity
 from updp_rt.blocks.merged import MergedTransformerBlock
 from updp_rt.blocks.norms import copy_activation, pruned_batchnorm
 from updp_rt.blocks.progressive import Fade, Keep, ProgressiveBlock, Step
-from updp_rt.reparam import add_identity, compose_chain
+from updp_rt.reparam import AffineConv, add_identity, compose_chain
 
 _WINDOWED = (SwinTransformerBlock, SwinTransformerV2Block, SamBlock)
 
@@ -62,11 +62,10 @@ class ProgressiveTransformerBlock(ProgressiveBlock):
     def activation(self) -> nn.Module:
         return self.added
 
-    def merge(self, form: str | None = None) -> MergedTransformerBlock:
+    def build_merged(self, chain: list[AffineConv], form: str) -> MergedTransformerBlock:
         """``linear``: attention, then one linear layer with the skip folded."""
-        self.checked_form(form)
         b = self.block
-        linear = add_identity(compose_chain(self.merged_chain())).to_linear(self.dtype)
+        linear = add_identity(compose_chain(chain)).to_linear(self.dtype)
         return MergedTransformerBlock(b.norm1, b.attn, b.ls1, b.drop_path1, linear, copy_activation(self.added, inplace=True))
 
 

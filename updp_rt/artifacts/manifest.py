@@ -1,0 +1,62 @@
+"""The manifest beside the weights: what to build before they are loaded."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+Size = Annotated[int, Field(ge=0, le=1_000_000)]
+
+
+class ModelArgs(BaseModel):
+    """Arguments of ``timm.create_model`` that a manifest may carry; none of them reads a file or a network."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    num_classes: Size | None = None
+    in_chans: Size | None = None
+    img_size: tuple[Size, Size] | None = None
+    patch_size: Size | None = None
+    global_pool: Annotated[str, Field(pattern=r"^[a-z]{0,16}$")] | None = None
+    act_layer: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,32}$")] | None = None
+    class_token: bool | None = None
+    reg_tokens: Size | None = None
+    init_values: float | None = None
+    embed_dim: Size | None = None
+    depth: Size | None = None
+    num_heads: Size | None = None
+    depths: tuple[Size, ...] | None = None
+    dims: tuple[Size, ...] | None = None
+    conv_mlp: bool | None = None
+
+    def given(self) -> dict[str, object]:
+        return self.model_dump(exclude_none=True)
+
+
+class MergedForm(BaseModel):
+    """The pruned body and the merged form of one block."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    body: str
+    form: str
+
+
+class Manifest(BaseModel):
+    """Contents of ``manifest.json``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["updp_rt"] = "updp_rt"
+    schema_version: int = SCHEMA_VERSION
+    architecture: str
+    model_args: ModelArgs
+    input_size: tuple[Size, Size, Size]
+    blocks: dict[str, MergedForm]
+    weights: Annotated[str, Field(pattern=r"^model-[0-9a-f]{16}\.safetensors$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    versions: dict[str, str]
+    accuracy: float | None = None

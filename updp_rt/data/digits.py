@@ -1,0 +1,57 @@
+"""The embedded data set: scikit-learn's handwritten digits (1,797 real scans, 8x8, ten classes)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+NUM_CLASSES = 10
+_MEAN, _STD = 0.3053, 0.3760  # of the scans, ink being 1
+_FRACTIONS = {"train": (0.0, 0.6), "val": (0.6, 0.75), "test": (0.75, 1.0)}
+
+
+class Digits(Dataset[tuple[Tensor, int]]):
+    """One split of the digits, as float32 images ``[channels, height, width]`` of zero mean and unit variance.
+
+    The split is fixed (60% train, 15% val, 25% test), so accuracies can be compared between runs.
+
+    Args:
+        split: "train", "val" or "test".
+        size: ``(height, width)`` the 8x8 scans are resized to.
+        channels: number of equal channels.
+        augment: shift each image at random by up to half a pixel of the original scan, from torch's global generator.
+    """
+
+    def __init__(
+        self, split: str, size: tuple[int, int] = (32, 32), channels: int = 3, *, augment: bool = False
+    ) -> None:
+        from sklearn.datasets import load_digits
+
+        if split not in _FRACTIONS:
+            raise ValueError(f"no split {split!r} of the digits; choose one of {', '.join(_FRACTIONS)}")
+        scans = load_digits()
+        images = torch.from_numpy(scans.images).float().unsqueeze(1)
+        labels = torch.from_numpy(scans.target).long()
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1797))
+        start, end = (round(f * len(labels)) for f in _FRACTIONS[split])
+        chosen = order[start:end]
+        images = (images / 16.0 - _MEAN) / _STD
+        resized = F.interpolate(images[chosen], size=size, mode="bilinear", align_corners=False, antialias=True)
+        self.images = resized.expand(-1, channels, -1, -1)
+        self.labels = labels[chosen]
+        self.shift = (size[0] // 16, size[1] // 16) if augment else (0, 0)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = self.images[index]
+        dy, dx = self.shift
+        if dy or dx:
+            top = int(torch.randint(0, 2 * dy + 1, ()))
+            left = int(torch.randint(0, 2 * dx + 1, ()))
+            padded = F.pad(image, (dx, dx, dy, dy), value=-_MEAN / _STD)
+            image = padded[:, top : top + image.shape[1], left : left + image.shape[2]]
+        return image.contiguous(), int(self.labels[index])

@@ -1,0 +1,50 @@
+"""Settings of a pruning run: one validated, serialisable object."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class PruneConfig(BaseModel):
+    """How a model is pruned. Epochs, rates and sizes are this project's choices.
+
+    Give exactly one goal: `num_pruned`, how many blocks to prune, or `max_latency`, the largest latency allowed as a
+    share of the baseline's, which searches the accuracy-latency front.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_pruned: int | None = Field(None, ge=1, description="blocks to prune")
+    max_latency: float | None = Field(None, gt=0, lt=1, description="latency allowed, as a share of the baseline's")
+    body: str = Field("auto", description="pruned body where a family has several; auto takes the fastest measured")
+    seed: int = Field(0, ge=0)
+    batch_size: int = Field(64, ge=1)
+    workers: int = Field(0, ge=0, description="processes that load data")
+
+    supernet_epochs: int = Field(4, ge=0)
+    supernet_lr: float = Field(5e-4, gt=0)
+    random_subnets: int = Field(1, ge=0, description="random subnets a step, beside the largest and the smallest")
+
+    trials: int = Field(24, ge=1, description="candidates the search evaluates")
+    recalibration_batches: int = Field(4, ge=1, description="training batches that set BatchNorm statistics")
+
+    epochs: int = Field(10, ge=1, description="epochs of the chosen subnet")
+    lr: float = Field(5e-4, gt=0)
+    ramp: float = Field(0.5, gt=0, le=1, description="share of the training during which λ rises")
+    schedule: Literal["linear", "cosine"] = "linear"
+    direct: bool = Field(False, description="λ = 1 from the start, to compare with")
+    distill: float = Field(0.0, ge=0, le=1, description="weight of the baseline's outputs as soft targets")
+
+    weight_decay: float = Field(0.05, ge=0)
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the training during which the rate rises")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    accumulate: int = Field(1, ge=1, description="batches a step of the optimizer")
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> PruneConfig:
+        if (self.num_pruned is None) == (self.max_latency is None):
+            raise ValueError("give exactly one of num_pruned (how many blocks) and max_latency (share of baseline's)")
+        return self

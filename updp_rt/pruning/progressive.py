@@ -1,0 +1,46 @@
+"""Stage 3: train the chosen subnet while λ takes it from the baseline to the pruned form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from updp_rt.blocks import progressive_blocks
+from updp_rt.pruning.trainer import Losses
+
+
+def lambda_at(step: int, ramp_steps: int, schedule: str = "linear") -> float:
+    """λ of `step`: 0 at the start, 1 from `ramp_steps` on; ``linear``, or half a ``cosine``."""
+    if step >= ramp_steps:
+        return 1.0
+    share = step / ramp_steps
+    return share if schedule == "linear" else 0.5 * (1 - math.cos(math.pi * share))
+
+
+def progressive_losses(
+    ramp_steps: int,
+    schedule: str = "linear",
+    *,
+    teacher: nn.Module | None = None,
+    distill: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> Losses:
+    """Losses that set λ before each step; with a teacher, `distill` parts of its outputs as soft targets."""
+
+    def losses(model: nn.Module, images: Tensor, labels: Tensor, step: int) -> Iterator[Tensor]:
+        lam = lambda_at(step, ramp_steps, schedule)
+        for block in progressive_blocks(model).values():
+            block.lam = lam
+        logits = model(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        if teacher is not None and distill > 0:
+            with torch.no_grad():
+                targets = teacher(images).softmax(-1)
+            loss = torch.lerp(loss, F.cross_entropy(logits, targets), distill)
+        yield loss
+
+    return losses

@@ -1,0 +1,71 @@
+"""Stage 1: train all subnets at once, so that they can be compared without training each."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from updp_rt.blocks import progressive_blocks, set_lambda
+from updp_rt.data import Loader
+from updp_rt.pruning.trainer import Losses
+
+
+def sandwich_losses(seed: int, random_subnets: int, label_smoothing: float = 0.0) -> Losses:
+    """Losses of one step by the sandwich rule with in-place distillation (Yu & Huang, ICCV 2019).
+
+    The largest subnet (nothing pruned) learns the labels; the smallest (everything pruned) and some random ones learn
+    the largest one's outputs of that same step. The random subnets depend on the seed and the step alone, so all
+    processes and resumed runs draw the same.
+    """
+
+    def losses(model: nn.Module, images: Tensor, labels: Tensor, step: int) -> Iterator[Tensor]:
+        count = 2 + random_subnets
+        set_lambda(model, 0.0)
+        logits = model(images)
+        yield F.cross_entropy(logits, labels, label_smoothing=label_smoothing) / count
+        targets = logits.detach().softmax(-1)
+        names = list(progressive_blocks(model))
+        rng = random.Random(f"{seed}/{step}")
+        subnets = [rng.sample(names, rng.randint(1, max(1, len(names) - 1))) for _ in range(random_subnets)]
+        for chosen in [names, *subnets]:
+            set_lambda(model, 1.0, chosen)
+            yield F.cross_entropy(model(images), targets) / count
+
+    return losses
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, loader: Loader, images: int = 512) -> None:
+    """Fit every pruned form's norms to the baseline on some training images, see `ProgressiveBlock.calibrate`."""
+    batch = first_images(loader, images).to(next(model.parameters()).device)
+    set_lambda(model, 0.0)
+    training = model.training
+    model.eval()
+    blocks = progressive_blocks(model).values()
+    hooks = [block.register_forward_pre_hook(_calibrate_first, with_kwargs=True) for block in blocks]
+    try:
+        model(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(training)
+
+
+def first_images(loader: Loader, count: int) -> Tensor:
+    """The first `count` images of a loader, or as many as it has, in one batch."""
+    taken: list[Tensor] = []
+    for images, _ in loader:
+        taken.append(images)
+        if sum(len(batch) for batch in taken) >= count:
+            break
+    if not taken:
+        raise ValueError("the training split holds no images")
+    return torch.cat(taken)[:count]
+
+
+def _calibrate_first(block: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, object]) -> None:
+    block.calibrate(*args, **kwargs)  # type: ignore[operator]
