@@ -1,0 +1,83 @@
+"""The whole of UPDP in one call."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from updp_rt.pruning.config import PruneConfig
+from updp_rt.pruning.run import Data, Run
+from updp_rt.pruning.search import SearchResult
+from updp_rt.pruning.stages import SUMMARY, merge_subnet, search_subnet, train_subnet, train_supernet
+
+STAGES = ("supernet", "search", "train", "merge")
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What a run found. `subnet` is at λ = 1, not yet merged; `summary` is the content of ``summary.json``."""
+
+    folder: Path
+    subnet: nn.Module
+    search: SearchResult
+    summary: dict[str, Any]
+    run: Run
+
+    @property
+    def pruned(self) -> dict[str, str]:
+        """The pruned blocks and the pruned body of each."""
+        return self.search.bodies
+
+    def merge(self) -> nn.Module:
+        """The merged model: plain torch modules, shallower, computing what the subnet computes."""
+        return merge_subnet(self.run)
+
+
+def prune(
+    model: nn.Module,
+    train: Data,
+    val: Data,
+    *,
+    test: Data | None = None,
+    num_pruned: int | None = None,
+    max_latency: float | None = None,
+    out: str | Path | None = None,
+    config: PruneConfig | None = None,
+    show_progress: bool = True,
+    **settings: Any,
+) -> PruneResult:
+    """Prune the depth of a timm model: supernet, search, progressive training, merging. Resumable.
+
+    Args:
+        model: timm model of a known family, with the weights to start from; left untouched.
+        train, val: data sets (or loaders) of ``(image [C, H, W], label)``. `val` chooses between subnets.
+        test: split for the last figures, which nothing is chosen by; without it they are taken on `val`.
+        num_pruned: how many blocks to prune. Or else `max_latency`: latency allowed, as a share of the baseline's.
+        out: folder for results; ``runs/<architecture>-p<num_pruned>`` by default. The same call with the same folder
+            goes on where a killed run stopped and ends, on a CPU, with the same bits.
+        config: all settings at once; `settings` are single fields of `PruneConfig` (``epochs=30, lr=1e-3``).
+
+    Raises:
+        UnsupportedModelError: no known family, or no prunable block.
+        ArtifactError: the model could not be saved afterwards (not created by timm).
+        RunError: `out` holds another run.
+        pydantic.ValidationError: a setting is unknown or out of range.
+    """
+    given = {"num_pruned": num_pruned, "max_latency": max_latency, **settings}
+    given = {key: value for key, value in given.items() if value is not None}
+    config = PruneConfig.model_validate({**(config.model_dump(exclude_none=True) if config else {}), **given})
+    if out is None:
+        goal = f"p{config.num_pruned}" if config.num_pruned else f"x{config.max_latency:g}"
+        name = getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__
+        out = Path("runs") / f"{name}-{goal}"
+    run = Run(model, train, val, out, config, test=test, show_progress=show_progress)
+    train_supernet(run)
+    search = search_subnet(run)
+    subnet = train_subnet(run)
+    merge_subnet(run)
+    summary = json.loads((run.folder / SUMMARY).read_text(encoding="utf-8"))
+    return PruneResult(run.folder, subnet, search, summary, run)

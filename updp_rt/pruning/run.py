@@ -1,0 +1,185 @@
+"""A pruning run on disk: its model, its data, its settings, and the folder that holds what each stage found."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import BaseModel, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from updp_rt.artifacts.atomic import atomic_path, write_json, write_text
+from updp_rt.artifacts.describe import describe_model
+from updp_rt.blocks import model_input_size, prunable_blocks
+from updp_rt.data import Loader, make_loader
+from updp_rt.pruning.config import PruneConfig
+from updp_rt.pruning.progress import Progress
+from updp_rt.pruning.trainer import evaluate, make_accelerator, seed_everything
+from updp_rt.pruning.supernet import first_images
+
+Data = Dataset[Any] | Loader
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class RunError(ValueError):
+    """A run folder that holds another run, lacks an earlier stage, or is damaged."""
+
+
+class Run:
+    """Everything the four stages share. `model` is left untouched; stages work on copies.
+
+    Args:
+        model: a timm model with the weights to start from.
+        train, val, test: data sets or ready loaders of ``(image, label)``; without a test split the last figures are
+            taken on `val`, and the summary says so.
+        folder: where results go. A folder of the same run is gone on with; one of another run is refused.
+
+    Raises:
+        RunError: `folder` holds another run. `ArtifactError`, `UnsupportedModelError`: the model cannot be pruned or
+            could not be saved afterwards.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Data,
+        val: Data,
+        folder: str | Path,
+        config: PruneConfig,
+        *,
+        test: Data | None = None,
+        show_progress: bool = True,
+    ) -> None:
+        self.model, self.folder, self.config = model, Path(folder), config
+        self.accelerator = make_accelerator(config.mixed_precision, config.accumulate)
+        self.main = self.accelerator.is_main_process
+        self.progress = Progress(self.folder / "log.txt" if self.main else None, show=show_progress and self.main)
+        size, seed, workers = config.batch_size, config.seed, config.workers
+        self.train_loader = make_loader(train, size, training=True, seed=seed, workers=workers)
+        self.val_loader = make_loader(val, size, training=False, workers=workers)
+        self.test_loader = self.val_loader if test is None else make_loader(test, size, training=False, workers=workers)
+        self.has_test = test is not None
+        self.names = prunable_blocks(model)
+        architecture, model_args = describe_model(model)
+        self.identity = {
+            "architecture": architecture,
+            "model_args": json.loads(model_args.model_dump_json(exclude_none=True)),
+            "weights_sha256": fingerprint(model),
+            "config": config.model_dump(),
+        }
+        self._claim_folder()
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @cached_property
+    def example(self) -> Tensor:
+        """One random batch ``[batch_size, C, H, W]`` for timing, on the device."""
+        shape = (self.config.batch_size, *model_input_size(self.model))
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+
+    @cached_property
+    def recalibration_batches(self) -> list[Tensor]:
+        """A few training batches on the device, the same in every process and every run."""
+        seed_everything(self.config.seed, "recalibration", 0)
+        count = self.config.recalibration_batches * self.config.batch_size
+        return list(first_images(self.train_loader, count).to(self.device).split(self.config.batch_size))
+
+    def evaluate(self, model: nn.Module, *, test: bool = False) -> float:
+        """Accuracy on the validation split, or on the test split."""
+        return evaluate(model, self.test_loader if test else self.val_loader, self.device)
+
+    # What stages store: each file is wholly there or not at all.
+
+    def store_state(self, name: str, model: nn.Module) -> None:
+        if self.main:
+            state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+            with atomic_path(self.folder / name) as temporary:
+                save_file(state, temporary)
+
+    def load_state(self, name: str, model: nn.Module) -> nn.Module:
+        model.load_state_dict(load_file(self._existing(name)))
+        return model
+
+    def store(self, name: str, value: BaseModel) -> None:
+        if self.main:
+            write_text(self.folder / name, value.model_dump_json(indent=2) + "\n")
+
+    def load(self, name: str, kind: type[ModelT]) -> ModelT:
+        path = self._existing(name)
+        try:
+            return kind.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise RunError(f"{path}: damaged ({error.error_count()} errors); delete it to run its stage again") from error
+
+    def has(self, name: str) -> bool:
+        return (self.folder / name).exists()
+
+    def on_main(self, name: str, make: Callable[[], None]) -> None:
+        """Let the main process make the file `name` unless it is there; the others wait for it."""
+        if self.main and not self.has(name):
+            make()
+        self.accelerator.wait_for_everyone()
+
+    def _existing(self, name: str) -> Path:
+        path = self.folder / name
+        if not path.exists():
+            raise RunError(f"{path}: not there; run the stage that writes it first")
+        return path
+
+    def _claim_folder(self) -> None:
+        path = self.folder / "run.json"
+        if self.main and not path.exists():
+            if self.folder.exists() and any(p.name != "log.txt" for p in self.folder.iterdir()):
+                raise RunError(f"{self.folder}: not empty and no run of updp_rt; choose another folder")
+            write_json(path, self.identity)
+        self.accelerator.wait_for_everyone()
+        found = read_identity(self.folder)
+        differing = [
+            f"{key}: {ours!r} now, {theirs!r} there"
+            for key, ours, theirs in _compare(self.identity, found)
+        ]
+        if differing:
+            raise RunError(
+                f"{self.folder}: holds another run ({'; '.join(differing[:4])}); choose another folder or delete it"
+            )
+
+
+def read_identity(folder: Path) -> dict[str, Any]:
+    """What a run folder says it is; raises `RunError` where it is none."""
+    path = folder / "run.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path}: not the folder of a pruning run ({error})") from error
+    if not isinstance(found, dict) or not {"architecture", "model_args", "config"} <= found.keys():
+        raise RunError(f"{path}: not the folder of a pruning run")
+    return found
+
+
+def fingerprint(model: nn.Module) -> str:
+    """sha256 over the names, shapes and bytes of a model's weights."""
+    digest = hashlib.sha256()
+    for key, value in model.state_dict().items():
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _compare(ours: dict[str, Any], theirs: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    flat_ours, flat_theirs = _flatten(ours), _flatten(theirs)
+    keys = [*flat_ours, *(key for key in flat_theirs if key not in flat_ours)]
+    return [(k, flat_ours.get(k), flat_theirs.get(k)) for k in keys if flat_ours.get(k) != flat_theirs.get(k)]
+
+
+def _flatten(value: dict[str, Any]) -> dict[str, Any]:
+    flat = {key: item for key, item in value.items() if key != "config"}
+    return flat | dict(value.get("config", {}))
