@@ -7,6 +7,7 @@ are the same for every family, and stand here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -211,6 +212,14 @@ class ProgressiveBlock(nn.Module):
     def fuse(self) -> nn.Module:
         """The merged block at λ = 1, the timm block at λ = 0: what ``timm.utils.reparameterize_model`` calls."""
         return self.block if self.lam == 0.0 else self.merge()
+
+    @property
+    def border(self) -> Pair:
+        """How far, in pixels of its output, the chain's padding is seen."""
+        convs = [s.layer for s in self.steps() if isinstance(s, Keep) and isinstance(s.layer, nn.Conv2d)]
+        padding = self._places[0][0]
+        strides = [math.prod(conv.stride[axis] for conv in convs) for axis in (0, 1)]
+        return -(-padding[0] // strides[0]), -(-padding[1] // strides[1])
 
     @property
     def dtype(self) -> torch.dtype:

@@ -3,18 +3,75 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from updp_rt.artifacts import save
+from updp_rt.artifacts.describe import build
+from updp_rt.artifacts.manifest import ModelArgs
+from updp_rt.blocks import make_progressive, merge_model, set_lambda
+from updp_rt.blocks.inspect import architecture
 from updp_rt.pruning.config import PruneConfig
-from updp_rt.pruning.run import Data, Run
+from updp_rt.pruning.latency import LatencyTable
+from updp_rt.pruning.run import Data, Run, load_weights, read_identity, read_result
 from updp_rt.pruning.search import SearchResult
-from updp_rt.pruning.stages import SUMMARY, merge_subnet, search_subnet, train_subnet, train_supernet
+from updp_rt.pruning.stages import (
+    LATENCY,
+    MERGED,
+    SEARCH,
+    SUBNET,
+    SUMMARY,
+    merge_subnet,
+    search_subnet,
+    train_subnet,
+    train_supernet,
+)
 
-STAGES = ("supernet", "search", "train", "merge")
+_STAGES: dict[str, Callable[[Run], object]] = {
+    "supernet": train_supernet,
+    "search": search_subnet,
+    "train": train_subnet,
+    "merge": merge_subnet,
+}
+STAGES = tuple(_STAGES)
+
+
+def run_stage(run: Run, stage: str) -> None:
+    """Run one of `STAGES` on what the stages before it left in the run's folder."""
+    _STAGES[stage](run)
+
+
+def default_folder(model: nn.Module, config: PruneConfig) -> Path:
+    """``runs/<architecture>-p<blocks>``, or ``-x<share>`` for a latency goal."""
+    goal = f"p{config.num_pruned}" if config.num_pruned else f"x{config.max_latency:g}"
+    return Path("runs") / f"{architecture(model)}-{goal}"
+
+
+def merge_folder(folder: str | Path, out: str | Path | None = None, form: str = "auto") -> Path:
+    """Merge the trained subnet that a run left in `folder`, without its data; returns where the model was saved.
+
+    Args:
+        form: "auto" for each block's fastest form by the run's latency table, or one form for all.
+
+    Raises:
+        RunError: `folder` is no run, or its subnet is not trained yet.
+        ValueError: no such form.
+    """
+    folder = Path(folder)
+    identity = read_identity(folder)
+    model = build(identity["architecture"], ModelArgs.model_validate(identity["model_args"]))
+    search = read_result(folder / SEARCH, SearchResult)
+    subnet = make_progressive(model, search.bodies)
+    load_weights(folder / SUBNET, subnet)
+    set_lambda(subnet, 1.0)
+    forms = dict.fromkeys(search.bodies, form)
+    if form == "auto":
+        forms = read_result(folder / LATENCY, LatencyTable).choose_forms(search.bodies)
+    return save(merge_model(subnet, forms), out or folder / MERGED)
 
 
 @dataclass(frozen=True)
@@ -70,10 +127,7 @@ def prune(
     given = {"num_pruned": num_pruned, "max_latency": max_latency, **settings}
     given = {key: value for key, value in given.items() if value is not None}
     config = PruneConfig.model_validate({**(config.model_dump(exclude_none=True) if config else {}), **given})
-    if out is None:
-        goal = f"p{config.num_pruned}" if config.num_pruned else f"x{config.max_latency:g}"
-        name = getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__
-        out = Path("runs") / f"{name}-{goal}"
+    out = out or default_folder(model, config)
     run = Run(model, train, val, out, config, test=test, show_progress=show_progress)
     train_supernet(run)
     search = search_subnet(run)

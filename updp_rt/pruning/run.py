@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -106,19 +107,14 @@ class Run:
                 save_file(state, temporary)
 
     def load_state(self, name: str, model: nn.Module) -> nn.Module:
-        model.load_state_dict(load_file(self._existing(name)))
-        return model
+        return load_weights(self.folder / name, model)
 
     def store(self, name: str, value: BaseModel) -> None:
         if self.main:
             write_text(self.folder / name, value.model_dump_json(indent=2) + "\n")
 
     def load(self, name: str, kind: type[ModelT]) -> ModelT:
-        path = self._existing(name)
-        try:
-            return kind.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise RunError(f"{path}: damaged ({error.error_count()} errors); delete it to run its stage again") from error
+        return read_result(self.folder / name, kind)
 
     def has(self, name: str) -> bool:
         return (self.folder / name).exists()
@@ -128,12 +124,6 @@ class Run:
         if self.main and not self.has(name):
             make()
         self.accelerator.wait_for_everyone()
-
-    def _existing(self, name: str) -> Path:
-        path = self.folder / name
-        if not path.exists():
-            raise RunError(f"{path}: not there; run the stage that writes it first")
-        return path
 
     def _claim_folder(self) -> None:
         path = self.folder / "run.json"
@@ -163,6 +153,29 @@ def read_identity(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not {"architecture", "model_args", "config"} <= found.keys():
         raise RunError(f"{path}: not the folder of a pruning run")
     return found
+
+
+def load_weights(path: Path, model: nn.Module) -> nn.Module:
+    """Load a stage's weights into `model`; raises `RunError` where they are missing or damaged."""
+    try:
+        model.load_state_dict(load_file(_existing(path)))
+    except (SafetensorError, RuntimeError) as error:
+        raise RunError(f"{path}: damaged ({str(error)[:200]}); delete it to run its stage again") from error
+    return model
+
+
+def read_result(path: Path, kind: type[ModelT]) -> ModelT:
+    """A stage's result; raises `RunError` where it is missing or damaged."""
+    try:
+        return kind.model_validate_json(_existing(path).read_bytes())
+    except ValidationError as error:
+        raise RunError(f"{path}: damaged ({error.error_count()} errors); delete it to run its stage again") from error
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise RunError(f"{path}: not there; run the stage that writes it first")
+    return path
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -152,9 +152,20 @@ def merge_subnet(run: Run) -> nn.Module:
     if run.main and not run.has(SUMMARY):
         summary = summarize(run, subnet, merged)
         save(merged.cpu(), run.folder / MERGED, accuracy=summary["merged"]["accuracy"])
+        draw_pictures(run, summary)
         write_json(run.folder / SUMMARY, summary)
     run.accelerator.wait_for_everyone()
     return merged.to(run.device)
+
+
+def draw_pictures(run: Run, summary: dict[str, Any]) -> None:
+    """``search.png``, ``training.png`` and ``blocks.png`` in the run's folder."""
+    from updp_rt.pruning.figures import draw_blocks, draw_search, draw_training
+
+    table = latency_table(run)
+    draw_search(run.load(SEARCH, SearchResult), table, run.folder / "search.png")
+    draw_training(run.folder / HISTORY, run.folder / "training.png", summary["baseline"]["val_accuracy"])
+    draw_blocks(table, summary, run.folder / "blocks.png")
 
 
 def summarize(run: Run, subnet: nn.Module, merged: nn.Module) -> dict[str, Any]:
@@ -169,7 +180,7 @@ def summarize(run: Run, subnet: nn.Module, merged: nn.Module) -> dict[str, Any]:
         batches = list(predict(model, run.test_loader, run.device))
         predicted[key] = torch.cat([classes for classes, _ in batches])
         labels = torch.cat([labels for _, labels in batches])
-        accuracies[key] = float((predicted[key] == labels).float().mean())
+        accuracies[key] = int((predicted[key] == labels).sum()) / len(labels)
     rows: dict[str, Any] = {}
     for key, model in models.items():
         cost, _ = count_costs(model, model_input_size(run.model))
@@ -181,6 +192,7 @@ def summarize(run: Run, subnet: nn.Module, merged: nn.Module) -> dict[str, Any]:
             "latency_ms": times[key] * 1e3,
             "speedup": times["baseline"] / times[key],
         }
+    rows["baseline"]["val_accuracy"] = run.evaluate(models["baseline"])
     blocks = {name: {"body": block.body} for name, block in progressive_blocks(subnet).items()}
     for name, block in blocks.items():
         block["form"] = merged.get_submodule(name).origin.form  # type: ignore[union-attr]

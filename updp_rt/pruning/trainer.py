@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from timm.optim import create_optimizer_v2
@@ -114,6 +115,15 @@ def fit(
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     return history
+
+
+def label_losses(label_smoothing: float = 0.0) -> Losses:
+    """Plain training: the cross entropy of the labels."""
+
+    def losses(model: nn.Module, images: Tensor, labels: Tensor, step: int) -> Iterator[Tensor]:
+        yield F.cross_entropy(model(images), labels, label_smoothing=label_smoothing)
+
+    return losses
 
 
 def rate(step: int, total: int, warmup: float) -> float:

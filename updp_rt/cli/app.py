@@ -1,0 +1,42 @@
+"""``updp-rt``: the commands, and how they end when something is wrong."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+
+class _Group(TyperGroup):
+    """Turns the errors a user can mend into one line on stderr and exit status 2; others keep their traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError) as error:
+            print(f"updp-rt: {_one_line(error)}", file=sys.stderr)
+            raise typer.Exit(2) from error
+
+
+def _one_line(error: Exception) -> str:
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        parts = (f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors(include_url=False))
+        return "; ".join(parts)
+    return " ".join(str(error).split())
+
+
+app = typer.Typer(
+    name="updp-rt",
+    cls=_Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Make vision models faster by pruning their depth: slow blocks become one convolution or one linear layer.",
+)
+
+from updp_rt.cli import demo, models, prune  # noqa: E402, F401 - each registers its commands

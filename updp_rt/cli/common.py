@@ -1,0 +1,102 @@
+"""What several commands share: making models, reading sizes, printing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from torch import nn
+
+out = Console(highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Plain JSON on stdout, whatever the terminal."""
+    print(json.dumps(value, indent=2))
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """``"224"`` or ``"160x192"`` (height x width) as two numbers."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise ValueError(f"{text!r} is no image size; write 224 or 160x192 (height x width)")
+    return int(parts[0]), int(parts[-1])
+
+
+def create_model(
+    name: str,
+    *,
+    size: tuple[int, int] | None = None,
+    num_classes: int | None = None,
+    pretrained: bool = False,
+    checkpoint: Path | None = None,
+) -> nn.Module:
+    """A timm model for images of `size`, with pretrained weights or those of a checkpoint.
+
+    Raises `ValueError` for names timm does not know (with the nearest it does) and checkpoints that do not fit.
+    """
+    import timm
+
+    from updp_rt.blocks import model_input_size
+
+    if not timm.is_model(name.split(".")[0]):
+        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:6]) or "see timm.list_models()"
+        raise ValueError(f"timm knows no model {name!r}; perhaps one of: {near}")
+    arguments: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"cannot create {name}: {error}") from error
+    if size is not None and hasattr(model, "patch_embed") and model_input_size(model)[1:] != size:
+        # A patch grid is made for one size; timm resamples pretrained position embeddings to it.
+        model = timm.create_model(name, pretrained=pretrained, img_size=size, **arguments)
+    if checkpoint is not None:
+        load_checkpoint(model, checkpoint)
+    return model
+
+
+def load_checkpoint(model: nn.Module, path: Path) -> None:
+    """Load a safetensors file, or a torch file of plain weights (never other pickled objects)."""
+    import pickle
+
+    from timm.models import load_state_dict
+
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint")
+    try:
+        model.load_state_dict(load_state_dict(str(path), weights_only=True))
+    except (RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path}: its weights do not fit {type(model).__name__}: {str(error)[:300]}") from error
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """Baseline, pruned subnet and merged model as rows."""
+    table = Table(title=f"{summary['architecture']}: {len(summary['blocks'])} blocks pruned", title_justify="left")
+    for column in ("", "accuracy", "depth", "params", "MACs", "latency", "speedup"):
+        table.add_column(column, justify="left" if not column else "right")
+    for key, label in (("baseline", "baseline"), ("subnet", "pruned subnet"), ("merged", "merged model")):
+        row = summary[key]
+        table.add_row(
+            label,
+            f"{100 * row['accuracy']:.2f}%",
+            str(row["depth"]),
+            f"{row['params'] / 1e6:.2f} M",
+            f"{row['macs'] / 1e6:.1f} M",
+            f"{row['latency_ms']:.2f} ms",
+            f"{row['speedup']:.2f}×",
+        )
+    table.caption = (
+        f"accuracy on {summary['images']} images of {summary['evaluated_on']}; the merged model predicts "
+        f"{'exactly what the subnet does' if summary['predictions_that_differ'] == 0 else 'otherwise than the subnet'}"
+        f" ({summary['predictions_that_differ']} differ); latency of a batch of {summary['batch_size']} on "
+        f"{summary['device']}; depth counts convolutions and linear layers"
+    )
+    table.caption_justify = "left"
+    return table

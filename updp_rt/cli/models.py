@@ -1,0 +1,156 @@
+"""Commands about models and this machine: ``inspect``, ``verify``, ``info``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from updp_rt.cli.app import app
+from updp_rt.cli.common import create_model, out, parse_size, print_json
+
+ModelName = Annotated[str, typer.Argument(help="A timm model, such as resnet34.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Size = Annotated[str | None, typer.Option("--img-size", help="Image size, such as 224 or 160x192 (height x width).")]
+
+
+@app.command(epilog="Example: updp-rt inspect mobilenetv2_100")
+def inspect(model: ModelName, img_size: Size = None, json: AsJson = False) -> None:
+    """List every block of MODEL: prunable or why not, its cost, and what it would merge into."""
+    from rich.table import Table
+
+    from updp_rt.blocks import inspect as inspect_model
+    from updp_rt.blocks import model_input_size
+
+    size = parse_size(img_size)
+    created = create_model(model, size=size)
+    report = inspect_model(created, (model_input_size(created)[0], *size) if size else None)
+    if json:
+        print_json(report.to_dict())
+        return
+    channels, height, width = report.input_size
+    table = Table(title=f"{report.model} ({report.family} family) at {channels}x{height}x{width}", title_justify="left")
+    for column in ("block", "kind"):
+        table.add_column(column)
+    for column in ("params", "MACs"):
+        table.add_column(column, justify="right")
+    table.add_column("merges into (params, MACs), or why not")
+    for block in report.blocks:
+        merged = "\n".join(
+            f"{form}: {_count(cost.params)}, {_count(cost.macs)}" for form, cost in block.merged.items()
+        )
+        row = (block.name, block.kind, _count(block.cost.params), _count(block.cost.macs))
+        table.add_row(*row, merged or f"no: {block.reason}", style=None if block.reason is None else "dim")
+    table.caption = (
+        f"{report.prunable} of {len(report.blocks)} blocks can be pruned; "
+        f"the model has {_count(report.cost.params)} parameters and {_count(report.cost.macs)} MACs an image"
+    )
+    table.caption_justify = "left"
+    out.print(table)
+
+
+@app.command(epilog="Example: updp-rt verify --model resnet18 --prune all")
+def verify(
+    model: Annotated[str, typer.Option("--model", help="A timm model, such as resnet34.", show_default=False)],
+    prune: Annotated[str, typer.Option("--prune", help="'all', or how many blocks.")] = "all",
+    dtype: Annotated[str, typer.Option("--dtype", help="float64 or float32.")] = "float64",
+    img_size: Size = None,
+    seed: Annotated[int, typer.Option(help="Of weights, images and the choice of blocks.")] = 0,
+    json: AsJson = False,
+) -> None:
+    """Check on MODEL with random statistics that λ = 0 is the timm model and λ = 1 is the merged model.
+
+    Exit status 1 if an error is above the bound (1e-12 relative in float64).
+    """
+    import torch
+    from rich.table import Table
+
+    from updp_rt.blocks import model_input_size
+    from updp_rt.verify import verify_model
+
+    if prune != "all" and not prune.isdigit():
+        raise ValueError(f"--prune takes 'all' or a number of blocks, not {prune!r}")
+    dtypes = {"float64": torch.float64, "float32": torch.float32}
+    if dtype not in dtypes:
+        raise ValueError(f"--dtype takes float64 or float32, not {dtype!r}")
+    size = parse_size(img_size)
+    torch.manual_seed(seed)
+    created = create_model(model, size=size)
+    verdict = verify_model(
+        created,
+        prune=None if prune == "all" else int(prune),
+        dtype=dtypes[dtype],
+        input_size=(model_input_size(created)[0], *size) if size else None,
+        seed=seed,
+    )
+    if json:
+        print_json(verdict.to_dict())
+    else:
+        table = Table(title=f"{verdict.model}: {len(verdict.pruned)} blocks, {verdict.dtype}", title_justify="left")
+        table.add_column("merged form")
+        for column in ("λ=0 against timm", "λ=1 against merged: interior", "border", "logits"):
+            table.add_column(column, justify="right")
+        for check in verdict.checks:
+            errors = (check.lambda0_error, check.merge_error_interior, check.merge_error_border, check.merge_error_logits)
+            table.add_row(check.form, *(f"{error:.1e}" for error in errors))
+        table.caption = f"largest relative error; bound {verdict.bound:.1e}: {'PASSED' if verdict.passed else 'FAILED'}"
+        table.caption_justify = "left"
+        out.print(table)
+    raise typer.Exit(0 if verdict.passed else 1)
+
+
+@app.command(epilog="Example: updp-rt info --json")
+def info(json: AsJson = False) -> None:
+    """Versions, devices, and what can run here: what a bug report starts with."""
+    import importlib.metadata
+    import os
+
+    import torch
+
+    from updp_rt.artifacts import versions
+    from updp_rt.blocks import FAMILIES
+
+    names = ("triton", "accelerate", "optuna", "safetensors", "numpy")
+    found = versions() | {name: _version(importlib.metadata, name) for name in names}
+    devices = [f"cpu: {os.cpu_count()} cores, {torch.get_num_threads()} threads"]
+    devices += [
+        f"gpu {i}: {torch.cuda.get_device_name(i)}, {_architecture(i)}" for i in range(torch.cuda.device_count())
+    ]
+    gpu = torch.cuda.is_available()
+    can_run = {
+        "depth pruning (supernet, search, progressive training, merge)": "yes",
+        "several GPUs (torchrun, accelerate launch)": "yes" if torch.cuda.device_count() > 1 else "one process only",
+        "GPU": ("ROCm" if torch.version.hip else "CUDA") if gpu else "none found: everything runs on the CPU",
+    }
+    report = {"versions": found, "devices": devices, "can_run": can_run, "families": {f.name: f.example for f in FAMILIES}}
+    if json:
+        print_json(report)
+        return
+    for title, entries in (("versions", found), ("can run", can_run), ("families", report["families"])):
+        out.print(f"[bold]{title}[/bold]")
+        for key, value in entries.items():
+            out.print(f"  {key}: {value}")
+    out.print("[bold]devices[/bold]")
+    for device in devices:
+        out.print(f"  {device}")
+
+
+def _version(metadata, name: str) -> str:  # type: ignore[no-untyped-def]
+    try:
+        return str(metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _architecture(index: int) -> str:
+    import torch
+
+    properties = torch.cuda.get_device_properties(index)
+    return getattr(properties, "gcnArchName", None) or f"sm_{properties.major}{properties.minor}"
+
+
+def _count(value: int) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return str(value)

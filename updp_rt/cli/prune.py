@@ -1,0 +1,143 @@
+"""Commands that prune: ``prune`` and ``merge``."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from updp_rt.cli.app import app
+from updp_rt.cli.common import create_model, out, parse_size, print_json, summary_table
+from updp_rt.cli.models import AsJson, ModelName, Size
+
+Folder = Annotated[Path | None, typer.Option("--out", help="Folder for results; the same folder again resumes.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any further setting of PruneConfig, such as weight_decay=0.01."),
+]
+
+
+@app.command(
+    epilog="Example: updp-rt prune deit_tiny_patch16_224 --pretrained --data imagenet/ --num-pruned 6 --out runs/deit-p6"
+    "\n\nOn several GPUs: torchrun --nproc-per-node 8 -m updp_rt.cli prune ..."
+)
+def prune(
+    model: ModelName,
+    data: Annotated[str, typer.Option(help="digits, an image folder, wds/PATH or hfds/NAME.")] = "digits",
+    num_pruned: Annotated[int | None, typer.Option(help="How many blocks to prune.")] = None,
+    max_latency: Annotated[float | None, typer.Option(help="Or: latency allowed, as a share of the baseline's.")] = None,
+    out_folder: Folder = None,
+    stage: Annotated[str, typer.Option(help="all, or one of: supernet, search, train, merge.")] = "all",
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from timm's pretrained weights.")] = False,
+    checkpoint: Annotated[Path | None, typer.Option(help="Start from this checkpoint (safetensors or torch).")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Of the data, where its folders don't say.")] = None,
+    img_size: Size = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step and process.  [default: 64]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that load data.  [default: 0]")] = None,
+    supernet_epochs: Annotated[int | None, typer.Option(help="[default: 4]")] = None,
+    trials: Annotated[int | None, typer.Option(help="Candidates the search evaluates.  [default: 24]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of the subnet.  [default: 10]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of the subnet.  [default: 5e-4]")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Of λ: linear or cosine.  [default: linear]")] = None,
+    direct: Annotated[bool, typer.Option("--direct", help="λ = 1 from the start, to compare with.")] = False,
+    distill: Annotated[float | None, typer.Option(help="Weight of the baseline's outputs as targets, 0 to 1.")] = None,
+    mixed_precision: Annotated[str | None, typer.Option(help="no, fp16 or bf16.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Batches a step of the optimizer.")] = None,
+    seed: Annotated[int | None, typer.Option(help="[default: 0]")] = None,
+    settings: Settings = None,
+    json: AsJson = False,
+) -> None:
+    """Prune MODEL on your data in four stages: supernet, search, progressive training, merge.
+
+    Killed or stopped, the same command goes on where it was. Each stage can also run alone, on what the stages before
+    it left in the folder.
+    """
+    from updp_rt.blocks import model_input_size, prunable_blocks
+    from updp_rt.data import load_splits
+    from updp_rt.pruning import PruneConfig, Run
+    from updp_rt.pruning.pipeline import STAGES, default_folder, run_stage
+
+    if stage != "all" and stage not in STAGES:
+        raise ValueError(f"--stage takes all, {', '.join(STAGES)}; not {stage!r}")
+    if pretrained == (checkpoint is not None):
+        raise ValueError("pruning starts from a trained model: give --pretrained or --checkpoint FILE (one of them)")
+    named: dict[str, Any] = {
+        "num_pruned": num_pruned,
+        "max_latency": max_latency,
+        "batch_size": batch_size,
+        "workers": workers,
+        "supernet_epochs": supernet_epochs,
+        "trials": trials,
+        "epochs": epochs,
+        "lr": lr,
+        "schedule": schedule,
+        "direct": direct or None,
+        "distill": distill,
+        "mixed_precision": mixed_precision,
+        "accumulate": accumulate,
+        "seed": seed,
+    }
+    given = {key: value for key, value in named.items() if value is not None}
+    config = PruneConfig.model_validate({**given, **_parse_settings(settings or [])})
+    size = parse_size(img_size)
+    shape = create_model(model, size=size)
+    prunable_blocks(shape)  # an unsupported model fails here, before any data is read
+    channels, height, width = model_input_size(shape)
+    splits = load_splits(data, (channels, *(size or (height, width))), num_classes=num_classes)
+    created = create_model(
+        model, size=size, num_classes=splits.num_classes, pretrained=pretrained, checkpoint=checkpoint
+    )
+    if pretrained and splits.num_classes != created.pretrained_cfg["num_classes"]:  # type: ignore[index, union-attr]
+        raise ValueError(
+            f"the pretrained head has {created.pretrained_cfg['num_classes']} classes, "  # type: ignore[index, union-attr]
+            f"{data!r} has {splits.num_classes}: fine-tune the model first and give it as --checkpoint"
+        )
+    folder = out_folder or default_folder(created, config)
+    run = Run(created, splits.train, splits.val, folder, config, test=splits.test)
+    for each in STAGES if stage == "all" else (stage,):
+        run_stage(run, each)
+    if not run.main:
+        return
+    if stage in ("all", "merge"):
+        _report(run.folder, json)
+    elif json:
+        print_json({"folder": str(run.folder), "stage": stage, "done": True})
+    else:
+        out.print(f"{stage}: done, in {run.folder}")
+
+
+@app.command(epilog="Example: updp-rt merge runs/deit-p6 --out deit_tiny_p6")
+def merge(
+    folder: Annotated[Path, typer.Argument(help="Folder of a pruning run whose subnet is trained.", show_default=False)],
+    out_folder: Annotated[Path | None, typer.Option("--out", help="Where to save.  [default: FOLDER/merged]")] = None,
+    form: Annotated[
+        str, typer.Option(help="auto (fastest by the run's latency table), or a form such as conv, factored, linear.")
+    ] = "auto",
+    json: AsJson = False,
+) -> None:
+    """Merge the trained subnet of a run again, and save the merged model (safetensors and manifest)."""
+    from updp_rt.pruning.pipeline import merge_folder
+
+    saved = merge_folder(folder, out_folder, form)
+    print_json({"folder": str(saved)}) if json else out.print(f"merged model saved in {saved}")
+
+
+def _report(folder: Path, json: bool) -> None:
+    summary = jsonlib.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    if json:
+        print_json(summary)
+        return
+    out.print(summary_table(summary))
+    out.print(f"merged model: {folder / 'merged'}   pictures: {folder}/search.png, training.png, blocks.png")
+
+
+def _parse_settings(settings: list[str]) -> dict[str, str]:
+    parsed = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes NAME=VALUE, not {setting!r}")
+        parsed[name.strip()] = value.strip()
+    return parsed
