@@ -45,17 +45,22 @@ class MergedForm(BaseModel):
     form: str
 
 
-class Manifest(BaseModel):
-    """Contents of ``manifest.json``."""
+class Description(BaseModel):
+    """What it takes to build a model again, its weights apart."""
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal["updp_rt"] = "updp_rt"
-    schema_version: int = SCHEMA_VERSION
     architecture: str
     model_args: ModelArgs
     input_size: tuple[Size, Size, Size]
-    blocks: dict[str, MergedForm]
+    blocks: dict[str, MergedForm] = {}
+
+
+class Manifest(Description):
+    """Contents of ``manifest.json``."""
+
+    format: Literal["updp_rt"] = "updp_rt"
+    schema_version: int = SCHEMA_VERSION
     weights: Annotated[str, Field(pattern=r"^model-[0-9a-f]{16}\.safetensors$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     versions: dict[str, str]

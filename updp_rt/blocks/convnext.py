@@ -5,6 +5,8 @@ Pruned body: dw7x7-BN-fc1-fc2-gamma-BN, skip, GELU added at the end.
 
 from __future__ import annotations
 
+from typing import Any
+
 from timm.layers.mlp import GlobalResponseNormMlp, Mlp
 from timm.models.convnext import ConvNeXt, ConvNeXtBlock
 from torch import Tensor, nn
@@ -20,13 +22,15 @@ class ProgressiveConvNeXtBlock(ProgressiveBlock):
     forms = {"full": ("factored", "conv")}
 
     def __init__(self, block: ConvNeXtBlock, name: str = "block", body: str = "") -> None:
-        weight = block.conv_dw.weight
-        norms: dict[str, nn.Module] = {
-            "norm": pruned_batchnorm(block.norm, weight.shape[0], weight),
+        super().__init__(block, name, body)
+        self.added = copy_activation(block.mlp.act, inplace=False)
+
+    def new_norms(self) -> dict[str, nn.Module]:
+        weight = self.block.conv_dw.weight
+        return {
+            "norm": pruned_batchnorm(self.block.norm, weight.shape[0], weight),
             "added": pruned_batchnorm(None, weight.shape[0], weight),
         }
-        super().__init__(block, norms, name, body)
-        self.added = copy_activation(block.mlp.act, inplace=False)
 
     def steps(self) -> list[Step]:
         b, mlp = self.block, self.block.mlp
@@ -62,8 +66,7 @@ class ProgressiveConvNeXtBlock(ProgressiveBlock):
         return MergedBlock(conv.to_conv(self.dtype), None, act)
 
 
-def _why_not(block: nn.Module) -> str | None:
-    assert isinstance(block, ConvNeXtBlock)
+def _why_not(block: Any) -> str | None:
     if isinstance(block.mlp, GlobalResponseNormMlp):
         return "GRN (global response normalisation) inside: it couples all pixels"
     if type(block.mlp) is not Mlp or not is_identity(block.mlp.norm):

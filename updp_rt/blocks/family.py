@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -27,7 +28,7 @@ class Family:
     example: str
     models: tuple[type[nn.Module], ...]
     blocks: tuple[type[nn.Module], ...]
-    why_not: Callable[[nn.Module], str | None]
+    why_not: Callable[[Any], str | None]
     progressive: type[ProgressiveBlock]
 
 

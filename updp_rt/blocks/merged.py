@@ -33,7 +33,13 @@ class MergedTransformerBlock(nn.Module):
     """Attention as in the baseline, then ``act(linear(x))``, the skip folded into the linear layer; ``[N, T, C]``."""
 
     def __init__(
-        self, norm1: nn.Module, attn: nn.Module, ls1: nn.Module, drop_path1: nn.Module, linear: nn.Linear, act: nn.Module
+        self,
+        norm1: nn.Module,
+        attn: nn.Module,
+        ls1: nn.Module,
+        drop_path1: nn.Module,
+        linear: nn.Linear,
+        act: nn.Module,
     ) -> None:
         super().__init__()
         self.norm1 = norm1

@@ -5,6 +5,8 @@ Pruned body: pw-BN-dw-BN-pw-BN (or dw-BN-pw-BN), skip, and the block's activatio
 
 from __future__ import annotations
 
+from typing import Any
+
 from timm.models._efficientnet_blocks import (
     CondConvResidual,
     ConvBnAct,
@@ -32,13 +34,15 @@ class ProgressiveInvertedResidual(ProgressiveBlock):
     forms = {"full": ("conv", "factored")}
 
     def __init__(self, block: nn.Module, name: str = "block", body: str = "") -> None:
-        norms: dict[str, nn.Module] = {}
-        for conv, bn in _CHAINS[type(block)]:
-            weight = block.get_submodule(conv).weight
-            assert isinstance(weight, Tensor)
-            norms[bn] = pruned_batchnorm(block.get_submodule(bn), weight.shape[0], weight)
-        super().__init__(block, norms, name, body)
-        self.added = copy_activation(block.get_submodule("bn1.act"), inplace=False)
+        super().__init__(block, name, body)
+        self.added = copy_activation(self.block.bn1.act, inplace=False)
+
+    def new_norms(self) -> dict[str, nn.Module]:
+        norms = {}
+        for conv, bn in _CHAINS[type(self.block)]:
+            weight = getattr(self.block, conv).weight
+            norms[bn] = pruned_batchnorm(getattr(self.block, bn), weight.shape[0], weight)
+        return norms
 
     def steps(self) -> list[Step]:
         steps: list[Step] = []
@@ -68,7 +72,7 @@ class ProgressiveInvertedResidual(ProgressiveBlock):
         return MergedBlock(conv.to_conv(self.dtype), None, act)
 
 
-def _why_not(block: nn.Module) -> str | None:
+def _why_not(block: Any) -> str | None:
     if type(block) not in _CHAINS:
         return f"{type(block).__name__}: only InvertedResidual and DepthwiseSeparableConv can be pruned"
     if not is_identity(block.se):

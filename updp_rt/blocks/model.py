@@ -10,7 +10,7 @@ from torch import nn
 
 from updp_rt.blocks import convnext, mobilenetv2, resnet, vit
 from updp_rt.blocks.family import Family
-from updp_rt.blocks.progressive import ProgressiveBlock
+from updp_rt.blocks.progressive import MergeOrigin, ProgressiveBlock
 from updp_rt.reparam import MergeError
 
 FAMILIES: tuple[Family, ...] = (resnet.FAMILY, mobilenetv2.FAMILY, convnext.FAMILY, vit.FAMILY)
@@ -121,6 +121,12 @@ def merge_model(model: nn.Module, forms: Mapping[str, str] | None = None) -> nn.
         merged = block.block if block.lam == 0.0 else block.merge((forms or {}).get(name))
         model.set_submodule(name, merged.eval())
     return model
+
+
+def merge_origins(model: nn.Module) -> dict[str, MergeOrigin]:
+    """Name of every merged block of `model`, with the pruned body and the form it was merged from."""
+    found = {name: getattr(module, "origin", None) for name, module in model.named_modules()}
+    return {name: origin for name, origin in found.items() if isinstance(origin, MergeOrigin)}
 
 
 def _as_bodies(bodies: Mapping[str, str] | Iterable[str]) -> dict[str, str]:

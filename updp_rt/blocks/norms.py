@@ -36,7 +36,7 @@ def copy_activation(activation: nn.Module, *, inplace: bool) -> nn.Module:
     """A copy of `activation` that overwrites its input, where it can, or leaves it alone."""
     activation = copy.deepcopy(activation)
     if hasattr(activation, "inplace"):
-        setattr(activation, "inplace", inplace)
+        activation.inplace = inplace  # type: ignore[assignment]
     return activation
 
 
@@ -51,7 +51,9 @@ def fit_batchnorm(bn: nn.Module, seen: Tensor, wanted: Tensor) -> None:
     Its statistics become those of `seen`; with slope ``cov(seen, wanted) / var(seen)`` its weight is
     ``slope * sqrt(var + eps)`` and its bias the mean of `wanted`. Both are ``[N, C, H, W]`` or ``[..., C]``.
     """
-    assert isinstance(bn, _BatchNorm) and bn.running_mean is not None and bn.running_var is not None
+    assert isinstance(bn, _BatchNorm)
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
     rows, targets = channels_last_rows(seen).double(), channels_last_rows(wanted).double()
     mean, target_mean = rows.mean(0), targets.mean(0)
     var = (rows - mean).square().mean(0)

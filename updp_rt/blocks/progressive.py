@@ -112,10 +112,10 @@ class ProgressiveBlock(nn.Module):
 
     forms: ClassVar[dict[str, tuple[str, ...]]]
 
-    def __init__(self, block: nn.Module, norms: dict[str, nn.Module], name: str = "block", body: str = "") -> None:
+    def __init__(self, block: nn.Module, name: str = "block", body: str = "") -> None:
         super().__init__()
         self.block: Any = block
-        self.norms = nn.ModuleDict(norms)
+        self.norms = nn.ModuleDict(self.new_norms())
         self.name = name
         self.body = body or next(iter(self.forms))
         if self.body not in self.forms:
@@ -124,10 +124,14 @@ class ProgressiveBlock(nn.Module):
         self.lam = 0.0
         for module in block.modules():
             if getattr(module, "inplace", False):
-                module.inplace = False  # both sides of a fade read the same tensor
+                module.inplace = False  # type: ignore[assignment]  # both sides of a fade read the same tensor
         self._places = _place(self.steps())
 
     # What a family says of its block.
+
+    def new_norms(self) -> dict[str, nn.Module]:
+        """The BatchNorms of the pruned form, by name."""
+        raise NotImplementedError
 
     def steps(self) -> list[Step]:
         """The chain between the block's head and its skip."""
@@ -257,4 +261,3 @@ def _interior(h: Tensor, ring: Pair) -> Tensor:
     if ring == (0, 0):
         return h
     return h[:, :, ring[0] : h.shape[2] - ring[0], ring[1] : h.shape[3] - ring[1]]
-

@@ -6,6 +6,8 @@ of the second kernel off its centre fade away, so that the two merge into one 3x
 
 from __future__ import annotations
 
+from typing import Any
+
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
@@ -19,12 +21,12 @@ from updp_rt.reparam import AffineConv, add_identity, add_parallel, compose_chai
 class ProgressiveBasicBlock(ProgressiveBlock):
     forms = {"shrunk": ("conv",), "full": ("conv", "factored")}
 
-    def __init__(self, block: BasicBlock, name: str = "block", body: str = "") -> None:
-        norms: dict[str, nn.Module] = {
-            "bn1": pruned_batchnorm(block.bn1, block.conv1.out_channels, block.conv1.weight),
-            "bn2": pruned_batchnorm(block.bn2, block.conv2.out_channels, block.conv2.weight),
+    def new_norms(self) -> dict[str, nn.Module]:
+        b = self.block
+        return {
+            "bn1": pruned_batchnorm(b.bn1, b.conv1.out_channels, b.conv1.weight),
+            "bn2": pruned_batchnorm(b.bn2, b.conv2.out_channels, b.conv2.weight),
         }
-        super().__init__(block, norms, name, body)
 
     def steps(self) -> list[Step]:
         b = self.block
@@ -61,7 +63,7 @@ class ProgressiveBasicBlock(ProgressiveBlock):
         return MergedBlock(conv.to_conv(self.dtype), None, act)
 
 
-def _why_not(block: nn.Module) -> str | None:
+def _why_not(block: Any) -> str | None:
     if type(block) is not BasicBlock:
         return f"{type(block).__name__}: only BasicBlock can be pruned"
     if not is_identity(block.se):

@@ -5,6 +5,8 @@ Pruned body of the FFN: BN-fc1-fc2-(LayerScale)-BN, skip, GELU added at the end.
 
 from __future__ import annotations
 
+from typing import Any
+
 from timm.layers.mlp import Mlp
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from timm.models.swin_transformer_v2 import SwinTransformerV2, SwinTransformerV2Block
@@ -32,13 +34,15 @@ class ProgressiveTransformerBlock(ProgressiveBlock):
     forms = {"full": ("linear",)}
 
     def __init__(self, block: Block, name: str = "block", body: str = "") -> None:
-        weight = block.mlp.fc1.weight
-        norms: dict[str, nn.Module] = {
-            "norm2": pruned_batchnorm(block.norm2, weight.shape[1], weight, tokens=True),
+        super().__init__(block, name, body)
+        self.added = copy_activation(block.mlp.act, inplace=False)
+
+    def new_norms(self) -> dict[str, nn.Module]:
+        weight = self.block.mlp.fc1.weight
+        return {
+            "norm2": pruned_batchnorm(self.block.norm2, weight.shape[1], weight, tokens=True),
             "added": pruned_batchnorm(None, weight.shape[1], weight, tokens=True),
         }
-        super().__init__(block, norms, name, body)
-        self.added = copy_activation(block.mlp.act, inplace=False)
 
     def head(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         b = self.block
@@ -66,10 +70,12 @@ class ProgressiveTransformerBlock(ProgressiveBlock):
         """``linear``: attention, then one linear layer with the skip folded."""
         b = self.block
         linear = add_identity(compose_chain(chain)).to_linear(self.dtype)
-        return MergedTransformerBlock(b.norm1, b.attn, b.ls1, b.drop_path1, linear, copy_activation(self.added, inplace=True))
+        return MergedTransformerBlock(
+            b.norm1, b.attn, b.ls1, b.drop_path1, linear, copy_activation(self.added, inplace=True)
+        )
 
 
-def _why_not(block: nn.Module) -> str | None:
+def _why_not(block: Any) -> str | None:
     if isinstance(block, _WINDOWED):
         return f"windowed attention ({type(block).__name__})"
     if type(block) is not Block:

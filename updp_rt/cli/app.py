@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -13,7 +12,7 @@ from typer.core import TyperGroup
 class _Group(TyperGroup):
     """Turns the errors a user can mend into one line on stderr and exit status 2; others keep their traceback."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except (ValueError, OSError) as error:

@@ -46,7 +46,7 @@ def create_model(
 
     from updp_rt.blocks import model_input_size
 
-    if not timm.is_model(name.split(".")[0]):
+    if not timm.is_model(name.split(".", maxsplit=1)[0]):
         near = ", ".join(timm.list_models(f"*{name[:6]}*")[:6]) or "see timm.list_models()"
         raise ValueError(f"timm knows no model {name!r}; perhaps one of: {near}")
     arguments: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}

@@ -36,9 +36,7 @@ def inspect(model: ModelName, img_size: Size = None, json: AsJson = False) -> No
         table.add_column(column, justify="right")
     table.add_column("merges into (params, MACs), or why not")
     for block in report.blocks:
-        merged = "\n".join(
-            f"{form}: {_count(cost.params)}, {_count(cost.macs)}" for form, cost in block.merged.items()
-        )
+        merged = "\n".join(f"{form}: {_count(cost.params)}, {_count(cost.macs)}" for form, cost in block.merged.items())
         row = (block.name, block.kind, _count(block.cost.params), _count(block.cost.macs))
         table.add_row(*row, merged or f"no: {block.reason}", style=None if block.reason is None else "dim")
     table.caption = (
@@ -91,8 +89,8 @@ def verify(
         for column in ("λ=0 against timm", "λ=1 against merged: interior", "border", "logits"):
             table.add_column(column, justify="right")
         for check in verdict.checks:
-            errors = (check.lambda0_error, check.merge_error_interior, check.merge_error_border, check.merge_error_logits)
-            table.add_row(check.form, *(f"{error:.1e}" for error in errors))
+            merged = (check.merge_error_interior, check.merge_error_border, check.merge_error_logits)
+            table.add_row(check.form, *(f"{error:.1e}" for error in (check.lambda0_error, *merged)))
         table.caption = f"largest relative error; bound {verdict.bound:.1e}: {'PASSED' if verdict.passed else 'FAILED'}"
         table.caption_justify = "left"
         out.print(table)
@@ -102,7 +100,6 @@ def verify(
 @app.command(epilog="Example: updp-rt info --json")
 def info(json: AsJson = False) -> None:
     """Versions, devices, and what can run here: what a bug report starts with."""
-    import importlib.metadata
     import os
 
     import torch
@@ -111,7 +108,7 @@ def info(json: AsJson = False) -> None:
     from updp_rt.blocks import FAMILIES
 
     names = ("triton", "accelerate", "optuna", "safetensors", "numpy")
-    found = versions() | {name: _version(importlib.metadata, name) for name in names}
+    found = versions() | {name: _version(name) for name in names}
     devices = [f"cpu: {os.cpu_count()} cores, {torch.get_num_threads()} threads"]
     devices += [
         f"gpu {i}: {torch.cuda.get_device_name(i)}, {_architecture(i)}" for i in range(torch.cuda.device_count())
@@ -122,11 +119,11 @@ def info(json: AsJson = False) -> None:
         "several GPUs (torchrun, accelerate launch)": "yes" if torch.cuda.device_count() > 1 else "one process only",
         "GPU": ("ROCm" if torch.version.hip else "CUDA") if gpu else "none found: everything runs on the CPU",
     }
-    report = {"versions": found, "devices": devices, "can_run": can_run, "families": {f.name: f.example for f in FAMILIES}}
+    families = {family.name: family.example for family in FAMILIES}
     if json:
-        print_json(report)
+        print_json({"versions": found, "devices": devices, "can_run": can_run, "families": families})
         return
-    for title, entries in (("versions", found), ("can run", can_run), ("families", report["families"])):
+    for title, entries in (("versions", found), ("can run", can_run), ("families", families)):
         out.print(f"[bold]{title}[/bold]")
         for key, value in entries.items():
             out.print(f"  {key}: {value}")
@@ -135,9 +132,11 @@ def info(json: AsJson = False) -> None:
         out.print(f"  {device}")
 
 
-def _version(metadata, name: str) -> str:  # type: ignore[no-untyped-def]
+def _version(name: str) -> str:
+    from importlib import metadata
+
     try:
-        return str(metadata.version(name))
+        return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "not installed"
 

@@ -20,14 +20,14 @@ Settings = Annotated[
 
 
 @app.command(
-    epilog="Example: updp-rt prune deit_tiny_patch16_224 --pretrained --data imagenet/ --num-pruned 6 --out runs/deit-p6"
+    epilog="Example: updp-rt prune deit_tiny_patch16_224 --pretrained --data imagenet/ --num-pruned 6"
     "\n\nOn several GPUs: torchrun --nproc-per-node 8 -m updp_rt.cli prune ..."
 )
 def prune(
     model: ModelName,
     data: Annotated[str, typer.Option(help="digits, an image folder, wds/PATH or hfds/NAME.")] = "digits",
     num_pruned: Annotated[int | None, typer.Option(help="How many blocks to prune.")] = None,
-    max_latency: Annotated[float | None, typer.Option(help="Or: latency allowed, as a share of the baseline's.")] = None,
+    max_latency: Annotated[float | None, typer.Option(help="Or: latency, as a share of the baseline's.")] = None,
     out_folder: Folder = None,
     stage: Annotated[str, typer.Option(help="all, or one of: supernet, search, train, merge.")] = "all",
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from timm's pretrained weights.")] = False,
@@ -89,10 +89,11 @@ def prune(
     created = create_model(
         model, size=size, num_classes=splits.num_classes, pretrained=pretrained, checkpoint=checkpoint
     )
-    if pretrained and splits.num_classes != created.pretrained_cfg["num_classes"]:  # type: ignore[index, union-attr]
+    trained_classes = getattr(created, "pretrained_cfg", {}).get("num_classes")
+    if pretrained and splits.num_classes != trained_classes:
         raise ValueError(
-            f"the pretrained head has {created.pretrained_cfg['num_classes']} classes, "  # type: ignore[index, union-attr]
-            f"{data!r} has {splits.num_classes}: fine-tune the model first and give it as --checkpoint"
+            f"the pretrained head has {trained_classes} classes, {data!r} has {splits.num_classes}: "
+            "fine-tune the model first and give it as --checkpoint"
         )
     folder = out_folder or default_folder(created, config)
     run = Run(created, splits.train, splits.val, folder, config, test=splits.test)
@@ -110,7 +111,7 @@ def prune(
 
 @app.command(epilog="Example: updp-rt merge runs/deit-p6 --out deit_tiny_p6")
 def merge(
-    folder: Annotated[Path, typer.Argument(help="Folder of a pruning run whose subnet is trained.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder of a run whose subnet is trained.", show_default=False)],
     out_folder: Annotated[Path | None, typer.Option("--out", help="Where to save.  [default: FOLDER/merged]")] = None,
     form: Annotated[
         str, typer.Option(help="auto (fastest by the run's latency table), or a form such as conv, factored, linear.")

@@ -6,7 +6,6 @@ import csv
 from pathlib import Path
 from typing import Any
 
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 

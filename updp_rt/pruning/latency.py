@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -82,7 +83,9 @@ def measure_latency(model: nn.Module, example: Tensor, progress: Progress | None
             table[name] = measured[key]
             advance(name)
     whole = time_side_by_side({"model": lambda: model(example)}, device=device)
-    return LatencyTable(device=describe_device(device), batch_size=len(example), model_ms=whole["model"] * 1e3, blocks=table)
+    return LatencyTable(
+        device=describe_device(device), batch_size=len(example), model_ms=whole["model"] * 1e3, blocks=table
+    )
 
 
 def describe_device(device: torch.device) -> str:
@@ -100,7 +103,7 @@ def _measure_block(progressive: type[ProgressiveBlock], block: nn.Module, x: Ten
         pruned = progressive(copy.deepcopy(block), "block", body)
         set_lambda(pruned, 1.0)
         candidates |= {f"{body}/{form}": pruned.merge(form).eval() for form in forms}
-    times = time_side_by_side({key: _caller(module, x) for key, module in candidates.items()}, device=x.device)
+    times = time_side_by_side({key: partial(module, x) for key, module in candidates.items()}, device=x.device)
     return BlockLatency(
         baseline_ms=times["baseline"] * 1e3,
         merged_ms={
@@ -109,16 +112,13 @@ def _measure_block(progressive: type[ProgressiveBlock], block: nn.Module, x: Ten
     )
 
 
-def _caller(module: nn.Module, x: Tensor):  # type: ignore[no-untyped-def]
-    return lambda: module(x)
-
-
 def _block_inputs(model: nn.Module, names: list[str], example: Tensor) -> dict[str, Tensor]:
     inputs: dict[str, Tensor] = {}
-    hooks = [
-        model.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: inputs.__setitem__(name, args[0]))
-        for name in names
-    ]
+
+    def keep(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        inputs[name] = args[0]
+
+    hooks = [model.get_submodule(name).register_forward_pre_hook(partial(keep, name)) for name in names]
     try:
         model(example)
     finally:

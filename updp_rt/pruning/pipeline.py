@@ -71,7 +71,7 @@ def merge_folder(folder: str | Path, out: str | Path | None = None, form: str = 
     forms = dict.fromkeys(search.bodies, form)
     if form == "auto":
         forms = read_result(folder / LATENCY, LatencyTable).choose_forms(search.bodies)
-    return save(merge_model(subnet, forms), out or folder / MERGED)
+    return save(merge_model(subnet, forms), out or folder / MERGED, model_args=identity["model_args"])
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ def prune(
     max_latency: float | None = None,
     out: str | Path | None = None,
     config: PruneConfig | None = None,
+    model_args: dict[str, Any] | None = None,
     show_progress: bool = True,
     **settings: Any,
 ) -> PruneResult:
@@ -116,6 +117,7 @@ def prune(
         num_pruned: how many blocks to prune. Or else `max_latency`: latency allowed, as a share of the baseline's.
         out: folder for results; ``runs/<architecture>-p<num_pruned>`` by default. The same call with the same folder
             goes on where a killed run stopped and ends, on a CPU, with the same bits.
+        model_args: arguments `model` was created with, where they cannot be read off it (``{"depths": (2, 2)}``).
         config: all settings at once; `settings` are single fields of `PruneConfig` (``epochs=30, lr=1e-3``).
 
     Raises:
@@ -128,7 +130,7 @@ def prune(
     given = {key: value for key, value in given.items() if value is not None}
     config = PruneConfig.model_validate({**(config.model_dump(exclude_none=True) if config else {}), **given})
     out = out or default_folder(model, config)
-    run = Run(model, train, val, out, config, test=test, show_progress=show_progress)
+    run = Run(model, train, val, out, config, test=test, model_args=model_args, show_progress=show_progress)
     train_supernet(run)
     search = search_subnet(run)
     subnet = train_subnet(run)

@@ -26,7 +26,7 @@ class Progress:
 
     def log(self, line: str) -> None:
         """One line in the log, with the time; above the bar on a terminal."""
-        self.console.log(line, highlight=False) if self.console.is_terminal else self.console.print(line, highlight=False)
+        self.console.print(line, highlight=False)
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:

@@ -22,7 +22,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     for norm in norms:
         norm.train()
         norm.momentum = None  # cumulative average
-    resets = [norm.register_forward_pre_hook(_reset_once()) for norm in norms]
+    resets = [norm.register_forward_pre_hook(_ResetOnce()) for norm in norms]
     try:
         for images in batches:
             model(images)
@@ -34,15 +34,14 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         model.train(training)
 
 
-def _reset_once():  # type: ignore[no-untyped-def]
+class _ResetOnce:
     """A hook that forgets a norm's statistics before its first batch; norms that never run keep theirs."""
-    seen = False
 
-    def hook(norm: nn.Module, _: tuple[Tensor, ...]) -> None:
-        nonlocal seen
-        if not seen:
+    def __init__(self) -> None:
+        self.seen = False
+
+    def __call__(self, norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if not self.seen:
             assert isinstance(norm, _BatchNorm)
             norm.reset_running_stats()
-            seen = True
-
-    return hook
+            self.seen = True

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from updp_rt.artifacts.atomic import atomic_path, write_json, write_text
-from updp_rt.artifacts.describe import describe_model
+from updp_rt.artifacts.describe import cpu_state, describe_model
 from updp_rt.blocks import model_input_size, prunable_blocks
 from updp_rt.data import Loader, make_loader
 from updp_rt.pruning.config import PruneConfig
 from updp_rt.pruning.progress import Progress
-from updp_rt.pruning.trainer import evaluate, make_accelerator, seed_everything
 from updp_rt.pruning.supernet import first_images
+from updp_rt.pruning.trainer import evaluate, make_accelerator, seed_everything
 
 Data = Dataset[Any] | Loader
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -40,6 +40,7 @@ class Run:
         model: a timm model with the weights to start from.
         train, val, test: data sets or ready loaders of ``(image, label)``; without a test split the last figures are
             taken on `val`, and the summary says so.
+        model_args: arguments of ``timm.create_model`` beyond those that can be read off the model.
         folder: where results go. A folder of the same run is gone on with; one of another run is refused.
 
     Raises:
@@ -56,6 +57,7 @@ class Run:
         config: PruneConfig,
         *,
         test: Data | None = None,
+        model_args: dict[str, Any] | None = None,
         show_progress: bool = True,
     ) -> None:
         self.model, self.folder, self.config = model, Path(folder), config
@@ -68,10 +70,9 @@ class Run:
         self.test_loader = self.val_loader if test is None else make_loader(test, size, training=False, workers=workers)
         self.has_test = test is not None
         self.names = prunable_blocks(model)
-        architecture, model_args = describe_model(model)
+        self.model_args = model_args
         self.identity = {
-            "architecture": architecture,
-            "model_args": json.loads(model_args.model_dump_json(exclude_none=True)),
+            **describe_model(model, model_args).model_dump(mode="json", exclude_none=True, exclude={"blocks"}),
             "weights_sha256": fingerprint(model),
             "config": config.model_dump(),
         }
@@ -102,9 +103,8 @@ class Run:
 
     def store_state(self, name: str, model: nn.Module) -> None:
         if self.main:
-            state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
             with atomic_path(self.folder / name) as temporary:
-                save_file(state, temporary)
+                save_file(cpu_state(model), temporary)
 
     def load_state(self, name: str, model: nn.Module) -> nn.Module:
         return load_weights(self.folder / name, model)
@@ -133,10 +133,7 @@ class Run:
             write_json(path, self.identity)
         self.accelerator.wait_for_everyone()
         found = read_identity(self.folder)
-        differing = [
-            f"{key}: {ours!r} now, {theirs!r} there"
-            for key, ours, theirs in _compare(self.identity, found)
-        ]
+        differing = [f"{key}: {ours!r} now, {theirs!r} there" for key, ours, theirs in _compare(self.identity, found)]
         if differing:
             raise RunError(
                 f"{self.folder}: holds another run ({'; '.join(differing[:4])}); choose another folder or delete it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from updp_rt.blocks import (
     count_depth,
     make_progressive,
     merge_model,
+    merge_origins,
     model_input_size,
     progressive_blocks,
     set_lambda,
@@ -99,9 +101,7 @@ def search_subnet(run: Run) -> SearchResult:
         progress=run.progress,
     )
     run.accelerator.wait_for_everyone()
-    result = SearchResult(
-        candidates=candidates, chosen=chosen, bodies={name: bodies[name] for name in chosen.blocks}
-    )
+    result = SearchResult(candidates=candidates, chosen=chosen, bodies={name: bodies[name] for name in chosen.blocks})
     run.store(SEARCH, result)
     run.accelerator.wait_for_everyone()
     return run.load(SEARCH, SearchResult)
@@ -151,7 +151,8 @@ def merge_subnet(run: Run) -> nn.Module:
     merged = merge_model(subnet, forms)
     if run.main and not run.has(SUMMARY):
         summary = summarize(run, subnet, merged)
-        save(merged.cpu(), run.folder / MERGED, accuracy=summary["merged"]["accuracy"])
+        accuracy = summary["merged"]["accuracy"]
+        save(merged.cpu(), run.folder / MERGED, model_args=run.model_args, accuracy=accuracy)
         draw_pictures(run, summary)
         write_json(run.folder / SUMMARY, summary)
     run.accelerator.wait_for_everyone()
@@ -173,7 +174,7 @@ def summarize(run: Run, subnet: nn.Module, merged: nn.Module) -> dict[str, Any]:
     models = {"baseline": run.model.to(run.device).eval(), "subnet": subnet, "merged": merged}
     with torch.no_grad():
         times = time_side_by_side(
-            {key: _call(model, run.example) for key, model in models.items()}, device=run.device
+            {key: partial(model, run.example) for key, model in models.items()}, device=run.device
         )
     predicted, accuracies = {}, {}
     for key, model in models.items():
@@ -193,9 +194,7 @@ def summarize(run: Run, subnet: nn.Module, merged: nn.Module) -> dict[str, Any]:
             "speedup": times["baseline"] / times[key],
         }
     rows["baseline"]["val_accuracy"] = run.evaluate(models["baseline"])
-    blocks = {name: {"body": block.body} for name, block in progressive_blocks(subnet).items()}
-    for name, block in blocks.items():
-        block["form"] = merged.get_submodule(name).origin.form  # type: ignore[union-attr]
+    blocks = {name: merge_origins(merged)[name]._asdict() for name in progressive_blocks(subnet)}
     return {
         **run.identity,
         "blocks": blocks,
@@ -221,10 +220,6 @@ def _finish(run: Run, checkpoint: Path) -> None:
 
 def _lambda_of(model: nn.Module) -> float:
     return next(iter(progressive_blocks(model).values())).lam
-
-
-def _call(model: nn.Module, example: torch.Tensor):  # type: ignore[no-untyped-def]
-    return lambda: model(example)
 
 
 def _to_csv(history: History) -> str:

@@ -20,7 +20,8 @@ def fold_chain(layers: Iterable[NamedLayer]) -> list[AffineConv]:
 
     Args:
         layers: ``(name, layer)`` in order; a layer is a Conv2d, a Linear, a BatchNorm, an Identity, a Dropout (no
-            effect in eval mode), a Sequential of those, a LayerScale, or the ``[C]`` tensor of such scales itself; or an `AffineConv` already read.
+            effect in eval mode), a Sequential of those, a LayerScale, the ``[C]`` tensor of such scales itself, or an
+            `AffineConv` already read.
 
     Returns:
         One `AffineConv` a convolution or linear layer; paddings stay where they are. A chain of nothing but
@@ -73,7 +74,7 @@ def _channelwise(name: str, layer: nn.Module | Tensor | AffineConv) -> tuple[Ten
             raise MergeError(name, f"the activation {layer.act} inside it is not linear")
         return batchnorm_affine(layer, name)
     if type(layer).__name__.startswith("LayerScale"):
-        gamma = layer.gamma
+        gamma = getattr(layer, "gamma", None)
         assert isinstance(gamma, Tensor)
         return gamma, None
     return None

@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -101,7 +102,7 @@ def verify_model(
     expected = _outputs(baseline, chosen, images)
     checks = []
     for body, forms in bodies.items():
-        subnet = make_progressive(baseline, {name: body for name in chosen}).eval()
+        subnet = make_progressive(baseline, dict.fromkeys(chosen, body)).eval()
         for index, block in enumerate(progressive_blocks(subnet).values()):
             randomize(block.norms, seed + 1 + index)
         start = _outputs(subnet, chosen, images)
@@ -146,12 +147,11 @@ def _outputs(model: nn.Module, names: list[str], images: Tensor) -> dict[str, Te
 
 @contextmanager
 def _recording(model: nn.Module, names: list[str], found: dict[str, Tensor]) -> Iterator[None]:
-    hooks = [
-        model.get_submodule(name).register_forward_hook(
-            lambda _, __, output, name=name: found.__setitem__(name, output.clone())
-        )
-        for name in names
-    ]
+
+    def keep(name: str, module: nn.Module, args: object, output: Tensor) -> None:
+        found[name] = output.clone()
+
+    hooks = [model.get_submodule(name).register_forward_hook(partial(keep, name)) for name in names]
     try:
         yield
     finally:
@@ -168,12 +168,13 @@ def _error(found: Tensor, wanted: Tensor, where: Tensor | None = None) -> float:
 
 
 def _border(model: nn.Module, name: str, output: Tensor) -> Tensor:
-    """Which elements of a block's output lie on the border: pixels that padding reaches, patches at the image's edge."""
+    """Which elements of a block's output padding reaches; of a transformer's, the patches at the image's edge."""
     block = progressive_blocks(model)[name]
     if output.dim() == 4:
         height, width = output.shape[2:]
         return _frame(height, width, block.border).expand_as(output)
-    rows, columns = model.get_submodule("patch_embed").grid_size
+    patch_embed: Any = model.get_submodule("patch_embed")
+    rows, columns = patch_embed.grid_size
     edge = _frame(rows, columns, (1, 1)).flatten()
     prefix = output.shape[1] - edge.numel()  # class, distillation and register tokens have no place in the image
     return torch.cat([edge.new_zeros(prefix), edge])[None, :, None].expand_as(output)
