@@ -87,9 +87,9 @@ def form_label(body: str, form: str, bodies: int) -> str:
 
 
 def count_costs(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[Cost, dict[str, Cost]]:
-    """Cost of `model` for one image, and of each of its submodules by name."""
-    parameter = next(model.parameters())
-    example = torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype)
+    """Cost of `model` for one image, and of each of its submodules by name; shapes alone are followed."""
+    model = copy.deepcopy(model).to("meta").requires_grad_(False)
+    example = torch.zeros(1, *input_size, device="meta", dtype=next(model.parameters()).dtype)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(example)
     root = type(model).__name__

@@ -1,0 +1,46 @@
+"""Shared by all tests. updp_rt comes first: it makes torchvision importable beside any torch build."""
+
+from __future__ import annotations
+
+import updp_rt  # noqa: F401 - see above
+
+import pytest  # isort: skip
+import torch  # isort: skip
+from torch import Tensor, nn  # isort: skip
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def relative_error(found: Tensor, wanted: Tensor) -> float:
+    """``max |found - wanted| / max |wanted|``; NaN where either holds one."""
+    assert found.shape == wanted.shape
+    if found.numel() == 0:
+        return 0.0
+    return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-300))
+
+
+def border_and_interior(found: Tensor, wanted: Tensor, ring: int) -> tuple[float, float]:
+    """Errors over the outermost `ring` pixels of ``[N, C, H, W]``, and over the rest, each against the whole's size."""
+    scale = wanted.abs().max().clamp_min(1e-300)
+    difference = (found - wanted).abs() / scale
+    inner = torch.zeros(difference.shape[2:], dtype=torch.bool)
+    inner[ring : difference.shape[2] - ring, ring : difference.shape[3] - ring] = True
+    assert inner.any(), "the test image is too small to have an interior"
+    return float(difference[:, :, ~inner].max()), float(difference[:, :, inner].max())
+
+
+@torch.no_grad()
+def random_batchnorm(channels: int, *, affine: bool = True, eps: float = 1e-5) -> nn.BatchNorm2d:
+    """A float64 BatchNorm in eval mode whose statistics and affine part are far from their defaults."""
+    norm = nn.BatchNorm2d(channels, eps=eps, affine=affine, dtype=torch.float64).eval()
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.3, 3.0)
+    if affine:
+        norm.weight.uniform_(-2.0, 2.0)
+        norm.bias.normal_()
+    return norm
