@@ -32,6 +32,17 @@ def fade(lam: float, old: Callable[[], Tensor], new: Callable[[], Tensor]) -> Te
     return torch.lerp(old(), new(), lam)
 
 
+class Place(NamedTuple):
+    """Where a step stands in its chain.
+
+    The chain pads once, at its head, as the merged convolution does. So between its convolutions maps carry a ring
+    where the baseline pads with zeros.
+    """
+
+    padding: Pair  # that a convolution here runs with
+    ring: Pair  # of the step's input
+
+
 @dataclass(frozen=True)
 class Keep:
     """A linear layer both forms run: a convolution, a linear layer, or a ``[C]`` tensor of scales."""
@@ -39,10 +50,10 @@ class Keep:
     name: str
     layer: nn.Conv2d | nn.Linear | Tensor
 
-    def run(self, h: Tensor, lam: float, padding: Pair) -> Tensor:
+    def run(self, h: Tensor, lam: float, place: Place) -> Tensor:
         if isinstance(self.layer, nn.Conv2d):
             conv = self.layer
-            return F.conv2d(h, conv.weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
+            return F.conv2d(h, conv.weight, conv.bias, conv.stride, place.padding, conv.dilation, conv.groups)
         if isinstance(self.layer, nn.Linear):
             if h.dim() == 4:
                 return self.layer(h.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -60,7 +71,7 @@ class Shrink:
     name: str
     conv: nn.Conv2d
 
-    def run(self, h: Tensor, lam: float, padding: Pair) -> Tensor:
+    def run(self, h: Tensor, lam: float, place: Place) -> Tensor:
         conv, own = self.conv, conv_padding(self.conv)
         centre = conv.weight[:, :, own[0] : own[0] + 1, own[1] : own[1] + 1]
         if lam == 1.0:
@@ -81,8 +92,12 @@ class Fade:
     old: Callable[[Tensor], Tensor]
     new: nn.Module | None = None
 
-    def run(self, h: Tensor, lam: float, padding: Pair) -> Tensor:
-        return fade(lam, lambda: self.old(h), lambda: h if self.new is None else self.new(h))
+    def run(self, h: Tensor, lam: float, place: Place) -> Tensor:
+        # The baseline's side has zeros in the ring, and its norms must not see more than they saw.
+        def old() -> Tensor:
+            return _pad_ring(self.old(interior(h, place.ring)), place.ring)
+
+        return fade(lam, old, lambda: h if self.new is None else self.new(h))
 
     def merged(self) -> NamedLayer:
         return self.name, self.new if self.new is not None else nn.Identity()
@@ -166,8 +181,8 @@ class ProgressiveBlock(nn.Module):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         x = self.head(x, *args, **kwargs)
         y = x
-        for step, (padding, ring) in zip(self.steps(), self._places, strict=True):
-            y = step.run(_fade_ring(y, ring, self.lam, step), self.lam, padding)
+        for step, place in zip(self.steps(), self._places, strict=True):
+            y = step.run(y, self.lam, place)
         y = self.drop_path(y)
         skip = self.skip(x)
         if skip is not None:
@@ -184,14 +199,14 @@ class ProgressiveBlock(nn.Module):
         """
         x = self.head(x, *args, **kwargs)
         baseline = pruned = x
-        for step, (padding, ring) in zip(self.steps(), self._places, strict=True):
-            baseline = step.run(_fade_ring(baseline, ring, 0.0, step), 0.0, padding)
+        was_training = self.norms.training
+        self.norms.eval()
+        for step, place in zip(self.steps(), self._places, strict=True):
+            baseline = step.run(baseline, 0.0, place)
             if isinstance(step, Fade) and step.new is not None:
-                fit_batchnorm(step.new, _interior(pruned, ring), _interior(baseline, ring))
-            was_training = self.norms.training
-            self.norms.eval()
-            pruned = step.run(pruned, 1.0, padding)
-            self.norms.train(was_training)
+                fit_batchnorm(step.new, interior(pruned, place.ring), interior(baseline, place.ring))
+            pruned = step.run(pruned, 1.0, place)
+        self.norms.train(was_training)
 
     def merge(self, form: str | None = None) -> nn.Module:
         """The merged block in `form` (None: the block's own), computed in float64, stored in the block's dtype.
@@ -221,7 +236,7 @@ class ProgressiveBlock(nn.Module):
     def border(self) -> Pair:
         """How far, in pixels of its output, the chain's padding is seen."""
         convs = [s.layer for s in self.steps() if isinstance(s, Keep) and isinstance(s.layer, nn.Conv2d)]
-        padding = self._places[0][0]
+        padding = self._places[0].padding
         strides = [math.prod(conv.stride[axis] for conv in convs) for axis in (0, 1)]
         return -(-padding[0] // strides[0]), -(-padding[1] // strides[1])
 
@@ -233,31 +248,29 @@ class ProgressiveBlock(nn.Module):
         return f"lam={self.lam:g}, body={self.body!r}, form={self.form!r}"
 
 
-def _place(steps: list[Step]) -> list[tuple[Pair, Pair]]:
-    """For each step the padding it runs with, and the ring around its input that the baseline does not have."""
+def _place(steps: list[Step]) -> list[Place]:
+    """The padding each step runs with, and the ring its input carries."""
     padded = [step.layer for step in steps if isinstance(step, Keep) and isinstance(step.layer, nn.Conv2d)]
     if not padded:
-        return [((0, 0), (0, 0)) for _ in steps]
+        return [Place((0, 0), (0, 0)) for _ in steps]
     strides = [(conv.stride[0], conv.stride[1]) for conv in padded]
     padding, rings = head_padding([conv_padding(conv) for conv in padded], strides)
     places, ring, outputs = [], (0, 0), iter(rings)
-    for step in steps:
-        places.append((padding, ring))
+    for before, step in zip([None, *steps], steps, strict=False):
+        if ring != (0, 0) and not isinstance(step, Fade) and not isinstance(before, Fade):
+            raise ValueError(f"{step.name}: a Fade must stand before it, or the ring would not fade with λ")
+        places.append(Place(padding, ring))
         if isinstance(step, Keep) and isinstance(step.layer, nn.Conv2d):
             padding, ring = (0, 0), next(outputs)
     return places
 
 
-def _fade_ring(h: Tensor, ring: Pair, lam: float, step: Step) -> Tensor:
-    """The ring a convolution sees where it padded with zeros before: 0 at λ = 0, full at λ = 1."""
-    if ring == (0, 0) or isinstance(step, Fade) or lam == 1.0:
-        return h
-    mask = h.new_full((1, 1, *h.shape[2:]), lam)
-    _interior(mask, ring).fill_(1.0)
-    return h * mask
-
-
-def _interior(h: Tensor, ring: Pair) -> Tensor:
+def interior(h: Tensor, ring: Pair) -> Tensor:
+    """``[N, C, H, W]`` without its outermost ``(rows, columns)``; any tensor where there is no ring."""
     if ring == (0, 0):
         return h
     return h[:, :, ring[0] : h.shape[2] - ring[0], ring[1] : h.shape[3] - ring[1]]
+
+
+def _pad_ring(h: Tensor, ring: Pair) -> Tensor:
+    return h if ring == (0, 0) else F.pad(h, (ring[1], ring[1], ring[0], ring[0]))

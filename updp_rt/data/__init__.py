@@ -1,6 +1,6 @@
 """Data sets and loaders."""
 
 from updp_rt.data.digits import Digits
-from updp_rt.data.loading import EpochSampler, Loader, Splits, load_splits, make_loader
+from updp_rt.data.loading import EpochSampler, Loader, Splits, first_images, load_splits, make_loader
 
-__all__ = ["Digits", "EpochSampler", "Loader", "Splits", "load_splits", "make_loader"]
+__all__ = ["Digits", "EpochSampler", "Loader", "Splits", "first_images", "load_splits", "make_loader"]

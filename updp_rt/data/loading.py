@@ -113,6 +113,20 @@ class EpochSampler(Sampler[int]):
         yield from torch.randperm(self.length, generator=generator).tolist()
 
 
+def first_images(loader: Loader, count: int) -> Tensor:
+    """The first `count` images of a loader's first epoch (or as many as it has), wherever training has got to."""
+    if isinstance(loader.sampler, EpochSampler):
+        loader.sampler.set_epoch(0)
+    taken: list[Tensor] = []
+    for images, _ in loader:
+        taken.append(images)
+        if sum(len(batch) for batch in taken) >= count:
+            break
+    if not taken:
+        raise ValueError("the training split holds no images")
+    return torch.cat(taken)[:count]
+
+
 def make_loader(
     data: Dataset[Any] | Loader, batch_size: int, *, training: bool, seed: int = 0, workers: int = 0
 ) -> Loader:

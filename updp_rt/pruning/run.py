@@ -19,10 +19,9 @@ from torch.utils.data import Dataset
 from updp_rt.artifacts.atomic import atomic_path, write_json, write_text
 from updp_rt.artifacts.describe import cpu_state, describe_model
 from updp_rt.blocks import model_input_size, prunable_blocks
-from updp_rt.data import Loader, make_loader
+from updp_rt.data import Loader, first_images, make_loader
 from updp_rt.pruning.config import PruneConfig
 from updp_rt.pruning.progress import Progress
-from updp_rt.pruning.supernet import first_images
 from updp_rt.pruning.trainer import evaluate, make_accelerator, seed_everything
 
 Data = Dataset[Any] | Loader
@@ -61,6 +60,7 @@ class Run:
         show_progress: bool = True,
     ) -> None:
         self.model, self.folder, self.config = model, Path(folder), config
+        self.names = prunable_blocks(model)
         self.accelerator = make_accelerator(config.mixed_precision, config.accumulate)
         self.main = self.accelerator.is_main_process
         self.progress = Progress(self.folder / "log.txt" if self.main else None, show=show_progress and self.main)
@@ -69,7 +69,6 @@ class Run:
         self.val_loader = make_loader(val, size, training=False, workers=workers)
         self.test_loader = self.val_loader if test is None else make_loader(test, size, training=False, workers=workers)
         self.has_test = test is not None
-        self.names = prunable_blocks(model)
         self.model_args = model_args
         self.identity = {
             **describe_model(model, model_args).model_dump(mode="json", exclude_none=True, exclude={"blocks"}),
@@ -88,12 +87,17 @@ class Run:
         shape = (self.config.batch_size, *model_input_size(self.model))
         return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.device)
 
+    def training_images(self, count: int) -> Tensor:
+        """The first training images of the seeded order: the same in every process, every stage and every run."""
+        seed_everything(self.config.seed, "images", 0)
+        return first_images(self.train_loader, count).to(self.device)
+
     @cached_property
     def recalibration_batches(self) -> list[Tensor]:
-        """A few training batches on the device, the same in every process and every run."""
-        seed_everything(self.config.seed, "recalibration", 0)
-        count = self.config.recalibration_batches * self.config.batch_size
-        return list(first_images(self.train_loader, count).to(self.device).split(self.config.batch_size))
+        """A few training batches on the device."""
+        size = self.config.batch_size
+        images = self.training_images(self.config.recalibration_batches * size)
+        return list(torch.split(images, size))
 
     def evaluate(self, model: nn.Module, *, test: bool = False) -> float:
         """Accuracy on the validation split, or on the test split."""

@@ -30,7 +30,7 @@ from updp_rt.pruning.run import Run
 from updp_rt.pruning.search import SearchResult, search_blocks
 from updp_rt.pruning.supernet import calibrate, sandwich_losses
 from updp_rt.pruning.timing import time_side_by_side
-from updp_rt.pruning.trainer import History, Recipe, fit, predict, seed_everything
+from updp_rt.pruning.trainer import History, Recipe, fit, predict
 
 LATENCY, SUPERNET, SEARCH, SUBNET, HISTORY = (
     "latency.json",
@@ -39,6 +39,7 @@ LATENCY, SUPERNET, SEARCH, SUBNET, HISTORY = (
     "subnet.safetensors",
     "history.csv",
 )
+CALIBRATION_IMAGES = 512
 MERGED, SUMMARY = "merged", "summary.json"
 
 
@@ -56,8 +57,7 @@ def train_supernet(run: Run) -> nn.Module:
     supernet = make_progressive(run.model, bodies)
     if run.has(SUPERNET):
         return run.load_state(SUPERNET, supernet).to(run.device)
-    seed_everything(config.seed, "calibration", 0)
-    calibrate(supernet, run.train_loader)
+    calibrate(supernet, run.training_images(CALIBRATION_IMAGES))
     checkpoint = run.folder / "supernet.ckpt"
     if config.supernet_epochs > 0:
         fit(
@@ -116,8 +116,7 @@ def train_subnet(run: Run) -> nn.Module:
         run.load_state(SUBNET, subnet)
         set_lambda(subnet, 1.0)
         return subnet.to(run.device).eval()
-    seed_everything(config.seed, "calibration", 0)
-    calibrate(subnet, run.train_loader)
+    calibrate(subnet, run.training_images(CALIBRATION_IMAGES))
     teacher = run.model.to(run.device).eval() if config.distill > 0 else None
     steps = config.epochs * -(-len(run.train_loader) // (config.accumulate * run.accelerator.num_processes))
     ramp = 0 if config.direct else max(1, round(config.ramp * steps))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from updp_rt.blocks import progressive_blocks, set_lambda
-from updp_rt.data import Loader
+from updp_rt.blocks import ProgressiveBlock, progressive_blocks, set_lambda
 from updp_rt.pruning.trainer import Losses
 
 
@@ -39,33 +39,21 @@ def sandwich_losses(seed: int, random_subnets: int, label_smoothing: float = 0.0
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, loader: Loader, images: int = 512) -> None:
+def calibrate(model: nn.Module, images: Tensor) -> None:
     """Fit every pruned form's norms to the baseline on some training images, see `ProgressiveBlock.calibrate`."""
-    batch = first_images(loader, images).to(next(model.parameters()).device)
     set_lambda(model, 0.0)
     training = model.training
     model.eval()
     blocks = progressive_blocks(model).values()
     hooks = [block.register_forward_pre_hook(_calibrate_first, with_kwargs=True) for block in blocks]
     try:
-        model(batch)
+        model(images.to(next(model.parameters()).device))
     finally:
         for hook in hooks:
             hook.remove()
         model.train(training)
 
 
-def first_images(loader: Loader, count: int) -> Tensor:
-    """The first `count` images of a loader, or as many as it has, in one batch."""
-    taken: list[Tensor] = []
-    for images, _ in loader:
-        taken.append(images)
-        if sum(len(batch) for batch in taken) >= count:
-            break
-    if not taken:
-        raise ValueError("the training split holds no images")
-    return torch.cat(taken)[:count]
-
-
-def _calibrate_first(block: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, object]) -> None:
-    block.calibrate(*args, **kwargs)  # type: ignore[operator]
+def _calibrate_first(block: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+    assert isinstance(block, ProgressiveBlock)
+    block.calibrate(*args, **kwargs)

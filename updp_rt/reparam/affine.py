@@ -76,11 +76,11 @@ class AffineConv:
         """The same map with ``groups == 1``: a block-diagonal kernel."""
         if self.groups == 1:
             return self
-        per_out, per_in = self.out_channels // self.groups, self.weight.shape[1]
-        weight = self.weight.new_zeros(self.out_channels, self.in_channels, *self.kernel_size)
-        for g in range(self.groups):
-            rows = slice(g * per_out, (g + 1) * per_out)
-            weight[rows, g * per_in : (g + 1) * per_in] = self.weight[rows]
+        blocks = self.weight.unflatten(0, (self.groups, -1))  # [group, out of it, in of it, kh, kw]
+        weight = blocks.new_zeros(self.groups, blocks.shape[1], self.groups, *blocks.shape[2:])
+        group = torch.arange(self.groups, device=weight.device)
+        weight[group, :, group] = blocks
+        weight = weight.flatten(2, 3).flatten(0, 1)
         return replace(self, weight=weight, groups=1)
 
     def to_conv(self, dtype: torch.dtype = torch.float32) -> nn.Conv2d:

@@ -1,0 +1,234 @@
+"""The parts of the stages: λ's schedules, sandwich rule, calibration, recalibration, latency, training loop."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from tests.pruning.conftest import small_model, small_split
+from updp_rt.blocks import ProgressiveBlock, make_progressive, progressive_blocks, prunable_blocks
+from updp_rt.data import first_images, make_loader
+from updp_rt.pruning.latency import BlockLatency, LatencyTable, measure_latency
+from updp_rt.pruning.progress import Progress
+from updp_rt.pruning.progressive import lambda_at, progressive_losses
+from updp_rt.pruning.recalibrate import recalibrate
+from updp_rt.pruning.supernet import calibrate, sandwich_losses
+from updp_rt.pruning.timing import time_side_by_side
+from updp_rt.pruning.trainer import Recipe, evaluate, fit, label_losses, make_accelerator, rate
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_lambda_rises_from_zero_to_one_and_stays(schedule: str) -> None:
+    values = [lambda_at(step, 10, schedule) for step in range(15)]
+    assert values[0] == 0.0
+    assert values[10:] == [1.0] * 5
+    assert all(a < b for a, b in itertools.pairwise(values[:11]))
+    assert values[5] == pytest.approx(0.5)
+    assert lambda_at(0, 0, schedule) == 1.0  # direct
+
+
+def test_the_rate_warms_up_and_falls_to_zero() -> None:
+    rates = [rate(step, 100, 0.1) for step in range(101)]
+    assert max(rates) == rates[10] == 1.0
+    assert 0 < rates[0] < rates[5] < 1
+    assert rates[100] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_sandwich_holds_the_largest_the_smallest_and_random_subnets() -> None:
+    subnet = make_progressive(small_model()).train()
+    seen: list[list[float]] = []
+    subnet.register_forward_pre_hook(lambda m, _: seen.append([b.lam for b in progressive_blocks(m).values()]))
+    images, labels = torch.randn(4, 3, 32, 32), torch.randint(0, 10, (4,))
+    for loss in sandwich_losses(0, 2)(subnet, images, labels, 7):
+        loss.backward()
+    assert seen[0] == [0.0] * 6
+    assert seen[1] == [1.0] * 6
+    assert all(0 < sum(lams) < 6 for lams in seen[2:])
+    assert len(seen) == 4
+    again: list[Tensor] = list(sandwich_losses(0, 2)(subnet, images, labels, 7))
+    assert len(again) == 4
+    assert seen[4:] == seen[:4]  # the step alone decides which subnets
+
+
+def test_the_smallest_subnet_learns_the_largest_ones_outputs_not_the_labels() -> None:
+    subnet = make_progressive(small_model()).eval()
+    images = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        a = [float(x) for x in sandwich_losses(0, 1)(subnet, images, torch.zeros(4, dtype=torch.long), 0)]
+        b = [float(x) for x in sandwich_losses(0, 1)(subnet, images, torch.ones(4, dtype=torch.long), 0)]
+    assert a[0] != b[0]
+    assert a[1:] == b[1:]
+
+
+@pytest.mark.parametrize("name", ["test_vit", "resnet18", "mobilenetv2_050", "convnext_atto"])
+def test_calibration_brings_the_pruned_form_closer_and_leaves_the_baseline(name: str) -> None:
+    """Up to what closes the block, which is no part of the fit."""
+    arguments = {"img_size": 32} if "vit" in name else {}
+    model = timm.create_model(name, num_classes=10, **arguments).eval()
+    loader = make_loader(small_split("train", 64), 32, training=True)
+    subnet = make_progressive(model).eval()
+    for block in progressive_blocks(subnet).values():
+        block.activation = block.end = lambda y=None: nn.Identity() if y is None else y  # type: ignore[method-assign]
+        for norm in block.norms.values():  # as norms of another network would be
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias)
+    images = first_images(loader, 64)
+
+    def error(block: ProgressiveBlock, x: Tensor) -> Tensor:
+        block.lam = 0.0
+        wanted = block(x)
+        block.lam = 1.0
+        found = block(x)
+        block.lam = 0.0
+        return (found - wanted).square().mean()
+
+    with torch.no_grad():
+        wanted = subnet(images)
+        seen: dict[str, Tensor] = {}
+        for key, block in progressive_blocks(subnet).items():
+            block.register_forward_pre_hook(lambda _, args, key=key: seen.setdefault(key, args[0].clone()))
+        subnet(images)
+        before = {key: error(block, seen[key]) for key, block in progressive_blocks(subnet).items()}
+        calibrate(subnet, images)
+        assert torch.equal(subnet(images), wanted)
+        for key, block in progressive_blocks(subnet).items():
+            assert error(block, seen[key]) < before[key], key
+
+
+def test_recalibration_sets_statistics_to_the_plain_mean_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.ReLU())
+    unused = nn.BatchNorm2d(4)
+    unused.running_mean.fill_(3.0)
+    model.add_module("unused", nn.Identity())
+    model.get_submodule("unused").add_module("norm", unused)
+    weights = copy.deepcopy(dict(model.named_parameters()))
+    batches = [torch.randn(5, 3, 8, 8) for _ in range(3)]
+    model.train()
+    recalibrate(model, batches)
+    with torch.no_grad():
+        maps = [model[0](batch) for batch in batches]
+    torch.testing.assert_close(model[1].running_mean, torch.stack([m.mean((0, 2, 3)) for m in maps]).mean(0))
+    torch.testing.assert_close(model[1].running_var, torch.stack([m.var((0, 2, 3)) for m in maps]).mean(0))
+    assert model.training
+    assert model[1].momentum == 0.1
+    assert torch.equal(unused.running_mean, torch.full((4,), 3.0))
+    assert all(torch.equal(value, weights[key]) for key, value in model.named_parameters())
+
+
+def test_side_by_side_timing_tells_fast_from_slow() -> None:
+    small, large = torch.randn(40, 40), torch.randn(900, 900)
+    times = time_side_by_side({"large": lambda: large @ large, "small": lambda: small @ small}, rounds=5)
+    assert times["small"] < times["large"]
+
+
+def test_the_latency_table_measures_every_form_of_every_block() -> None:
+    model = timm.create_model("resnet18", num_classes=10)
+    table = measure_latency(model, torch.randn(2, 3, 64, 64))
+    assert list(table.blocks) == prunable_blocks(model)
+    for block in table.blocks.values():
+        assert {body: set(forms) for body, forms in block.merged_ms.items()} == {
+            "shrunk": {"conv"},
+            "full": {"conv", "factored"},
+        }
+        assert block.baseline_ms > 0
+    assert table.blocks["layer1.0"] == table.blocks["layer1.1"]  # same structure and shape: timed once
+    bodies = table.choose_bodies(["layer1.0"], "full")
+    assert bodies == {"layer1.0": "full"}
+    assert table.estimate_ms({}) == table.model_ms
+    assert LatencyTable.model_validate_json(table.model_dump_json()) == table
+
+
+def test_a_form_must_be_clearly_faster_to_replace_the_first() -> None:
+    noise = BlockLatency(baseline_ms=2.0, merged_ms={"a": {"x": 1.00, "y": 0.95}, "b": {"x": 0.93}})
+    assert noise.best_form("a") == "x"
+    assert noise.best_body() == "a"
+    clear = BlockLatency(baseline_ms=2.0, merged_ms={"a": {"x": 1.0, "y": 0.5}, "b": {"x": 0.1}})
+    assert clear.best_form("a") == "y"
+    assert clear.best_body() == "b"
+
+
+def _fit(folder: Path, epochs: int, stop_after: int | None = None) -> nn.Module:
+    model = small_model()
+    loader = make_loader(small_split("train", 48), 16, training=True, seed=3)
+    epochs_done = 0
+
+    def count(_: nn.Module) -> dict[str, float]:
+        nonlocal epochs_done
+        epochs_done += 1
+        if epochs_done == stop_after:
+            raise KeyboardInterrupt
+        return {}
+
+    fit(
+        model,
+        loader,
+        label_losses(),
+        Recipe(epochs, 1e-3, seed=3),
+        stage="test",
+        accelerator=make_accelerator(),
+        progress=Progress(show=False),
+        checkpoint=folder / "test.ckpt",
+        after_epoch=count,
+    )
+    return model
+
+
+def test_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    whole = _fit(tmp_path / "whole", 4)
+    with pytest.raises(KeyboardInterrupt):
+        _fit(tmp_path / "stopped", 4, stop_after=3)
+    resumed = _fit(tmp_path / "stopped", 4)
+    assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
+
+
+def test_checkpoints_hold_no_code(tmp_path: Path) -> None:
+    import pickle
+
+    (tmp_path / "test.ckpt").write_bytes(pickle.dumps(print))
+    with pytest.raises(pickle.UnpicklingError):
+        _fit(tmp_path, 1)
+
+
+def test_progressive_training_sets_lambda_before_each_step() -> None:
+    subnet = make_progressive(small_model(), ["blocks.0", "blocks.3"])
+    losses = progressive_losses(4)
+    images, labels = torch.randn(2, 3, 32, 32), torch.tensor([1, 2])
+    for step, wanted in enumerate((0.0, 0.25, 0.5, 0.75, 1.0, 1.0)):
+        list(losses(subnet, images, labels, step))
+        assert {block.lam for block in progressive_blocks(subnet).values()} == {wanted}
+
+
+def test_distillation_mixes_the_teachers_outputs_in() -> None:
+    student, teacher = small_model(0).eval(), small_model(1).eval()
+    images, labels = torch.randn(4, 3, 32, 32), torch.randint(0, 10, (4,))
+    with torch.no_grad():
+        plain, soft, half = (
+            float(next(progressive_losses(0, teacher=teacher, distill=d)(student, images, labels, 0)))
+            for d in (0.0, 1.0, 0.5)
+        )
+    assert half == pytest.approx((plain + soft) / 2)
+    assert plain != soft
+
+
+def test_accuracy_by_hand() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.anchor = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)
+
+    images = torch.eye(4).view(4, 4, 1, 1)
+    loader = make_loader(TensorDataset(images, torch.tensor([0, 1, 0, 3])), 3, training=False)
+    assert evaluate(Fixed(), loader) == 0.75
+    with pytest.raises(ValueError, match="holds no images"):
+        make_loader(TensorDataset(images[:0], torch.zeros(0)), 3, training=False)

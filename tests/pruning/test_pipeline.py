@@ -1,0 +1,257 @@
+"""The four stages in one call: what they leave behind, and what a killed run becomes."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+import updp_rt
+from tests.pruning.conftest import run_pruning, small_model, small_split
+from updp_rt.blocks import merge_origins, progressive_blocks
+from updp_rt.pruning import RunError
+from updp_rt.pruning.pipeline import STAGES, merge_folder, run_stage
+
+ROOT = Path(__file__).parents[2]
+
+
+def results(folder: Path) -> dict[str, object]:
+    """What a run computed: everything but times and measured latencies."""
+    search = json.loads((folder / "search.json").read_text())
+    return {
+        "supernet": load_file(folder / "supernet.safetensors"),
+        "subnet": load_file(folder / "subnet.safetensors"),
+        "search": [(c["blocks"], c["accuracy"]) for c in search["candidates"]],
+        "chosen": search["bodies"],
+        "history": (folder / "history.csv").read_text(),
+    }
+
+
+def assert_identical(found: dict, wanted: dict) -> None:
+    for stage in ("supernet", "subnet"):
+        assert found[stage].keys() == wanted[stage].keys()
+        assert all(torch.equal(value, wanted[stage][key]) for key, value in found[stage].items()), stage
+    assert {k: found[k] for k in ("search", "chosen", "history")} == {
+        k: wanted[k] for k in ("search", "chosen", "history")
+    }
+
+
+def test_a_run_leaves_its_results_and_pictures(finished: updp_rt.PruneResult) -> None:
+    names = {path.name for path in finished.folder.iterdir()}
+    assert names == {
+        "run.json",
+        "log.txt",
+        "latency.json",
+        "supernet.safetensors",
+        "search.journal",
+        "search.json",
+        "subnet.safetensors",
+        "history.csv",
+        "merged",
+        "summary.json",
+        "search.png",
+        "training.png",
+        "blocks.png",
+    }
+    for picture in ("search.png", "training.png", "blocks.png"):
+        assert (finished.folder / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_merged_model_is_the_subnet(finished: updp_rt.PruneResult) -> None:
+    summary = finished.summary
+    assert summary["predictions_that_differ"] == 0
+    assert summary["merged"]["accuracy"] == summary["subnet"]["accuracy"]
+    assert summary["merged"]["depth"] == summary["baseline"]["depth"] - 3
+    assert summary["merged"]["macs"] < summary["baseline"]["macs"]
+    assert summary["images"] == 50
+    assert all(summary[key]["latency_ms"] > 0 for key in ("baseline", "subnet", "merged"))
+    merged, loaded = finished.merge(), updp_rt.load(finished.folder / "merged")
+    assert list(merge_origins(loaded)) == list(finished.pruned)
+    x = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(merged(x), loaded(x))
+        torch.testing.assert_close(merged(x), finished.subnet(x), rtol=1e-4, atol=1e-4)
+
+
+def test_lambda_rises_and_then_stays_at_one(finished: updp_rt.PruneResult) -> None:
+    rows = list(csv.DictReader((finished.folder / "history.csv").open()))
+    lambdas = [float(row["lambda"]) for row in rows]
+    assert len(lambdas) == 3
+    assert 0 < lambdas[0] < 1
+    assert lambdas[1:] == [1.0, 1.0]
+    assert all(block.lam == 1.0 for block in progressive_blocks(finished.subnet).values())
+
+
+def test_the_given_model_is_left_alone() -> None:
+    model = small_model()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    again = small_model()
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in before.items())
+
+
+def test_a_finished_run_is_not_run_again(finished: updp_rt.PruneResult) -> None:
+    before = {p.name: p.stat().st_mtime_ns for p in finished.folder.iterdir() if p.name != "log.txt"}
+    again = run_pruning(finished.folder)
+    assert {p.name: p.stat().st_mtime_ns for p in finished.folder.iterdir() if p.name != "log.txt"} == before
+    assert again.summary == finished.summary
+
+
+def test_another_run_in_the_same_folder_is_refused(finished: updp_rt.PruneResult) -> None:
+    with pytest.raises(RunError, match=r"holds another run \(seed: 5 now, 0 there\)"):
+        run_pruning(finished.folder, seed=5)
+    with pytest.raises(RunError, match="weights_sha256"):
+        updp_rt.prune(
+            small_model(7), small_split("train", 64), small_split("val", 40), out=finished.folder, num_pruned=3
+        )
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(RunError, match="not empty and no run of updp_rt"):
+        run_pruning(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_damaged_result_names_the_file(finished: updp_rt.PruneResult, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(finished.folder, folder)
+    (folder / "search.json").write_text("{}")
+    with pytest.raises(RunError, match=r"search.json: damaged .*delete it to run its stage again"):
+        run_pruning(folder)
+    (folder / "search.json").unlink()
+    (folder / "supernet.safetensors").write_bytes(b"short")
+    with pytest.raises(RunError, match=r"supernet.safetensors: damaged"):
+        run_pruning(folder)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"num_pruned": None}, {"max_latency": 0.5}, {"epochs": 0}, {"schedule": "square"}, {"learning_rate": 1.0}],
+)
+def test_bad_settings_are_refused_before_anything_is_written(settings: dict, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError):
+        run_pruning(tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_many_blocks_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="num_pruned is 9, but this model has 6 prunable blocks"):
+        run_pruning(tmp_path, num_pruned=9, supernet_epochs=0)
+
+
+def test_a_stage_alone_needs_the_ones_before(tmp_path: Path) -> None:
+    config = updp_rt.PruneConfig(num_pruned=2, supernet_epochs=0)
+    from updp_rt.pruning import Run
+
+    run = Run(small_model(), small_split("train", 64), small_split("val", 40), tmp_path, config, show_progress=False)
+    for stage in ("search", "train", "merge"):
+        with pytest.raises(RunError, match="not there; run the stage that writes it first"):
+            run_stage(run, stage)
+    assert STAGES == ("supernet", "search", "train", "merge")
+
+
+def test_stages_one_by_one_give_what_the_whole_gives(finished: updp_rt.PruneResult, tmp_path: Path) -> None:
+    """Each stage in a process of its own, through the command line."""
+    from safetensors.torch import save_file
+
+    from updp_rt.pruning import Run
+
+    save_file(small_model().state_dict(), tmp_path / "start.safetensors")
+    for stage in STAGES:
+        config = updp_rt.PruneConfig.model_validate(finished.summary["config"])
+        splits = [small_split(*split) for split in (("train", 64), ("val", 40), ("test", 50))]
+        run = Run(small_model(), *splits[:2], tmp_path / "out", config, test=splits[2], show_progress=False)
+        run_stage(run, stage)
+    assert_identical(results(tmp_path / "out"), results(finished.folder))
+
+
+def test_merging_a_folder_again(finished: updp_rt.PruneResult, tmp_path: Path) -> None:
+    again = updp_rt.load(merge_folder(finished.folder, tmp_path / "again"))
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(again(x), finished.merge()(x))
+    with pytest.raises(ValueError, match="no merged form 'conv'"):
+        merge_folder(finished.folder, tmp_path / "no", "conv")
+
+
+def test_the_latency_goal_follows_the_front(tmp_path: Path) -> None:
+    result = run_pruning(
+        tmp_path, num_pruned=None, max_latency=0.95, trials=8, epochs=1, supernet_epochs=0, direct=True
+    )
+    table = json.loads((tmp_path / "latency.json").read_text())
+    assert result.search.chosen.latency_ms <= 0.95 * table["model_ms"]
+    front = result.search.front()
+    assert all(a.latency_ms < b.latency_ms and a.accuracy < b.accuracy for a, b in itertools.pairwise(front))
+    assert result.search.chosen in result.search.candidates
+    rows = list(csv.DictReader((tmp_path / "history.csv").open()))
+    assert float(rows[0]["lambda"]) == 1.0  # direct
+
+
+def test_distillation_and_accumulation_run(tmp_path: Path) -> None:
+    result = run_pruning(tmp_path, epochs=1, supernet_epochs=1, trials=2, distill=0.5, accumulate=2, schedule="cosine")
+    assert result.summary["predictions_that_differ"] == 0
+
+
+_KILLED = """
+import sys
+from pathlib import Path
+
+import updp_rt
+import torch
+
+torch.set_num_threads(1)
+from tests.pruning.conftest import run_pruning
+
+run_pruning(Path(sys.argv[1]))
+"""
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", _KILLED, str(folder)], env=environment, stderr=subprocess.DEVNULL)
+
+
+def reached(folder: Path, sign: str) -> bool:
+    log = folder / "log.txt"
+    return log.exists() and sign in log.read_text()
+
+
+@pytest.mark.parametrize("sign", ["supernet: epoch 1", "search: ", "subnet: epoch 1"])
+def test_a_run_killed_at_any_stage_ends_the_same(sign: str, tmp_path: Path) -> None:
+    """kill -9 once the log shows `sign`, then go on: bit for bit what an undisturbed run gives."""
+    whole = tmp_path / "whole"
+    assert start(whole).wait(timeout=300) == 0
+    killed = tmp_path / "killed"
+    process = start(killed)
+    deadline = time.monotonic() + 300
+    while not reached(killed, sign):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "summary.json").exists()
+    assert start(killed).wait(timeout=300) == 0
+    assert_identical(results(killed), results(whole))
+    assert not list(killed.glob(".*.tmp"))
+    assert not list(killed.glob("*.ckpt"))
+
+
+def test_an_unsupported_model_is_refused_first(tmp_path: Path) -> None:
+    with pytest.raises(updp_rt.UnsupportedModelError, match="belongs to no family"):
+        updp_rt.prune(timm.create_model("vgg11"), [], [], num_pruned=1, out=tmp_path / "out")  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()

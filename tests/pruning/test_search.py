@@ -1,0 +1,111 @@
+"""The genetic search: finds what is there, resumes to the same result, shares its work."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from updp_rt.pruning.search import Candidate, SearchResult, search_blocks
+
+NAMES = [f"block.{i}" for i in range(8)]
+HARM = dict(zip(NAMES, (0.30, 0.01, 0.20, 0.02, 0.25, 0.03, 0.15, 0.40), strict=True))
+
+
+def accuracy(blocks: tuple[str, ...]) -> float:
+    return 1.0 - sum(HARM[name] for name in blocks)
+
+
+def latency(blocks: tuple[str, ...]) -> float:
+    return 10.0 - len(blocks)
+
+
+def search(path: Path, trials: int = 30, **options):
+    options = {"num_pruned": 3} | options
+    return search_blocks(NAMES, accuracy, latency, storage=path / "study.journal", trials=trials, **options)
+
+
+def test_a_fixed_count_is_kept_and_the_harmless_blocks_are_found(tmp_path: Path) -> None:
+    candidates, chosen = search(tmp_path, trials=80)
+    assert len(candidates) == 80
+    assert all(len(c.blocks) == len(set(c.blocks)) == 3 for c in candidates)
+    assert chosen.accuracy == max(c.accuracy for c in candidates)
+    assert chosen.blocks == ("block.1", "block.3", "block.5")
+
+
+def test_the_front_and_its_latency_goal(tmp_path: Path) -> None:
+    candidates, chosen = search(tmp_path, trials=80, num_pruned=None, max_latency_ms=6.0)
+    assert chosen.latency_ms <= 6.0
+    assert chosen.accuracy == max(c.accuracy for c in candidates if c.latency_ms <= 6.0)
+    front = SearchResult(candidates=candidates, chosen=chosen, bodies={}).front()
+    for candidate in candidates:
+        assert any(f.latency_ms <= candidate.latency_ms and f.accuracy >= candidate.accuracy for f in front)
+
+
+def test_an_unreachable_latency_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no candidate is within 0.5 ms; the fastest of 10 takes"):
+        search(tmp_path, trials=10, num_pruned=None, max_latency_ms=0.5)
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    first, _ = search(tmp_path / "a", seed=1)
+    again, _ = search(tmp_path / "b", seed=1)
+    other, _ = search(tmp_path / "c", seed=2)
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize("stop", [1, 5, 12])
+def test_an_interrupted_search_goes_on_to_the_same_result(tmp_path: Path, stop: int) -> None:
+    """The evaluation dies in trial `stop`, whose half-done trial stays behind in the study."""
+    whole, best = search(tmp_path / "whole", trials=30)
+    calls = 0
+
+    def dying(blocks: tuple[str, ...]) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == stop:
+            raise KeyboardInterrupt
+        return accuracy(blocks)
+
+    path = tmp_path / "stopped.journal"
+    with pytest.raises(KeyboardInterrupt):
+        search_blocks(NAMES, dying, latency, storage=path, trials=30, num_pruned=3)
+    resumed, found = search_blocks(NAMES, accuracy, latency, storage=path, trials=30, num_pruned=3)
+    assert resumed == whole
+    assert found == best
+
+
+def _share(path: str) -> None:
+    search(Path(path), trials=24)
+
+
+def test_processes_share_one_study(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_share, args=(str(tmp_path),)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+    candidates, _ = search(tmp_path, trials=24)
+    assert 24 <= len(candidates) <= 25  # two may have taken the last place at once
+
+
+def test_no_subnet_is_judged_twice(tmp_path: Path) -> None:
+    seen: list[tuple[str, ...]] = []
+
+    def counting(blocks: tuple[str, ...]) -> float:
+        seen.append(blocks)
+        return accuracy(blocks)
+
+    search_blocks(NAMES, counting, latency, storage=tmp_path / "s.journal", trials=40, num_pruned=2)
+    assert len(seen) == len(set(seen)) < 40
+
+
+def test_the_front_holds_no_beaten_candidate() -> None:
+    points = [(3.0, 0.9), (1.0, 0.5), (2.0, 0.4), (2.0, 0.8), (4.0, 0.9)]
+    candidates = [Candidate(blocks=(str(i),), accuracy=a, latency_ms=m) for i, (m, a) in enumerate(points)]
+    front = SearchResult(candidates=candidates, chosen=candidates[0], bodies={}).front()
+    assert [(c.latency_ms, c.accuracy) for c in front] == [(1.0, 0.5), (2.0, 0.8), (3.0, 0.9)]
