@@ -34,11 +34,16 @@ def test_lambda_rises_from_zero_to_one_and_stays(schedule: str) -> None:
     assert lambda_at(0, 0, schedule) == 1.0  # direct
 
 
-def test_the_rate_warms_up_and_falls_to_zero() -> None:
+def test_the_rate_warms_up_holds_and_falls_to_zero() -> None:
     rates = [rate(step, 100, 0.1) for step in range(101)]
     assert max(rates) == rates[10] == 1.0
     assert 0 < rates[0] < rates[5] < 1
     assert rates[100] == pytest.approx(0.0, abs=1e-12)
+    held = [rate(step, 100, 0.1, hold=0.3) for step in range(101)]
+    assert held[:10] == rates[:10]
+    assert held[10:31] == [1.0] * 21
+    assert held[31] < 1.0
+    assert held[100] == pytest.approx(0.0, abs=1e-12)
 
 
 def test_the_sandwich_holds_the_largest_the_smallest_and_random_subnets() -> None:

@@ -230,11 +230,16 @@ def reached(folder: Path, sign: str) -> bool:
     return log.exists() and sign in log.read_text()
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert start(folder).wait(timeout=300) == 0
+    return results(folder)
+
+
 @pytest.mark.parametrize("sign", ["supernet: epoch 1", "search: ", "subnet: epoch 1"])
-def test_a_run_killed_at_any_stage_ends_the_same(sign: str, tmp_path: Path) -> None:
+def test_a_run_killed_at_any_stage_ends_the_same(sign: str, undisturbed: dict, tmp_path: Path) -> None:
     """kill -9 once the log shows `sign`, then go on: bit for bit what an undisturbed run gives."""
-    whole = tmp_path / "whole"
-    assert start(whole).wait(timeout=300) == 0
     killed = tmp_path / "killed"
     process = start(killed)
     deadline = time.monotonic() + 300
@@ -246,7 +251,7 @@ def test_a_run_killed_at_any_stage_ends_the_same(sign: str, tmp_path: Path) -> N
     process.wait()
     assert not (killed / "summary.json").exists()
     assert start(killed).wait(timeout=300) == 0
-    assert_identical(results(killed), results(whole))
+    assert_identical(results(killed), undisturbed)
     assert not list(killed.glob(".*.tmp"))
     assert not list(killed.glob("*.ckpt"))
 

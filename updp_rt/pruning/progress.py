@@ -43,6 +43,6 @@ class Progress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with RichProgress(*columns, console=self.console, transient=True) as bar:
+        with RichProgress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
             task = bar.add_task(name, total=total, completed=done, note="")
             yield lambda note: bar.update(task, advance=1, note=note)

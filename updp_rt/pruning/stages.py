@@ -23,6 +23,7 @@ from updp_rt.blocks import (
     progressive_blocks,
     set_lambda,
 )
+from updp_rt.pruning.figures import draw_blocks, draw_search, draw_training
 from updp_rt.pruning.latency import LatencyTable, describe_device, measure_latency
 from updp_rt.pruning.progressive import progressive_losses
 from updp_rt.pruning.recalibrate import recalibrate
@@ -109,13 +110,10 @@ def search_subnet(run: Run) -> SearchResult:
 
 def train_subnet(run: Run) -> nn.Module:
     """Stage 3: the chosen subnet, trained while λ goes from 0 to 1, from the given weights."""
-    config = run.config
-    bodies = run.load(SEARCH, SearchResult).bodies
-    subnet = make_progressive(run.model, bodies)
     if run.has(SUBNET):
-        run.load_state(SUBNET, subnet)
-        set_lambda(subnet, 1.0)
-        return subnet.to(run.device).eval()
+        return load_subnet(run)
+    config = run.config
+    subnet = make_progressive(run.model, run.load(SEARCH, SearchResult).bodies)
     calibrate(subnet, run.training_images(CALIBRATION_IMAGES))
     teacher = run.model.to(run.device).eval() if config.distill > 0 else None
     steps = config.epochs * -(-len(run.train_loader) // (config.accumulate * run.accelerator.num_processes))
@@ -127,7 +125,9 @@ def train_subnet(run: Run) -> nn.Module:
         progressive_losses(
             ramp, config.schedule, teacher=teacher, distill=config.distill, label_smoothing=config.label_smoothing
         ),
-        _recipe(run, config.epochs, config.lr),
+        # The rate falls once λ is 1: the hardest steps are the last of the ramp. The same for --direct, so that the two
+        # differ in λ alone.
+        _recipe(run, config.epochs, config.lr, hold=config.ramp),
         stage="subnet",
         accelerator=run.accelerator,
         progress=run.progress,
@@ -142,27 +142,31 @@ def train_subnet(run: Run) -> nn.Module:
     return subnet.eval()
 
 
+def load_subnet(run: Run) -> nn.Module:
+    """The trained subnet at λ = 1, as stage 3 stored it."""
+    subnet = run.load_state(SUBNET, make_progressive(run.model, run.load(SEARCH, SearchResult).bodies))
+    set_lambda(subnet, 1.0)
+    return subnet.to(run.device).eval()
+
+
 def merge_subnet(run: Run) -> nn.Module:
     """Stage 4: the merged model, stored by `updp_rt.save`, with a summary of what it is against the baseline."""
-    subnet = train_subnet(run)
+    subnet = load_subnet(run)
     bodies = run.load(SEARCH, SearchResult).bodies
-    forms = latency_table(run).choose_forms(bodies)
-    merged = merge_model(subnet, forms)
+    table = latency_table(run)
+    merged = merge_model(subnet, table.choose_forms(bodies))
     if run.main and not run.has(SUMMARY):
         summary = summarize(run, subnet, merged)
         accuracy = summary["merged"]["accuracy"]
         save(merged.cpu(), run.folder / MERGED, model_args=run.model_args, accuracy=accuracy)
-        draw_pictures(run, summary)
+        draw_pictures(run, table, summary)
         write_json(run.folder / SUMMARY, summary)
     run.accelerator.wait_for_everyone()
     return merged.to(run.device)
 
 
-def draw_pictures(run: Run, summary: dict[str, Any]) -> None:
+def draw_pictures(run: Run, table: LatencyTable, summary: dict[str, Any]) -> None:
     """``search.png``, ``training.png`` and ``blocks.png`` in the run's folder."""
-    from updp_rt.pruning.figures import draw_blocks, draw_search, draw_training
-
-    table = latency_table(run)
     draw_search(run.load(SEARCH, SearchResult), table, run.folder / "search.png")
     draw_training(run.folder / HISTORY, run.folder / "training.png", summary["baseline"]["val_accuracy"])
     draw_blocks(table, summary, run.folder / "blocks.png")
@@ -207,8 +211,8 @@ def summarize(run: Run, subnet: nn.Module, merged: nn.Module) -> dict[str, Any]:
     }
 
 
-def _recipe(run: Run, epochs: int, lr: float) -> Recipe:
-    return Recipe(epochs, lr, run.config.weight_decay, run.config.warmup, run.config.seed)
+def _recipe(run: Run, epochs: int, lr: float, hold: float = 0.0) -> Recipe:
+    return Recipe(epochs, lr, run.config.weight_decay, run.config.warmup, hold, run.config.seed)
 
 
 def _finish(run: Run, checkpoint: Path) -> None:

@@ -27,12 +27,13 @@ History = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `fit` needs to know of the optimisation: AdamW, warm-up, then a cosine to zero."""
+    """What `fit` needs to know of the optimisation: AdamW, with the learning rate that `rate` gives."""
 
     epochs: int
     lr: float
     weight_decay: float = 0.05
     warmup: float = 0.05
+    hold: float = 0.0
     seed: int = 0
 
 
@@ -47,6 +48,7 @@ class Checkpointed:
 def make_accelerator(mixed_precision: str = "no", accumulate: int = 1) -> Accelerator:
     """Accelerate's view of the devices at hand; blocks that a subnet skips have no gradient, hence the handler."""
     return Accelerator(
+        cpu=not torch.accelerator.is_available(),  # or several CPU processes would not find each other
         mixed_precision=mixed_precision,
         gradient_accumulation_steps=accumulate,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
@@ -96,7 +98,7 @@ def fit(
             for batch, (images, labels) in enumerate(loader):
                 step = epoch * steps_per_epoch + batch // accelerator.gradient_accumulation_steps
                 for group in optimizer.param_groups:
-                    group["lr"] = recipe.lr * group.get("lr_scale", 1.0) * rate(step, total, recipe.warmup)
+                    group["lr"] = recipe.lr * group.get("lr_scale", 1.0) * rate(step, total, recipe.warmup, recipe.hold)
                 with accelerator.accumulate(model):
                     for loss in losses(model, images, labels, step):
                         accelerator.backward(loss)
@@ -126,11 +128,16 @@ def label_losses(label_smoothing: float = 0.0) -> Losses:
     return losses
 
 
-def rate(step: int, total: int, warmup: float) -> float:
-    """Learning rate of `step` as a share of the full one: linear warm-up, then half a cosine to zero."""
-    start = warmup * total
+def rate(step: int, total: int, warmup: float, hold: float = 0.0) -> float:
+    """Learning rate of `step` as a share of the full one: linear warm-up, full until `hold`, half a cosine to zero.
+
+    `warmup` and `hold` are shares of the `total` steps.
+    """
+    if step < warmup * total:
+        return (step + 1) / (warmup * total + 1)
+    start = max(warmup, hold) * total
     if step < start:
-        return (step + 1) / (start + 1)
+        return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - start) / max(1.0, total - start)))
 
 

@@ -98,7 +98,7 @@ def verify_model(
     size = input_size or model_input_size(model)
     bodies = pruned_bodies(model)
     baseline = randomize(copy.deepcopy(model).eval().to(dtype), seed)
-    images = torch.randn(2, *size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    images = torch.randn(1, *size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
     expected = _outputs(baseline, chosen, images)
     checks = []
     for body, forms in bodies.items():

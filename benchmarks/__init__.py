@@ -1,0 +1,1 @@
+"""Measurements: not tests. Results are kept in ``results/<device>/``."""
