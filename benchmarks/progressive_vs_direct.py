@@ -53,24 +53,21 @@ BUDGETS = {
 
 def main(models: str = ",".join(MODELS), seeds: str = "0,1,2") -> None:
     """Train and compare; one line a model and seed, then the table."""
-    console, rows = Console(), []
-    for name in models.split(","):
-        for seed in map(int, seeds.split(",")):
-            row = {"model": name, "seed": seed, **compare(name, seed)}
-            rows.append(row)
-            console.print(row)
+    console = Console()
     table = Table(title="accuracy on the digits, half the blocks pruned", title_justify="left")
     for column in ("model", "baseline", "progressive", "direct", "difference"):
         table.add_column(column)
     for name in models.split(","):
-        mine = [row for row in rows if row["model"] == name]
-        differences = [row["progressive"] - row["direct"] for row in mine]
-        cells = [_spread([row[arm] for row in mine]) for arm in ("baseline", "progressive", "direct")]
+        rows = []
+        for seed in map(int, seeds.split(",")):
+            rows.append({"seed": seed, **compare(name, seed)})
+            console.print(name, rows[-1])
+        differences = [row["progressive"] - row["direct"] for row in rows]
+        cells = [_spread([row[arm] for row in rows]) for arm in ("baseline", "progressive", "direct")]
         table.add_row(name, *cells, _spread(differences))
+        about = {"model": name, "ramp": RAMP, "batch": BATCH, "budget": vars(BUDGETS[name])}
+        console.print(f"written: {write_result(f'progressive_vs_direct-{name}', rows, **about)}")
     console.print(table)
-    budgets = {name: vars(BUDGETS[name]) for name in models.split(",")}
-    path = write_result("progressive_vs_direct", rows, ramp=RAMP, batch=BATCH, budgets=budgets)
-    console.print(f"written: {path}")
 
 
 def compare(name: str, seed: int) -> dict[str, Any]:

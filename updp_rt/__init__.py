@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+_PARTS = ("reparam", "blocks", "artifacts", "data", "pruning", "verify", "cli")
 _HOMES = {
     "load": "artifacts",
     "save": "artifacts",
@@ -47,6 +48,8 @@ make_torchvision_importable()
 
 
 def __getattr__(name: str) -> object:
+    if name in _PARTS:
+        return importlib.import_module(f"updp_rt.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'updp_rt' has no attribute {name!r}")
     return getattr(importlib.import_module(f"updp_rt.{_HOMES[name]}"), name)
