@@ -94,11 +94,24 @@ def test_lambda_rises_and_then_stays_at_one(finished: updp_rt.PruneResult) -> No
     assert all(block.lam == 1.0 for block in progressive_blocks(finished.subnet).values())
 
 
-def test_the_given_model_is_left_alone() -> None:
-    model = small_model()
+def test_the_given_model_is_left_alone(tmp_path: Path) -> None:
+    model = small_model().train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    again = small_model()
-    assert all(torch.equal(value, again.state_dict()[key]) for key, value in before.items())
+    splits = small_split("train", 32), small_split("val", 16)
+    updp_rt.prune(
+        model,
+        *splits,
+        num_pruned=2,
+        out=tmp_path,
+        epochs=1,
+        supernet_epochs=1,
+        trials=1,
+        batch_size=16,
+        show_progress=False,
+    )
+    assert model.training
+    assert not progressive_blocks(model)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_a_finished_run_is_not_run_again(finished: updp_rt.PruneResult) -> None:
@@ -204,6 +217,24 @@ def test_the_latency_goal_follows_the_front(tmp_path: Path) -> None:
 def test_distillation_and_accumulation_run(tmp_path: Path) -> None:
     result = run_pruning(tmp_path, epochs=1, supernet_epochs=1, trials=2, distill=0.5, accumulate=2, schedule="cosine")
     assert result.summary["predictions_that_differ"] == 0
+
+
+def test_mixed_precision_leaves_no_autocast_behind(tmp_path: Path) -> None:
+    """In a process of its own: Accelerate's precision is set once a process."""
+    code = _KILLED.replace("run_pruning(Path(sys.argv[1]))", _MIXED)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], env=environment, check=True, timeout=300)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["merged"]["accuracy"] == summary["subnet"]["accuracy"]
+
+
+_MIXED = """
+result = run_pruning(Path(sys.argv[1]), mixed_precision="bf16", supernet_epochs=1, epochs=1, trials=2)
+assert "forward" not in vars(result.subnet), vars(result.subnet)["forward"]
+x = torch.randn(4, 3, 32, 32)
+with torch.no_grad():
+    torch.testing.assert_close(result.merge()(x), result.subnet(x), rtol=1e-4, atol=1e-4)
+"""
 
 
 _KILLED = """

@@ -49,7 +49,7 @@ def draw_search(search: SearchResult, table: LatencyTable, path: Path) -> None:
     axes.axvline(table.model_ms, color=BASELINE, linestyle="--", label=f"baseline's latency, {table.model_ms:.3g} ms")
     axes.set_xlabel(f"latency by the per-block table, ms (batch {table.batch_size}, {table.device})")
     axes.set_ylabel("validation accuracy, %")
-    axes.legend(frameon=False, fontsize=9)
+    _legend(figure, axes)
     _save(figure, path)
 
 
@@ -71,9 +71,7 @@ def draw_training(history: Path, path: Path, baseline_accuracy: float | None = N
     right.set_ylim(-0.02, 1.05)
     right.set_ylabel("λ")
     right.spines["top"].set_visible(False)
-    handles, labels = axes.get_legend_handles_labels()
-    more_handles, more_labels = right.get_legend_handles_labels()
-    axes.legend(handles + more_handles, labels + more_labels, frameon=False, fontsize=9, loc="lower right")
+    _legend(figure, axes, right)
     _save(figure, path)
 
 
@@ -95,9 +93,7 @@ def draw_blocks(table: LatencyTable, summary: dict[str, Any], path: Path) -> Non
     axes.invert_yaxis()
     axes.margins(x=0.15)
     axes.set_xlabel(f"latency, ms (batch {table.batch_size}, {table.device})")
-    handles, labels = axes.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    axes.legend(unique.values(), unique.keys(), frameon=False, fontsize=9)
+    _legend(figure, axes)
     _save(figure, path)
 
 
@@ -109,6 +105,13 @@ def _figure(title: str, height: float = 4.2) -> tuple[Figure, Axes]:
         axes.spines[side].set_visible(False)
     axes.grid(alpha=0.25)
     return figure, axes
+
+
+def _legend(figure: Figure, *axes: Axes) -> None:
+    """One legend below the axes, where it covers nothing; equal entries once."""
+    entries = [entry for each in axes for entry in zip(*each.get_legend_handles_labels(), strict=True)]
+    unique = {label: handle for handle, label in entries}
+    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -59,7 +60,7 @@ class Run:
         model_args: dict[str, Any] | None = None,
         show_progress: bool = True,
     ) -> None:
-        self.model, self.folder, self.config = model, Path(folder), config
+        self.model, self.folder, self.config = copy.deepcopy(model), Path(folder), config
         self.names = prunable_blocks(model)
         self.accelerator = make_accelerator(config.mixed_precision, config.accumulate)
         self.main = self.accelerator.is_main_process

@@ -114,6 +114,8 @@ def fit(
             progress.log(f"{stage}: " + ", ".join(f"{k} {v:.4g}" for k, v in record.items()))
             if accelerator.is_main_process:
                 _save_checkpoint(checkpoint, bare, optimizer, epoch + 1, history)
+    for name in ("forward", "_original_forward"):  # Accelerate's autocast around the model's own forward
+        vars(bare).pop(name, None)
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     return history
