@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 
 import updp_rt
 from updp_rt.artifacts import ArtifactError, read_manifest
-from updp_rt.artifacts.atomic import atomic_path, write_text
+from updp_rt.artifacts.atomic import atomic_path, remove_leftovers, write_text
 from updp_rt.blocks import make_progressive, merge_model, model_input_size, prunable_blocks, set_lambda
 from updp_rt.verify.randomize import randomize
 
@@ -208,6 +209,15 @@ def test_pickled_weights_are_not_unpickled(saved: Path) -> None:
     with pytest.raises(ArtifactError, match="not a safetensors file"):
         updp_rt.load(saved)
     assert not (saved / "exploded").exists()
+
+
+def test_leftovers_of_killed_processes_are_removed_and_those_of_others_kept(tmp_path: Path) -> None:
+    dead, alive = tmp_path / ".a.ckpt.4194305.tmp", tmp_path / f".b.json.{os.getpid()}.tmp"
+    dead.touch()
+    alive.touch()
+    remove_leftovers(tmp_path)
+    assert not dead.exists()
+    assert alive.exists()
 
 
 def test_atomic_writes_leave_nothing_half_written(tmp_path: Path) -> None:

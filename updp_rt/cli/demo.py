@@ -78,9 +78,12 @@ def demo(
         print_json(result.summary)
         return
     out.print(summary_table(result.summary))
-    out.print(f"merged model: {result.folder / 'merged'}")
-    out.print(f"pictures: {result.folder}/search.png, training.png, blocks.png")
-    out.print(f"prune your own: updp-rt prune {model} --checkpoint your.safetensors --data your/images --num-pruned 6")
+    out.print(f"merged model: {result.folder / 'merged'}", soft_wrap=True)
+    out.print(f"pictures: {result.folder}/search.png, training.png, blocks.png", soft_wrap=True)
+    out.print(
+        f"prune your own: updp-rt prune {model} --checkpoint your.safetensors --data your/images --num-pruned 6",
+        soft_wrap=True,
+    )
 
 
 def _trained_baseline(name: str, splits: Splits, budget: _Budget, seed: int, folder: Path) -> nn.Module:

@@ -131,7 +131,9 @@ def _report(folder: Path, json: bool) -> None:
         print_json(summary)
         return
     out.print(summary_table(summary))
-    out.print(f"merged model: {folder / 'merged'}   pictures: {folder}/search.png, training.png, blocks.png")
+    out.print(
+        f"merged model: {folder / 'merged'}   pictures: {folder}/search.png, training.png, blocks.png", soft_wrap=True
+    )
 
 
 def _parse_settings(settings: list[str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from updp_rt.artifacts.atomic import atomic_path
 from updp_rt.pruning.latency import LatencyTable
@@ -64,6 +65,7 @@ def draw_training(history: Path, path: Path, baseline_accuracy: float | None = N
     if baseline_accuracy is not None:
         axes.axhline(100 * baseline_accuracy, color=BASELINE, linestyle="--", label="baseline")
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("validation accuracy, %")
     right = axes.twinx()
     lambdas = [float(row["lambda"]) for row in rows]

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from updp_rt.artifacts.atomic import atomic_path, write_json, write_text
+from updp_rt.artifacts.atomic import atomic_path, remove_leftovers, write_json, write_text
 from updp_rt.artifacts.describe import cpu_state, describe_model
 from updp_rt.blocks import model_input_size, prunable_blocks
 from updp_rt.data import Loader, first_images, make_loader
@@ -132,6 +132,8 @@ class Run:
 
     def _claim_folder(self) -> None:
         path = self.folder / "run.json"
+        if self.main:
+            remove_leftovers(self.folder)
         if self.main and not path.exists():
             if self.folder.exists() and any(p.name != "log.txt" for p in self.folder.iterdir()):
                 raise RunError(f"{self.folder}: not empty and no run of updp_rt; choose another folder")

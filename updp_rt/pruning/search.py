@@ -14,6 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import BaseModel, ConfigDict
 
+from updp_rt.artifacts.atomic import is_alive
 from updp_rt.pruning.progress import Progress
 
 STUDY = "updp"
@@ -155,15 +156,7 @@ def _drop_dead_trials(study: optuna.Study) -> None:
     """Give up the trials of processes that are gone, so that they neither count nor shift the seeds."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         host, _, process = str(trial.user_attrs.get("worker", "")).rpartition(":")
-        if not process or (host == socket.gethostname() and (int(process) == os.getpid() or not _alive(int(process)))):
+        if not process or (
+            host == socket.gethostname() and (int(process) == os.getpid() or not is_alive(int(process)))
+        ):
             study.tell(trial.number, state=TrialState.FAIL)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
