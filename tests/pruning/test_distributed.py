@@ -30,5 +30,5 @@ def test_prune_under_torchrun(tmp_path: Path) -> None:
     steps = [int(line.split(",")[1]) for line in history[1:]]
     assert steps == [8, 16]  # 16 batches an epoch, shared by two processes
     search = json.loads((tmp_path / "run" / "search.json").read_text())
-    assert 4 <= len(search["candidates"]) <= 5
+    assert len(search["candidates"]) == 4
     updp_rt.load(tmp_path / "run" / "merged")

@@ -56,6 +56,7 @@ def test_a_run_leaves_its_results_and_pictures(finished: updp_rt.PruneResult) ->
         "latency.json",
         "supernet.safetensors",
         "search.journal",
+        "search.lock",
         "search.json",
         "subnet.safetensors",
         "history.csv",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -88,14 +90,15 @@ def search_blocks(
         directions=["maximize"] if num_pruned is not None else ["maximize", "minimize"],
         load_if_exists=True,
     )
-    _drop_dead_trials(study)
     known = {candidate.blocks: candidate.accuracy for candidate in _candidates(study)}
-    with progress.task("search", trials, len(_finished(study))) as advance:
-        while (count := _started(study)) < trials:
-            # A sampler of its own for each trial: what it draws depends on the seed and on how many went before.
-            study.sampler = NSGAIISampler(seed=seed * 100_003 + count, population_size=max(4, min(20, trials // 4)))
-            trial = study.ask()
-            trial.set_user_attr("worker", _worker())
+    with progress.task("search", trials, len(known)) as advance:
+        while True:
+            trial = _next_trial(study, storage, trials, seed)
+            if trial is None and not _running(study):
+                break
+            if trial is None:  # another process is at the last ones
+                time.sleep(0.1)
+                continue
             blocks = _decode(trial, names, num_pruned)
             accuracy = known[blocks] if blocks in known else evaluate(blocks)
             known[blocks] = accuracy
@@ -129,12 +132,23 @@ def _decode(trial: Trial, names: Sequence[str], num_pruned: int | None) -> tuple
     return tuple(name for name in names if name in largest)
 
 
-def _finished(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+def _next_trial(study: optuna.Study, storage: Path, trials: int, seed: int) -> Trial | None:
+    """A trial of this process, or None where all are taken; one process at a time may ask."""
+    with storage.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _drop_dead_trials(study)
+        count = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING)))
+        if count >= trials:
+            return None
+        # A sampler of its own for each trial: what it draws depends on the seed and on how many went before.
+        study.sampler = NSGAIISampler(seed=seed * 100_003 + count, population_size=max(4, min(20, trials // 4)))
+        trial = study.ask()
+        trial.set_user_attr("worker", _worker())
+        return trial
 
 
-def _started(study: optuna.Study) -> int:
-    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING)))
+def _running(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
 def _candidates(study: optuna.Study) -> list[Candidate]:
@@ -144,7 +158,7 @@ def _candidates(study: optuna.Study) -> list[Candidate]:
             accuracy=trial.user_attrs["accuracy"],
             latency_ms=trial.user_attrs["latency_ms"],
         )
-        for trial in _finished(study)
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     ]
 
 
@@ -153,8 +167,11 @@ def _worker() -> str:
 
 
 def _drop_dead_trials(study: optuna.Study) -> None:
-    """Give up the trials of processes that are gone, so that they neither count nor shift the seeds."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+    """Give up the trials of processes that are gone, so that they neither count nor shift the seeds.
+
+    A trial that names no process was asked for by one that died with the lock.
+    """
+    for trial in _running(study):
         host, _, process = str(trial.user_attrs.get("worker", "")).rpartition(":")
         if not process or (
             host == socket.gethostname() and (int(process) == os.getpid() or not is_alive(int(process)))
