@@ -16,7 +16,7 @@ from tests.pruning.conftest import small_model
 
 def test_prune_under_torchrun(tmp_path: Path) -> None:
     save_file(small_model().state_dict(), tmp_path / "start.safetensors")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29617"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     command += ["-m", "updp_rt.cli", "prune", "test_vit", "--checkpoint", str(tmp_path / "start.safetensors")]
     command += ["--img-size", "32", "--num-pruned", "2", "--epochs", "2", "--trials", "4", "--batch-size", "64"]
     command += ["--set", "supernet_epochs=1", "--out", str(tmp_path / "run"), "--json"]

@@ -128,10 +128,24 @@ def test_recalibration_sets_statistics_to_the_plain_mean_and_nothing_else() -> N
     assert all(torch.equal(value, weights[key]) for key, value in model.named_parameters())
 
 
-def test_side_by_side_timing_tells_fast_from_slow() -> None:
-    small, large = torch.randn(40, 40), torch.randn(900, 900)
-    times = time_side_by_side({"large": lambda: large @ large, "small": lambda: small @ small}, rounds=5)
-    assert times["small"] < times["large"]
+def test_side_by_side_timing_takes_turns_and_gives_medians(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that only the candidates move: the slow one drifts, and is hit by a spike."""
+    now, order, drift = 0.0, [], iter([0.0] * 3 + [1.0, 2.0, 90.0, 3.0, 4.0])
+
+    def slow() -> None:
+        nonlocal now
+        now += 5.0 + next(drift)
+        order.append("slow")
+
+    def fast() -> None:
+        nonlocal now
+        now += 2.0
+        order.append("fast")
+
+    monkeypatch.setattr("updp_rt.pruning.timing.time.perf_counter", lambda: now)
+    times = time_side_by_side({"slow": slow, "fast": fast}, rounds=5)
+    assert times == {"slow": 5.0 + 3.0, "fast": 2.0}
+    assert order[-10:] == ["slow", "fast"] * 5
 
 
 def test_the_latency_table_measures_every_form_of_every_block() -> None:

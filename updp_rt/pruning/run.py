@@ -19,10 +19,11 @@ from torch.utils.data import Dataset
 
 from updp_rt.artifacts.atomic import atomic_path, remove_leftovers, write_json, write_text
 from updp_rt.artifacts.describe import cpu_state, describe_model
-from updp_rt.blocks import model_input_size, prunable_blocks
+from updp_rt.blocks import model_input_size, prunable_blocks, pruned_bodies
 from updp_rt.data import Loader, first_images, make_loader
 from updp_rt.pruning.config import PruneConfig
 from updp_rt.pruning.progress import Progress
+from updp_rt.pruning.search import check_num_pruned
 from updp_rt.pruning.trainer import evaluate, make_accelerator, seed_everything
 
 Data = Dataset[Any] | Loader
@@ -45,7 +46,7 @@ class Run:
 
     Raises:
         RunError: `folder` holds another run. `ArtifactError`, `UnsupportedModelError`: the model cannot be pruned or
-            could not be saved afterwards.
+            could not be saved afterwards. ValueError: more blocks to prune than there are, or an unknown body.
     """
 
     def __init__(
@@ -62,6 +63,9 @@ class Run:
     ) -> None:
         self.model, self.folder, self.config = copy.deepcopy(model), Path(folder), config
         self.names = prunable_blocks(model)
+        check_num_pruned(self.names, config.num_pruned)
+        if config.body not in ("auto", *pruned_bodies(model)):
+            raise ValueError(f"no pruned body {config.body!r}; choose auto or one of {', '.join(pruned_bodies(model))}")
         self.accelerator = make_accelerator(config.mixed_precision, config.accumulate)
         self.main = self.accelerator.is_main_process
         self.progress = Progress(self.folder / "log.txt" if self.main else None, show=show_progress and self.main)
@@ -100,9 +104,9 @@ class Run:
         images = self.training_images(self.config.recalibration_batches * size)
         return list(torch.split(images, size))
 
-    def evaluate(self, model: nn.Module, *, test: bool = False) -> float:
-        """Accuracy on the validation split, or on the test split."""
-        return evaluate(model, self.test_loader if test else self.val_loader, self.device)
+    def evaluate(self, model: nn.Module) -> float:
+        """Accuracy on the validation split."""
+        return evaluate(model, self.val_loader, self.device)
 
     # What stages store: each file is wholly there or not at all.
 

@@ -79,8 +79,7 @@ def search_blocks(
     Raises:
         ValueError: more blocks to prune than there are, or no candidate is fast enough.
     """
-    if num_pruned is not None and not 1 <= num_pruned <= len(names):
-        raise ValueError(f"num_pruned is {num_pruned}, but this model has {len(names)} prunable blocks")
+    check_num_pruned(names, num_pruned)
     progress = progress or Progress(show=False)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage.parent.mkdir(parents=True, exist_ok=True)
@@ -111,6 +110,12 @@ def search_blocks(
             advance(f"best {max(known.values()):.3f}")
     candidates = _candidates(study)
     return candidates, _choose(candidates, max_latency_ms)
+
+
+def check_num_pruned(names: Sequence[str], num_pruned: int | None) -> None:
+    """Raise `ValueError` where there are not so many blocks to prune."""
+    if num_pruned is not None and not 1 <= num_pruned <= len(names):
+        raise ValueError(f"num_pruned is {num_pruned}, but this model has {len(names)} prunable blocks")
 
 
 def _choose(candidates: list[Candidate], max_latency_ms: float | None) -> Candidate:
