@@ -44,9 +44,9 @@ class Budget:
 
 
 BUDGETS = {
-    "resnet34": Budget(10, 1e-3, 10, 3e-4),
+    "resnet34": Budget(10, 1e-3, 10, 1e-4),
     "mobilenetv2_100": Budget(30, 2e-3, 8, 1e-3),
-    "convnext_tiny": Budget(10, 5e-4, 4, 3e-4),
+    "convnext_tiny": Budget(10, 5e-4, 4, 5e-5),
     "deit_tiny_patch16_224": Budget(30, 1e-3, 8, 5e-4),
 }
 
