@@ -8,6 +8,7 @@ are the same for every family, and stand here.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -113,7 +114,7 @@ class MergeOrigin(NamedTuple):
     form: str
 
 
-class ProgressiveBlock(nn.Module):
+class ProgressiveBlock(nn.Module, ABC):
     """Base of the four families' blocks.
 
     Holds the timm block (``block``, its weights shared by both forms) and the pruned form's own norms (``norms``).
@@ -144,13 +145,13 @@ class ProgressiveBlock(nn.Module):
 
     # What a family says of its block.
 
+    @abstractmethod
     def new_norms(self) -> dict[str, nn.Module]:
         """The BatchNorms of the pruned form, by name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def steps(self) -> list[Step]:
         """The chain between the block's head and its skip."""
-        raise NotImplementedError
 
     def head(self, x: Tensor) -> Tensor:
         """What stands before the chain and is kept as it is (a transformer's attention)."""
@@ -164,17 +165,17 @@ class ProgressiveBlock(nn.Module):
         """Stochastic depth of the chain's branch, while training."""
         return y
 
+    @abstractmethod
     def activation(self) -> nn.Module:
         """What closes the pruned block."""
-        raise NotImplementedError
 
     def end(self, y: Tensor) -> Tensor:
         """What closes the baseline block; nothing, unless the family says otherwise."""
         return y
 
+    @abstractmethod
     def build_merged(self, chain: list[AffineConv], form: str) -> nn.Module:
         """The merged block from its linear chain, norms folded and padding at its head, in plain torch modules."""
-        raise NotImplementedError
 
     # What holds for every family.
 
