@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,12 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from tests.pruning.conftest import small_model, small_split
-from updp_rt.blocks import ProgressiveBlock, make_progressive, progressive_blocks, prunable_blocks
+from updp_rt.artifacts import read_manifest
+from updp_rt.blocks import ProgressiveBlock, inspect, make_progressive, progressive_blocks, prunable_blocks
 from updp_rt.data import first_images, make_loader
+from updp_rt.pruning import PruneConfig, Run
 from updp_rt.pruning.latency import BlockLatency, LatencyTable, measure_latency
+from updp_rt.pruning.pipeline import STAGES, merge_folder, run_stage
 from updp_rt.pruning.progress import Progress
 from updp_rt.pruning.progressive import lambda_at, progressive_losses
 from updp_rt.pruning.recalibrate import recalibrate
@@ -163,6 +167,21 @@ def test_the_latency_table_measures_every_form_of_every_block() -> None:
     assert bodies == {"layer1.0": "full"}
     assert table.estimate_ms({}) == table.model_ms
     assert LatencyTable.model_validate_json(table.model_dump_json()) == table
+
+
+def test_costs_and_latencies_are_of_the_images_at_hand(tmp_path: Path) -> None:
+    """A CNN's timm configuration says 224; the data say 32."""
+    model = timm.create_model("mobilenetv2_035", num_classes=10)
+    config = PruneConfig(num_pruned=2, supernet_epochs=0, trials=1, epochs=1, batch_size=16)
+    run = Run(model, small_split("train", 32), small_split("val", 16), tmp_path, config, show_progress=False)
+    assert run.example.shape == (16, 3, 32, 32)
+    for stage in STAGES:
+        run_stage(run, stage)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["input_size"] == [3, 32, 32]
+    assert summary["baseline"]["macs"] == inspect(model, (3, 32, 32)).cost.macs
+    assert read_manifest(tmp_path / "merged").input_size == (3, 32, 32)
+    assert read_manifest(merge_folder(tmp_path, tmp_path / "again")).input_size == (3, 32, 32)
 
 
 def test_a_form_must_be_clearly_faster_to_replace_the_first() -> None:

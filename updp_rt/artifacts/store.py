@@ -32,7 +32,12 @@ class _Header(BaseModel):
 
 
 def save(
-    model: nn.Module, folder: str | Path, *, model_args: dict[str, object] | None = None, accuracy: float | None = None
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    model_args: dict[str, object] | None = None,
+    input_size: tuple[int, int, int] | None = None,
+    accuracy: float | None = None,
 ) -> Path:
     """Write a merged (or plain timm) model to `folder`; `load` gives it back bit for bit.
 
@@ -41,6 +46,7 @@ def save(
 
     Args:
         model_args: arguments of ``timm.create_model`` beyond those that can be read off the model.
+        input_size: ``(channels, height, width)`` of the images it is for, recorded; the model's own by default.
         accuracy: share of images classified right, recorded if known.
 
     Raises:
@@ -52,7 +58,7 @@ def save(
     payload = save_tensors(state)
     digest = hashlib.sha256(payload).hexdigest()
     manifest = Manifest(
-        **dict(description),
+        **{**dict(description), "input_size": input_size or description.input_size},
         weights=f"model-{digest[:16]}.safetensors",
         sha256=digest,
         versions=versions(),

@@ -71,7 +71,12 @@ def merge_folder(folder: str | Path, out: str | Path | None = None, form: str = 
     forms = dict.fromkeys(search.bodies, form)
     if form == "auto":
         forms = read_result(folder / LATENCY, LatencyTable).choose_forms(search.bodies)
-    return save(merge_model(subnet, forms), out or folder / MERGED, model_args=identity["model_args"])
+    return save(
+        merge_model(subnet, forms),
+        out or folder / MERGED,
+        model_args=identity["model_args"],
+        input_size=tuple(identity["input_size"]),
+    )
 
 
 @dataclass(frozen=True)

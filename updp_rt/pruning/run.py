@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from updp_rt.artifacts.atomic import atomic_path, remove_leftovers, write_json, write_text
 from updp_rt.artifacts.describe import cpu_state, describe_model
-from updp_rt.blocks import model_input_size, prunable_blocks, pruned_bodies
+from updp_rt.blocks import prunable_blocks, pruned_bodies
 from updp_rt.data import Loader, first_images, make_loader
 from updp_rt.pruning.config import PruneConfig
 from updp_rt.pruning.progress import Progress
@@ -75,8 +75,12 @@ class Run:
         self.test_loader = self.val_loader if test is None else make_loader(test, size, training=False, workers=workers)
         self.has_test = test is not None
         self.model_args = model_args
+        # Of the data, not of the model's timm configuration: a CNN takes any size, and costs are of the size it sees.
+        channels, height, width = next(iter(self.val_loader))[0].shape[1:]
+        self.input_size = (channels, height, width)
         self.identity = {
             **describe_model(model, model_args).model_dump(mode="json", exclude_none=True, exclude={"blocks"}),
+            "input_size": list(self.input_size),
             "weights_sha256": fingerprint(model),
             "config": config.model_dump(),
         }
@@ -89,7 +93,7 @@ class Run:
     @cached_property
     def example(self) -> Tensor:
         """One random batch ``[batch_size, C, H, W]`` for timing, on the device."""
-        shape = (self.config.batch_size, *model_input_size(self.model))
+        shape = (self.config.batch_size, *self.input_size)
         return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.device)
 
     def training_images(self, count: int) -> Tensor:

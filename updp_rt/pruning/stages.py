@@ -19,7 +19,6 @@ from updp_rt.blocks import (
     make_progressive,
     merge_model,
     merge_origins,
-    model_input_size,
     progressive_blocks,
     set_lambda,
 )
@@ -158,7 +157,13 @@ def merge_subnet(run: Run) -> nn.Module:
     if run.main and not run.has(SUMMARY):
         summary = summarize(run, subnet, merged)
         accuracy = summary["merged"]["accuracy"]
-        save(merged.cpu(), run.folder / MERGED, model_args=run.model_args, accuracy=accuracy)
+        save(
+            merged.cpu(),
+            run.folder / MERGED,
+            model_args=run.model_args,
+            input_size=run.input_size,
+            accuracy=accuracy,
+        )
         draw_pictures(run, table, summary)
         write_json(run.folder / SUMMARY, summary)
     run.accelerator.wait_for_everyone()
@@ -187,7 +192,7 @@ def summarize(run: Run, subnet: nn.Module, merged: nn.Module) -> dict[str, Any]:
         accuracies[key] = int((predicted[key] == labels).sum()) / len(labels)
     rows: dict[str, Any] = {}
     for key, model in models.items():
-        cost, _ = count_costs(model, model_input_size(run.model))
+        cost, _ = count_costs(model, run.input_size)
         rows[key] = {
             "accuracy": accuracies[key],
             "depth": count_depth(model),
