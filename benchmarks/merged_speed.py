@@ -14,17 +14,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import MODELS, write_result
-from updp_rt.blocks import (
-    make_progressive,
-    merge_model,
-    merge_origins,
-    model_input_size,
-    prunable_blocks,
-    set_lambda,
-)
-from updp_rt.pruning.latency import measure_latency
-from updp_rt.pruning.timing import time_side_by_side
+from benchmarks.common import MODELS, merge_fastest, write_result
+from updp_rt._timing import time_side_by_side
+from updp_rt.blocks import merge_origins, model_input_size, prunable_blocks
 from updp_rt.verify import verify_model
 
 
@@ -45,14 +37,8 @@ def main(batches: str = "1,8", rounds: int = 15) -> None:
         names = prunable_blocks(model)
         for batch in map(int, batches.split(",")):
             example = torch.randn(batch, *model_input_size(model))
-            latency = measure_latency(model, example)
-            # Half the blocks: those that save most, as a search for latency alone would have it.
-            saved = {n: latency.model_ms - latency.estimate_ms(latency.choose_bodies([n])) for n in names}
-            chosen = sorted(names, key=lambda n: -saved[n])[: len(names) // 2]
-            bodies = latency.choose_bodies(chosen)
-            subnet = make_progressive(model, bodies)
-            set_lambda(subnet, 1.0)
-            merged = merge_model(subnet, latency.choose_forms(bodies))
+            pruned = len(names) // 2
+            merged = merge_fastest(model, example, pruned)
             times = time_side_by_side(
                 {"baseline": partial(model, example), "merged": partial(merged, example)}, rounds=rounds
             )
@@ -60,7 +46,7 @@ def main(batches: str = "1,8", rounds: int = 15) -> None:
             row = {
                 "model": name,
                 "batch": batch,
-                "pruned": len(chosen),
+                "pruned": pruned,
                 "blocks": len(names),
                 "forms": forms,
                 "baseline_ms": times["baseline"] * 1e3,
@@ -71,7 +57,7 @@ def main(batches: str = "1,8", rounds: int = 15) -> None:
             table.add_row(
                 name,
                 str(batch),
-                f"{len(chosen)} of {len(names)}",
+                f"{pruned} of {len(names)}",
                 ", ".join(forms),
                 f"{row['baseline_ms']:.1f} ms",
                 f"{row['merged_ms']:.1f} ms",

@@ -6,6 +6,7 @@ Names load on first use, so ``import updp_rt`` is quick, touches no GPU and comp
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from updp_rt._torchvision import make_torchvision_importable
@@ -15,12 +16,18 @@ if TYPE_CHECKING:
     from updp_rt.blocks import UnsupportedModelError, inspect
     from updp_rt.pruning import PruneConfig, PruneResult, prune
     from updp_rt.reparam import MergeError
+    from updp_rt.runtime import AccelerationError, accelerate, explain, prewarm, restore
     from updp_rt.verify import verify_model
 
 __version__ = "0.1.0"
 
-_PARTS = ("reparam", "blocks", "artifacts", "data", "pruning", "verify", "cli")
+_PARTS = ("reparam", "blocks", "artifacts", "data", "pruning", "ops", "backends", "runtime", "verify", "cli")
 _HOMES = {
+    "AccelerationError": "runtime",
+    "accelerate": "runtime",
+    "explain": "runtime",
+    "prewarm": "runtime",
+    "restore": "runtime",
     "load": "artifacts",
     "save": "artifacts",
     "UnsupportedModelError": "blocks",
@@ -33,18 +40,27 @@ _HOMES = {
 }
 
 __all__ = [
+    "AccelerationError",
     "MergeError",
     "PruneConfig",
     "PruneResult",
     "UnsupportedModelError",
+    "accelerate",
+    "explain",
     "inspect",
     "load",
+    "prewarm",
     "prune",
+    "restore",
     "save",
     "verify_model",
 ]
 
 make_torchvision_importable()
+
+# In a checkout the kernels stand beside the package; installed, they are within it.
+if not (Path(__file__).parent / "kernels").exists():
+    __path__.append(str(Path(__file__).parents[1]))
 
 
 def __getattr__(name: str) -> object:

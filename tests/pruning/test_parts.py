@@ -24,7 +24,7 @@ from updp_rt.pruning.progress import Progress
 from updp_rt.pruning.progressive import lambda_at, progressive_losses
 from updp_rt.pruning.recalibrate import recalibrate
 from updp_rt.pruning.supernet import calibrate, sandwich_losses
-from updp_rt.pruning.timing import time_side_by_side
+from updp_rt._timing import time_side_by_side
 from updp_rt.pruning.trainer import Recipe, evaluate, fit, label_losses, make_accelerator, rate
 
 
@@ -146,7 +146,7 @@ def test_side_by_side_timing_takes_turns_and_gives_medians(monkeypatch: pytest.M
         now += 2.0
         order.append("fast")
 
-    monkeypatch.setattr("updp_rt.pruning.timing.time.perf_counter", lambda: now)
+    monkeypatch.setattr("updp_rt._timing.time.perf_counter", lambda: now)
     times = time_side_by_side({"slow": slow, "fast": fast}, rounds=5)
     assert times == {"slow": 5.0 + 3.0, "fast": 2.0}
     assert order[-10:] == ["slow", "fast"] * 5

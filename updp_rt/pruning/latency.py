@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from updp_rt.blocks import find_family, prunable_blocks, set_lambda
 from updp_rt.blocks.progressive import ProgressiveBlock
 from updp_rt.pruning.progress import Progress
-from updp_rt.pruning.timing import time_side_by_side
+from updp_rt._timing import time_side_by_side
 
 CLEARLY_FASTER = 0.9  # a form replaces the one listed before it only if it is at least 10% faster: noise decides less
 

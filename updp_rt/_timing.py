@@ -8,18 +8,23 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-_ROUND_SECONDS = 2e-3  # a timed round lasts at least this long, far above the clock's grain
-
-
 def time_side_by_side(
-    candidates: Mapping[str, Callable[[], object]], *, rounds: int = 15, device: torch.device | None = None
+    candidates: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int = 15,
+    round_seconds: float = 2e-3,
+    device: torch.device | None = None,
 ) -> dict[str, float]:
-    """Median seconds a call of each candidate, after a warm-up, in `rounds` interleaved rounds."""
+    """Median seconds a call of each candidate, after a warm-up, in `rounds` interleaved rounds.
+
+    In a round each candidate is called again and again for about `round_seconds`, at least once: far above the clock's
+    grain, and long enough where a candidate must first fill the caches that the others have emptied.
+    """
     repeats = {}
     for name, call in candidates.items():
         for _ in range(2):
             call()
-        repeats[name] = max(1, round(_ROUND_SECONDS / max(_seconds(call, 1, device), 1e-9)))
+        repeats[name] = max(1, round(round_seconds / max(_seconds(call, 1, device), 1e-9)))
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():

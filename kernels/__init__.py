@@ -1,0 +1,1 @@
+"""Kernel bodies, one folder a language; installed as ``updp_rt.kernels``."""

@@ -1,0 +1,137 @@
+"""Kernels compiled ahead of time, without a device: for checked-in budgets, emulation and shipping code objects."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Set
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, CompiledKernel
+
+from .conv2d import conv2d_kernel
+from .depthwise_pointwise import PATCH_W, depthwise_pointwise_kernel
+from .dual_linear import dual_linear_kernel
+from .epilogue import epilogue_kernel
+from .linear import linear_kernel
+from .tiles import Tile
+
+KERNELS = {
+    "linear": linear_kernel,
+    "conv2d": conv2d_kernel,
+    "depthwise_pointwise": depthwise_pointwise_kernel,
+    "dual_linear": dual_linear_kernel,
+    "epilogue": epilogue_kernel,
+}
+_POINTERS = {"x", "a", "y", "weight", "w_x", "w_a", "w_dw", "w_pw", "bias", "b_dw", "b_pw", "residual"}
+_BIASES = {"bias", "b_dw", "b_pw"}
+_MULTIPLES = {"k", "k_x", "k_a", "n", "channels", "out_channels", "stride_x", "stride_a", "stride_residual", "stride_y"}
+_TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+_AMD_OPTIONS = ("waves_per_eu", "matrix_instr_nonkdim", "kpack")
+
+
+def target(arch: str) -> GPUTarget:
+    """Triton's target for ``gfx908``, ``sm_90`` and the like."""
+    return GPUTarget("cuda", int(arch[3:]), 32) if arch.startswith("sm_") else GPUTarget("hip", arch, 64)
+
+
+def compile_kernel(
+    operator: str,
+    dtype: torch.dtype,
+    tile: Tile,
+    arch: str,
+    *,
+    act: str = "gelu",
+    bias: bool = True,
+    residual: bool = True,
+    aligned: bool = True,
+    kernel_size: tuple[int, int] = (3, 3),
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (1, 1),
+) -> CompiledKernel:
+    """Compile one operator as a launch on a device would.
+
+    Args:
+        operator, dtype, tile, arch: what to compile; all tensors, biases too, have `dtype`.
+        act, bias, residual: the epilogue; without bias or residual their arguments vanish from the kernel's own.
+        aligned: whether depths, channels and row distances are multiples of 16 (and of the tile's depth).
+        kernel_size, stride, padding: of the convolutions.
+
+    Returns:
+        Triton's compiled kernel: ``asm`` by stage, ``metadata.shared`` bytes of LDS or shared memory to launch with.
+
+    Raises:
+        RuntimeError: Triton runs as an interpreter in this process.
+    """
+    kernel = KERNELS[operator]
+    constants: dict[str, object] = {
+        "ACT": act,
+        "UNIT": 8 if aligned else 1,
+        "PATCH_W": PATCH_W,
+        **dict.fromkeys(("EVEN_K", "EVEN_K_X", "EVEN_K_A"), aligned),
+        **dict(zip(("KERNEL_H", "KERNEL_W"), kernel_size, strict=True)),
+        **dict(zip(("STRIDE_H", "STRIDE_W"), stride, strict=True)),
+        **dict(zip(("PAD_H", "PAD_W"), padding, strict=True)),
+        **({} if bias else dict.fromkeys(_BIASES)),
+        **({} if residual else {"residual": None}),
+    }
+    names = [name for name in kernel.arg_names if name not in constants]
+    types = {name: pointer_type(dtype) if name in _POINTERS else "i32" for name in names}
+    multiples = _POINTERS | _MULTIPLES if aligned else _POINTERS
+    return build(kernel, tile, arch, types=types, constants=constants, multiples=multiples, near=_POINTERS)
+
+
+def pointer_type(dtype: torch.dtype) -> str:
+    """Triton's type of a pointer to `dtype`."""
+    return "*" + _TYPES[dtype]
+
+
+def build(
+    kernel: triton.JITFunction,
+    tile: Tile,
+    arch: str,
+    *,
+    types: dict[str, str],
+    constants: dict[str, object],
+    multiples: Set[str],
+    near: Set[str],
+) -> CompiledKernel:
+    """Compile `kernel` for arguments of which this is known.
+
+    Args:
+        types: Triton's types of the arguments of a launch.
+        constants: values of those compiled in, the tile's apart.
+        multiples: arguments that are multiples of 16, addresses in bytes.
+        near: pointers to tensors within 2 GB.
+
+    Raises:
+        RuntimeError: Triton runs as an interpreter in this process.
+    """
+    if triton.knobs.runtime.interpret:
+        raise RuntimeError("nothing compiles under TRITON_INTERPRET=1")
+    constants = {**tile.arguments, **constants}
+    signature, constexprs, attributes = {}, {}, {}
+    for position, name in enumerate(kernel.arg_names):
+        signature[name] = "constexpr" if name in constants else types[name]
+        if name in constants:
+            constexprs[position,] = constants[name]
+            continue
+        known = [["tt.divisibility", 16]] if name in multiples else []
+        if name in near and arch.startswith("gfx"):
+            known.append(["tt.pointer_range", 32])
+        attributes[position,] = known
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constexprs, attrs=attributes)
+    options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+    if arch.startswith("gfx"):
+        options |= {name: tile.arguments[name] for name in _AMD_OPTIONS}
+    return triton.compile(source, target=target(arch), options=options)
+
+
+def kernel_source_hash() -> str:
+    """SHA-256 over the names and texts of this folder's Python files: what compiled kernels are valid for."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()

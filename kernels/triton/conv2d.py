@@ -1,0 +1,180 @@
+"""A convolution with bias, residual and activation in one kernel: implicit matrix product over channels-last memory."""
+# ruff: noqa: N803 - constexpr arguments are upper-case, as in Triton's own kernels
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .activation import check_activation
+from .gemm import multiple, rows_of_tile, store_tile, tile_position
+from .launch import check, check_dtypes, check_image, check_shape, common_unit, output_size, wrap_triton
+from .tiles import Tile, tile_for
+
+
+@triton.jit
+def conv2d_kernel(
+    x,
+    weight,
+    bias,
+    residual,
+    y,
+    pixels,
+    height,
+    width,
+    channels,
+    out_height,
+    out_width,
+    out_channels,
+    KERNEL_H: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    PAD_H: tl.constexpr,
+    PAD_W: tl.constexpr,
+    UNIT: tl.constexpr,
+    ACT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    waves_per_eu: tl.constexpr,
+    matrix_instr_nonkdim: tl.constexpr,
+    kpack: tl.constexpr,
+):
+    # Rows are output pixels. In channels-last memory the pixels under one row of the kernel are one contiguous run of
+    # KERNEL_W * channels values, in x and in the weight alike: the depth is walked run by run, without any division,
+    # and few channels (a stem's 3) fill a step as well as many do. The run leaves the image at its left or right
+    # exactly where its position leaves 0 .. width * channels.
+    channels = multiple(channels, UNIT)
+    out_channels = multiple(out_channels, UNIT)
+    tile_m, tile_n = tile_position(pixels, out_channels, BLOCK_M, BLOCK_N, GROUP_M)
+    rows = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    cols = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    run = KERNEL_W * channels
+    line = width * channels
+
+    pixel = tl.minimum(rows, pixels - 1)
+    top = pixel // out_width % out_height * STRIDE_H - PAD_H
+    left = (pixel % out_width * STRIDE_W - PAD_W) * channels
+    image = pixel // (out_width * out_height)
+    first_image = tile_m * BLOCK_M // (out_width * out_height)
+    # The lanes' own offsets start at the unpadded corner, so none is negative, as gfx9's buffer loads need it;
+    # all that is uniform, the padding too, goes into the scalar base.
+    # (Casts are functions: an argument that is 1 is compiled in and has no methods.)
+    wide_line = tl.cast(line, tl.int64)
+    offset = ((image - first_image) * height + top + PAD_H) * wide_line + left + PAD_W * channels
+    x += (tl.cast(first_image, tl.int64) * height - PAD_H) * wide_line - PAD_W * channels
+    w_rows = rows_of_tile(weight, tile_n * BLOCK_N, out_channels, KERNEL_H * run, BLOCK_N)
+
+    depth = tl.arange(0, BLOCK_K)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    tap = 0
+    start = 0
+    for _ in range(0, KERNEL_H * tl.cdiv(run, BLOCK_K)):
+        in_run = start + depth < run
+        position = left[:, None] + (start + depth)[None, :]
+        in_image = (position >= 0) & (position < line) & ((top + tap >= 0) & (top + tap < height))[:, None]
+        x_tile = x + (tap * wide_line + start) + offset[:, None] + depth[None, :]
+        w_tile = w_rows[None, :] + (tap * run + start + depth)[:, None]
+        values = tl.load(x_tile, mask=in_image & in_run[None, :], other=0.0)
+        weights = tl.load(w_tile, mask=in_run[:, None], other=0.0)
+        acc = tl.dot(values, weights, acc, input_precision="ieee")
+        start += BLOCK_K
+        tap = tl.where(start < run, tap, tap + 1)
+        start = tl.where(start < run, start, 0)
+    store_tile(acc, bias, residual, y, rows, cols, pixels, out_channels, out_channels, out_channels, ACT)
+
+
+def pack_conv_weight(weight: Tensor) -> Tensor:
+    """A convolution's weight ``[O, I, KH, KW]`` as `conv2d` takes it: ``[O, KH, KW, I]`` contiguous."""
+    return weight.permute(0, 2, 3, 1).contiguous()
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    act: str,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    tile: Tile,
+) -> Tensor:
+    """``act(conv2d(x, weight, bias, stride, padding) + residual)``, accumulated in float32.
+
+    Args:
+        x: ``[N, I, H, W]`` in channels-last memory, float32, float16 or bfloat16.
+        weight: ``[O, KH, KW, I]`` contiguous (`pack_conv_weight`), of x's dtype. Groups and dilation are 1.
+        bias: ``[O]``, any float dtype, or None.
+        residual: ``[N, O, OH, OW]`` in channels-last memory, of x's dtype, or None.
+        act: none, relu, relu6, gelu (exact) or silu.
+        stride, padding: ``(vertical, horizontal)``; padding is with zeros, alike on opposite sides.
+        tile: one of ``tiles("conv2d", ...)``.
+
+    Returns:
+        ``[N, O, OH, OW]`` in channels-last memory, of x's dtype.
+
+    Raises:
+        ValueError: shapes, memory layouts, dtypes or the activation do not fit.
+    """
+    check_activation(act)
+    check_image("x", x)
+    check_dtypes(x, weight=weight, residual=residual)
+    batch, channels, height, width = x.shape
+    check(weight.dim() == 4, f"weight must be packed [O, KH, KW, I], not {list(weight.shape)}")
+    out_channels, kernel_h, kernel_w = weight.shape[:3]
+    check_shape("weight", weight, (out_channels, kernel_h, kernel_w, channels))
+    out_height, out_width = output_size((height, width), (kernel_h, kernel_w), stride, padding)
+    shape = (batch, out_channels, out_height, out_width)
+    if bias is not None:
+        check_shape("bias", bias, (out_channels,))
+    if residual is not None:
+        check_image("residual", residual)
+        check(residual.shape == shape, f"residual must be {list(shape)}, not {list(residual.shape)}")
+    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    if batch == 0:
+        return y
+    pixels = batch * out_height * out_width
+    grid = (triton.cdiv(pixels, tile.block_m) * triton.cdiv(out_channels, tile.block_n),)
+    wrap_triton(conv2d_kernel)[grid](
+        x,
+        weight,
+        bias,
+        residual,
+        y,
+        pixels,
+        height,
+        width,
+        channels,
+        out_height,
+        out_width,
+        out_channels,
+        KERNEL_H=kernel_h,
+        KERNEL_W=kernel_w,
+        STRIDE_H=stride[0],
+        STRIDE_W=stride[1],
+        PAD_H=padding[0],
+        PAD_W=padding[1],
+        UNIT=common_unit(channels, out_channels),
+        ACT=act,
+        **tile.arguments,
+    )
+    return y
+
+
+@torch.library.triton_op("updp_rt::triton_conv2d", mutates_args={})
+def conv2d_op(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    act: str,
+    stride: list[int],
+    padding: list[int],
+    tile: str,
+) -> Tensor:
+    """`conv2d` as ``torch.ops.updp_rt.triton_conv2d``; the tile by its name in the table of x's device."""
+    return conv2d(x, weight, bias, residual, act, tuple(stride), tuple(padding), tile_for("conv2d", x, tile))

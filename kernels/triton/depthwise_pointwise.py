@@ -1,0 +1,210 @@
+"""A depthwise convolution and the 1x1 convolution after it in one kernel: nothing between them goes to memory."""
+# ruff: noqa: N803 - constexpr arguments are upper-case, as in Triton's own kernels
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .activation import check_activation
+from .gemm import multiple, rows_of_tile, store_tile
+from .launch import check, check_dtypes, check_image, check_shape, common_unit, output_size, wrap_triton
+from .tiles import Tile, tile_for
+
+PATCH_W = 8
+
+
+@triton.jit
+def depthwise_pointwise_kernel(
+    x,
+    w_dw,
+    b_dw,
+    w_pw,
+    b_pw,
+    residual,
+    y,
+    height,
+    width,
+    channels,
+    out_height,
+    out_width,
+    out_channels,
+    KERNEL_H: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    PAD_H: tl.constexpr,
+    PAD_W: tl.constexpr,
+    UNIT: tl.constexpr,
+    ACT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PATCH_W: tl.constexpr,
+    waves_per_eu: tl.constexpr,
+    matrix_instr_nonkdim: tl.constexpr,
+    kpack: tl.constexpr,
+):
+    # A program's rows are a patch of one image's pixels, so the taps of neighbours meet in the first-level cache.
+    # Programs of one patch (its tiles of columns) are neighbours too, and find the patch in L2.
+    patch_h: tl.constexpr = BLOCK_M // PATCH_W
+    channels = multiple(channels, UNIT)
+    out_channels = multiple(out_channels, UNIT)
+    tiles_n = tl.cdiv(out_channels, BLOCK_N)
+    patches_w = tl.cdiv(out_width, PATCH_W)
+    patches_h = tl.cdiv(out_height, patch_h)
+    program = tl.program_id(0)
+    tile_n = program % tiles_n
+    patch = program // tiles_n
+    image = tl.cast(patch // (patches_w * patches_h), tl.int64)
+    patch_row = patch // patches_w % patches_h * patch_h
+    patch_col = patch % patches_w * PATCH_W
+    local = tl.arange(0, BLOCK_M)
+    row = patch_row + local // PATCH_W
+    col = patch_col + local % PATCH_W
+    top = row * STRIDE_H - PAD_H
+    left = col * STRIDE_W - PAD_W
+    cols = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+
+    # As in the convolution: lanes' offsets are never negative, all that is uniform is in the scalar base.
+    line = tl.cast(width, tl.int64) * channels
+    base = x + (image * height + patch_row * STRIDE_H - PAD_H) * line
+    base += tl.cast(patch_col * STRIDE_W - PAD_W, tl.int64) * channels
+    offset = tl.cast(local // PATCH_W * STRIDE_H, tl.int64) * line + local % PATCH_W * STRIDE_W * channels
+    w_rows = rows_of_tile(w_pw, tile_n * BLOCK_N, out_channels, channels, BLOCK_N)
+
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for start in range(0, channels, BLOCK_K):
+        depth = start + tl.arange(0, BLOCK_K)
+        exists = depth < channels
+        mixed = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
+        for tap_h in range(KERNEL_H):
+            in_height = (top + tap_h >= 0) & (top + tap_h < height)
+            for tap_w in tl.static_range(KERNEL_W):
+                inside = in_height & (left + tap_w >= 0) & (left + tap_w < width)
+                source = base + (tap_h * line + tap_w * channels) + offset[:, None] + depth[None, :]
+                values = tl.load(source, mask=inside[:, None] & exists[None, :], other=0.0)
+                tap = w_dw + (tap_h * KERNEL_W + tap_w) * channels + depth
+                weights = tl.load(tap, mask=exists, other=0.0)
+                mixed += values.to(tl.float32) * weights.to(tl.float32)[None, :]
+        if b_dw is not None:
+            mixed += tl.load(b_dw + depth, mask=exists, other=0.0).to(tl.float32)[None, :]
+        weights = tl.load(w_rows[None, :] + depth[:, None], mask=exists[:, None], other=0.0)
+        acc = tl.dot(mixed.to(x.dtype.element_ty), weights, acc, input_precision="ieee")
+
+    pixels = image * out_height * out_width
+    rows = tl.where((row < out_height) & (col < out_width), row * out_width + col, out_height * out_width)
+    y += pixels * out_channels
+    if residual is not None:
+        residual += pixels * out_channels
+    limit = out_height * out_width
+    store_tile(acc, b_pw, residual, y, rows, cols, limit, out_channels, out_channels, out_channels, ACT)
+
+
+def pack_depthwise_weight(weight: Tensor) -> Tensor:
+    """A depthwise weight ``[C, 1, KH, KW]`` as `depthwise_pointwise` takes it: ``[KH, KW, C]`` contiguous."""
+    return weight.squeeze(1).permute(1, 2, 0).contiguous()
+
+
+def depthwise_pointwise(
+    x: Tensor,
+    w_dw: Tensor,
+    b_dw: Tensor | None,
+    w_pw: Tensor,
+    b_pw: Tensor | None,
+    residual: Tensor | None,
+    act: str,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    tile: Tile,
+) -> Tensor:
+    """``act(conv1x1(depthwise(x, w_dw, b_dw, stride, padding), w_pw, b_pw) + residual)``.
+
+    Both are accumulated in float32; the depthwise result is rounded to x's dtype, as it would be in memory.
+
+    Args:
+        x: ``[N, C, H, W]`` in channels-last memory, float32, float16 or bfloat16.
+        w_dw: ``[KH, KW, C]`` contiguous (`pack_depthwise_weight`), of x's dtype.
+        w_pw: ``[O, C]`` contiguous, of x's dtype.
+        b_dw, b_pw: ``[C]`` and ``[O]``, any float dtype, or None.
+        residual: ``[N, O, OH, OW]`` in channels-last memory, of x's dtype, or None.
+        act: none, relu, relu6, gelu (exact) or silu.
+        stride, padding: of the depthwise convolution, ``(vertical, horizontal)``.
+        tile: one of ``tiles("depthwise_pointwise", ...)``.
+
+    Returns:
+        ``[N, O, OH, OW]`` in channels-last memory, of x's dtype.
+
+    Raises:
+        ValueError: shapes, memory layouts, dtypes or the activation do not fit.
+    """
+    check_activation(act)
+    check_image("x", x)
+    check_dtypes(x, w_dw=w_dw, w_pw=w_pw, residual=residual)
+    batch, channels, height, width = x.shape
+    out_channels = w_pw.shape[0]
+    check(w_dw.dim() == 3, f"w_dw must be packed [KH, KW, C], not {list(w_dw.shape)}")
+    kernel_h, kernel_w = w_dw.shape[:2]
+    check_shape("w_dw", w_dw, (kernel_h, kernel_w, channels))
+    check_shape("w_pw", w_pw, (out_channels, channels))
+    out_height, out_width = output_size((height, width), (kernel_h, kernel_w), stride, padding)
+    shape = (batch, out_channels, out_height, out_width)
+    if b_dw is not None:
+        check_shape("b_dw", b_dw, (channels,))
+    if b_pw is not None:
+        check_shape("b_pw", b_pw, (out_channels,))
+    if residual is not None:
+        check_image("residual", residual)
+        check(residual.shape == shape, f"residual must be {list(shape)}, not {list(residual.shape)}")
+    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    if batch == 0:
+        return y
+    patches = triton.cdiv(out_height, tile.block_m // PATCH_W) * triton.cdiv(out_width, PATCH_W)
+    grid = (batch * patches * triton.cdiv(out_channels, tile.block_n),)
+    arguments = {name: value for name, value in tile.arguments.items() if name != "GROUP_M"}
+    wrap_triton(depthwise_pointwise_kernel)[grid](
+        x,
+        w_dw,
+        b_dw,
+        w_pw,
+        b_pw,
+        residual,
+        y,
+        height,
+        width,
+        channels,
+        out_height,
+        out_width,
+        out_channels,
+        KERNEL_H=kernel_h,
+        KERNEL_W=kernel_w,
+        STRIDE_H=stride[0],
+        STRIDE_W=stride[1],
+        PAD_H=padding[0],
+        PAD_W=padding[1],
+        UNIT=common_unit(channels, out_channels),
+        ACT=act,
+        PATCH_W=PATCH_W,
+        **arguments,
+    )
+    return y
+
+
+@torch.library.triton_op("updp_rt::triton_depthwise_pointwise", mutates_args={})
+def depthwise_pointwise_op(
+    x: Tensor,
+    w_dw: Tensor,
+    b_dw: Tensor | None,
+    w_pw: Tensor,
+    b_pw: Tensor | None,
+    residual: Tensor | None,
+    act: str,
+    stride: list[int],
+    padding: list[int],
+    tile: str,
+) -> Tensor:
+    """`depthwise_pointwise` as ``torch.ops.updp_rt.triton_depthwise_pointwise``; the tile by its name."""
+    chosen = tile_for("depthwise_pointwise", x, tile)
+    return depthwise_pointwise(x, w_dw, b_dw, w_pw, b_pw, residual, act, tuple(stride), tuple(padding), chosen)

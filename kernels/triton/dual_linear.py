@@ -1,0 +1,112 @@
+"""Two linear layers whose sum gets a bias and an activation, in one kernel."""
+# ruff: noqa: N803 - constexpr arguments are upper-case, as in Triton's own kernels
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .activation import check_activation
+from .gemm import accumulate, multiple, rows_of_tile, store_tile, tile_position
+from .launch import check, check_dtypes, check_rows, check_shape, common_unit, wrap_triton
+from .tiles import Tile, tile_for
+
+
+@triton.jit
+def dual_linear_kernel(
+    x,
+    a,
+    w_x,
+    w_a,
+    bias,
+    y,
+    m,
+    n,
+    k_x,
+    k_a,
+    stride_x,
+    stride_a,
+    UNIT: tl.constexpr,
+    ACT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    EVEN_K_X: tl.constexpr,
+    EVEN_K_A: tl.constexpr,
+    waves_per_eu: tl.constexpr,
+    matrix_instr_nonkdim: tl.constexpr,
+    kpack: tl.constexpr,
+):
+    n, k_x, k_a = multiple(n, UNIT), multiple(k_x, UNIT), multiple(k_a, UNIT)
+    stride_x, stride_a = multiple(stride_x, UNIT), multiple(stride_a, UNIT)
+    tile_m, tile_n = tile_position(m, n, BLOCK_M, BLOCK_N, GROUP_M)
+    row, col = tile_m * BLOCK_M, tile_n * BLOCK_N
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    x_rows = rows_of_tile(x, row, m, stride_x, BLOCK_M)
+    acc = accumulate(acc, x_rows, rows_of_tile(w_x, col, n, k_x, BLOCK_N), k_x, BLOCK_K, EVEN_K_X)
+    a_rows = rows_of_tile(a, row, m, stride_a, BLOCK_M)
+    acc = accumulate(acc, a_rows, rows_of_tile(w_a, col, n, k_a, BLOCK_N), k_a, BLOCK_K, EVEN_K_A)
+    rows = row + tl.arange(0, BLOCK_M)
+    cols = col + tl.arange(0, BLOCK_N)
+    store_tile(acc, bias, None, y, rows, cols, m, n, n, n, ACT)
+
+
+def dual_linear(x: Tensor, a: Tensor, w_x: Tensor, w_a: Tensor, bias: Tensor | None, act: str, tile: Tile) -> Tensor:
+    """``act(x @ w_x.T + a @ w_a.T + bias)``, accumulated in float32 without a rounding between the two.
+
+    Args:
+        x, a: ``[M, K1]`` and ``[M, K2]``, float32, float16 or bfloat16; rows contiguous, any distance apart.
+        w_x, w_a: ``[N, K1]`` and ``[N, K2]`` contiguous, of x's dtype.
+        bias: ``[N]``, any float dtype, or None.
+        act: none, relu, relu6, gelu (exact) or silu.
+        tile: one of ``tiles("dual_linear", ...)``.
+
+    Returns:
+        ``[M, N]`` contiguous, of x's dtype.
+
+    Raises:
+        ValueError: shapes, memory layouts, dtypes or the activation do not fit.
+    """
+    m, k_x, k_a, n = x.shape[0], x.shape[-1], a.shape[-1], w_x.shape[0]
+    check_activation(act)
+    check_dtypes(x, a=a, w_x=w_x, w_a=w_a)
+    check_rows("x", x, k_x)
+    check_rows("a", a, k_a)
+    check(a.shape[0] == m, f"a has {a.shape[0]} rows, x {m}")
+    check_shape("w_x", w_x, (n, k_x))
+    check_shape("w_a", w_a, (n, k_a))
+    if bias is not None:
+        check_shape("bias", bias, (n,))
+    y = torch.empty((m, n), dtype=x.dtype, device=x.device)
+    if m == 0:
+        return y
+    grid = (triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n),)
+    wrap_triton(dual_linear_kernel)[grid](
+        x,
+        a,
+        w_x,
+        w_a,
+        bias,
+        y,
+        m,
+        n,
+        k_x,
+        k_a,
+        x.stride(0),
+        a.stride(0),
+        UNIT=common_unit(n, k_x, k_a, x.stride(0), a.stride(0)),
+        ACT=act,
+        EVEN_K_X=k_x % tile.block_k == 0,
+        EVEN_K_A=k_a % tile.block_k == 0,
+        **tile.arguments,
+    )
+    return y
+
+
+@torch.library.triton_op("updp_rt::triton_dual_linear", mutates_args={})
+def dual_linear_op(x: Tensor, a: Tensor, w_x: Tensor, w_a: Tensor, bias: Tensor | None, act: str, tile: str) -> Tensor:
+    """`dual_linear` as ``torch.ops.updp_rt.triton_dual_linear``; the tile by its name in the table of x's device."""
+    return dual_linear(x, a, w_x, w_a, bias, act, tile_for("dual_linear", x, tile))

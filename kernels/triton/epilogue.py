@@ -1,0 +1,99 @@
+"""Bias, residual and activation in one pass over a result, in place: what follows a vendor's convolution."""
+# ruff: noqa: N803 - constexpr arguments are upper-case, as in Triton's own kernels
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .activation import check_activation
+from .gemm import multiple, store_tile, tile_position
+from .launch import check, check_dtypes, check_image, check_rows, check_shape, common_unit, wrap_triton
+from .tiles import Tile, tile_for
+
+
+@triton.jit
+def epilogue_kernel(
+    y,
+    bias,
+    residual,
+    m,
+    n,
+    stride_y,
+    stride_residual,
+    UNIT: tl.constexpr,
+    ACT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    GROUP_M: tl.constexpr,
+):
+    n, stride_y, stride_residual = multiple(n, UNIT), multiple(stride_y, UNIT), multiple(stride_residual, UNIT)
+    tile_m, tile_n = tile_position(m, n, BLOCK_M, BLOCK_N, GROUP_M)
+    rows = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    cols = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside = (rows < m)[:, None] & (cols < n)[None, :]
+    values = tl.load(y + tl.cast(rows, tl.int64)[:, None] * stride_y + cols[None, :], mask=inside, other=0.0)
+    store_tile(values.to(tl.float32), bias, residual, y, rows, cols, m, n, stride_residual, stride_y, ACT)
+
+
+def _as_rows(name: str, tensor: Tensor) -> Tensor:
+    """``[M, C]`` as it is; ``[N, C, H, W]`` in channels-last memory as a view ``[N * H * W, C]`` of the same memory."""
+    if tensor.dim() == 4:
+        check_image(name, tensor)
+        return tensor.permute(0, 2, 3, 1).view(-1, tensor.shape[1])
+    check_rows(name, tensor, tensor.shape[-1])
+    return tensor
+
+
+def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, tile: Tile) -> Tensor:
+    """``act(y + bias + residual)`` in float32, written over `y`.
+
+    Args:
+        y: ``[M, C]`` with contiguous rows, or ``[N, C, H, W]`` in channels-last memory; float32, float16 or bfloat16.
+        bias: ``[C]``, any float dtype, or None.
+        residual: as y in shape, layout and dtype (rows may lie another distance apart), or None.
+        act: none, relu, relu6, gelu (exact) or silu.
+        tile: one of ``tiles("epilogue", ...)``.
+
+    Returns:
+        `y` itself.
+
+    Raises:
+        ValueError: shapes, memory layouts, dtypes or the activation do not fit.
+    """
+    check_activation(act)
+    check_dtypes(y, residual=residual)
+    check(residual is None or residual.shape == y.shape, "residual must have the shape of y")
+    rows = _as_rows("y", y)
+    m, n = rows.shape
+    if bias is not None:
+        check_shape("bias", bias, (n,))
+    other = None if residual is None else _as_rows("residual", residual)
+    if m == 0:
+        return y
+    stride_residual = n if other is None else other.stride(0)
+    grid = (triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n),)
+    wrap_triton(epilogue_kernel)[grid](
+        rows,
+        bias,
+        other,
+        m,
+        n,
+        rows.stride(0),
+        stride_residual,
+        UNIT=common_unit(n, rows.stride(0), stride_residual),
+        ACT=act,
+        BLOCK_M=tile.block_m,
+        BLOCK_N=tile.block_n,
+        GROUP_M=tile.group_m,
+        num_warps=tile.num_warps,
+    )
+    return y
+
+
+@torch.library.triton_op("updp_rt::triton_epilogue", mutates_args={"y"})
+def epilogue_op(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, tile: str) -> None:
+    """`epilogue` as ``torch.ops.updp_rt.triton_epilogue``, which returns nothing; the tile by its name."""
+    epilogue(y, bias, residual, act, tile_for("epilogue", y, tile))

@@ -1,0 +1,106 @@
+"""A linear layer with bias, residual and activation in one kernel."""
+# ruff: noqa: N803 - constexpr arguments are upper-case, as in Triton's own kernels
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .activation import check_activation
+from .gemm import accumulate, multiple, rows_of_tile, store_tile, tile_position
+from .launch import check, check_dtypes, check_rows, check_shape, common_unit, wrap_triton
+from .tiles import Tile, tile_for
+
+
+@triton.jit
+def linear_kernel(
+    x,
+    weight,
+    bias,
+    residual,
+    y,
+    m,
+    n,
+    k,
+    stride_x,
+    stride_residual,
+    UNIT: tl.constexpr,
+    ACT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    waves_per_eu: tl.constexpr,
+    matrix_instr_nonkdim: tl.constexpr,
+    kpack: tl.constexpr,
+):
+    n, k = multiple(n, UNIT), multiple(k, UNIT)
+    stride_x, stride_residual = multiple(stride_x, UNIT), multiple(stride_residual, UNIT)
+    tile_m, tile_n = tile_position(m, n, BLOCK_M, BLOCK_N, GROUP_M)
+    x_rows = rows_of_tile(x, tile_m * BLOCK_M, m, stride_x, BLOCK_M)
+    w_rows = rows_of_tile(weight, tile_n * BLOCK_N, n, k, BLOCK_N)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    acc = accumulate(acc, x_rows, w_rows, k, BLOCK_K, EVEN_K)
+    rows = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    cols = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    store_tile(acc, bias, residual, y, rows, cols, m, n, stride_residual, n, ACT)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, tile: Tile) -> Tensor:
+    """``act(x @ weight.T + bias + residual)``, accumulated in float32.
+
+    Args:
+        x: ``[M, K]``, float32, float16 or bfloat16; rows contiguous, any distance apart.
+        weight: ``[N, K]`` contiguous, of x's dtype.
+        bias: ``[N]``, any float dtype, or None.
+        residual: ``[M, N]`` of x's dtype, rows contiguous, any distance apart; or None.
+        act: none, relu, relu6, gelu (exact) or silu.
+        tile: one of ``tiles("linear", ...)``.
+
+    Returns:
+        ``[M, N]`` contiguous, of x's dtype.
+
+    Raises:
+        ValueError: shapes, memory layouts, dtypes or the activation do not fit.
+    """
+    m, k, n = x.shape[0], x.shape[-1], weight.shape[0]
+    check_activation(act)
+    check_dtypes(x, weight=weight, residual=residual)
+    check_rows("x", x, k)
+    check_shape("weight", weight, (n, k))
+    if bias is not None:
+        check_shape("bias", bias, (n,))
+    if residual is not None:
+        check_rows("residual", residual, n)
+        check(residual.shape[0] == m, f"residual has {residual.shape[0]} rows, x {m}")
+    y = torch.empty((m, n), dtype=x.dtype, device=x.device)
+    if m == 0:
+        return y
+    stride_residual = n if residual is None else residual.stride(0)
+    grid = (triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n),)
+    wrap_triton(linear_kernel)[grid](
+        x,
+        weight,
+        bias,
+        residual,
+        y,
+        m,
+        n,
+        k,
+        x.stride(0),
+        stride_residual,
+        UNIT=common_unit(n, k, x.stride(0), stride_residual),
+        ACT=act,
+        EVEN_K=k % tile.block_k == 0,
+        **tile.arguments,
+    )
+    return y
+
+
+@torch.library.triton_op("updp_rt::triton_linear", mutates_args={})
+def linear_op(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, tile: str) -> Tensor:
+    """`linear` as ``torch.ops.updp_rt.triton_linear``; the tile by its name in the table of x's device."""
+    return linear(x, weight, bias, residual, act, tile_for("linear", x, tile))

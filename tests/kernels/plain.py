@@ -1,0 +1,73 @@
+"""What each operator means, in plain torch and in the dtype of its operands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "gelu": F.gelu,
+    "silu": F.silu,
+}
+Pair = tuple[int, int]
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, act: str) -> Tensor:
+    return epilogue(F.linear(x, weight), bias, residual, act)
+
+
+def conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, stride: Pair, padding: Pair
+) -> Tensor:
+    return epilogue(F.conv2d(x, weight.permute(0, 3, 1, 2), None, stride, padding), bias, residual, act)
+
+
+def depthwise_pointwise(
+    x: Tensor,
+    w_dw: Tensor,
+    b_dw: Tensor | None,
+    w_pw: Tensor,
+    b_pw: Tensor | None,
+    residual: Tensor | None,
+    act: str,
+    stride: Pair,
+    padding: Pair,
+) -> Tensor:
+    weight = w_dw.permute(2, 0, 1).unsqueeze(1)
+    mixed = epilogue(F.conv2d(x, weight, None, stride, padding, groups=x.shape[1]), b_dw, None, "none")
+    return epilogue(F.conv2d(mixed, w_pw[:, :, None, None]), b_pw, residual, act)
+
+
+def dual_linear(x: Tensor, a: Tensor, w_x: Tensor, w_a: Tensor, bias: Tensor | None, act: str) -> Tensor:
+    return epilogue(F.linear(x, w_x) + F.linear(a, w_a), bias, None, act)
+
+
+def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str) -> Tensor:
+    if bias is not None:
+        y = y + bias.to(y.dtype).view(-1, *[1] * (y.dim() - 2))
+    return ACTIVATIONS[act](y if residual is None else y + residual)
+
+
+OPERATORS = {f.__name__: f for f in (linear, conv2d, depthwise_pointwise, dual_linear, epilogue)}
+
+
+def exact(operator: str, operands: tuple[object, ...]) -> Tensor:
+    """The operator in float64."""
+    return OPERATORS[operator](*(o.double() if isinstance(o, Tensor) else o for o in operands))
+
+
+def allowance(operator: str, operands: tuple[object, ...], depth: int) -> float:
+    """The error an implementation may make: twice what torch's own separate operators make on the same operands.
+
+    Plus what rounding of the inputs' size costs over `depth` additions, since those may happen to be exact.
+    """
+    wanted = exact(operator, operands)
+    own = (OPERATORS[operator](*operands).double() - wanted).nan_to_num().abs().max()
+    dtype = next(o.dtype for o in operands if isinstance(o, Tensor))
+    return float(2 * own + torch.finfo(dtype).eps * depth**0.5 * wanted.nan_to_num().abs().max())

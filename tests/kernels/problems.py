@@ -1,0 +1,141 @@
+"""Random operands for every operator, at odd shapes and layouts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tests.kernels import plain
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Operands of one call, all but the tile. `depth` is how many products one value of the result sums."""
+
+    operator: str
+    operands: tuple[object, ...]
+    depth: int
+
+    def fresh_operands(self) -> tuple[object, ...]:
+        """The operands, with a copy of the one that the epilogue overwrites."""
+        if self.operator != "epilogue":
+            return self.operands
+        y, *others = self.operands
+        assert isinstance(y, Tensor)
+        copy = torch.empty_strided(y.shape, y.stride(), dtype=y.dtype)
+        return copy.copy_(y), *others
+
+    def error(self, found: Tensor) -> str | None:
+        """What is wrong with a result, or None."""
+        wanted = plain.exact(self.operator, self.operands)
+        if found.shape != wanted.shape:
+            return f"shape {list(found.shape)}, not {list(wanted.shape)}"
+        if found.dim() == 4 and not found.is_contiguous(memory_format=torch.channels_last):
+            return f"strides {found.stride()} are not channels_last"
+        if found.numel() == 0:
+            return None
+        if not torch.equal(found.isnan(), wanted.isnan()):
+            return f"{found.isnan().sum()} values are NaN, {wanted.isnan().sum()} should be"
+        worst = (found.double() - wanted).nan_to_num().abs().max().item()
+        allowed = plain.allowance(self.operator, self.operands, self.depth)
+        return None if worst <= allowed else f"error {worst:.3g}, {allowed:.3g} allowed"
+
+
+def spoiled(problem: Problem) -> Problem:
+    """With NaN in the first row or pixel: it has to reach what depends on it, through any activation, and no more."""
+    first = problem.operands[0]
+    assert isinstance(first, Tensor)
+    if first.dim() == 4:
+        first[0, :, 0, 0] = torch.nan
+    else:
+        first[0] = torch.nan
+    return problem
+
+
+def matrix(rows: int, columns: int, dtype: torch.dtype, gap: int = 0) -> Tensor:
+    """Random ``[rows, columns]``, with `gap` values between rows."""
+    return torch.randn(rows, columns + gap).to(dtype)[:, :columns]
+
+
+def image(batch: int, channels: int, height: int, width: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(batch, channels, height, width).to(dtype, memory_format=torch.channels_last)
+
+
+def vector(size: int, dtype: torch.dtype, wanted: bool) -> Tensor | None:
+    return torch.randn(size).to(dtype) if wanted else None
+
+
+def linear(
+    m: int, n: int, k: int, dtype: torch.dtype, act: str, *, bias: bool = True, residual: bool = True, gap: int = 0
+) -> Problem:
+    x, weight = matrix(m, k, dtype, gap), matrix(n, k, dtype) / k**0.5
+    other = matrix(m, n, dtype, gap) if residual else None
+    return Problem("linear", (x, weight, vector(n, dtype, bias), other, act), k)
+
+
+def dual_linear(
+    m: int, n: int, k_x: int, k_a: int, dtype: torch.dtype, act: str, *, bias: bool = True, gap: int = 0
+) -> Problem:
+    depth = k_x + k_a
+    w_x, w_a = (matrix(n, k, dtype) / depth**0.5 for k in (k_x, k_a))
+    operands = (matrix(m, k_x, dtype, gap), matrix(m, k_a, dtype), w_x, w_a, vector(n, dtype, bias), act)
+    return Problem("dual_linear", operands, depth)
+
+
+def conv2d(
+    size: tuple[int, int, int, int],
+    out_channels: int,
+    kernel: Pair,
+    dtype: torch.dtype,
+    act: str,
+    *,
+    stride: Pair = (1, 1),
+    padding: Pair | None = None,
+    bias: bool = True,
+    residual: bool = True,
+) -> Problem:
+    batch, channels, height, width = size
+    padding = (kernel[0] // 2, kernel[1] // 2) if padding is None else padding
+    depth = kernel[0] * kernel[1] * channels
+    x = image(*size, dtype)
+    weight = (torch.randn(out_channels, *kernel, channels) / depth**0.5).to(dtype)
+    out = ((n + 2 * p - k) // s + 1 for n, k, s, p in zip((height, width), kernel, stride, padding, strict=True))
+    other = image(batch, out_channels, *out, dtype) if residual else None
+    return Problem("conv2d", (x, weight, vector(out_channels, dtype, bias), other, act, stride, padding), depth)
+
+
+def depthwise_pointwise(
+    size: tuple[int, int, int, int],
+    out_channels: int,
+    kernel: int,
+    dtype: torch.dtype,
+    act: str,
+    *,
+    stride: int = 1,
+    bias: bool = True,
+    residual: bool = True,
+) -> Problem:
+    batch, channels, height, width = size
+    pad = kernel // 2
+    out = ((n + 2 * pad - kernel) // stride + 1 for n in (height, width))
+    operands = (
+        image(*size, dtype),
+        (torch.randn(kernel, kernel, channels) / kernel).to(dtype),
+        vector(channels, dtype, bias),
+        matrix(out_channels, channels, dtype) / channels**0.5,
+        vector(out_channels, dtype, bias),
+        image(batch, out_channels, *out, dtype) if residual else None,
+        act,
+        (stride, stride),
+        (pad, pad),
+    )
+    return Problem("depthwise_pointwise", operands, channels + kernel**2)
+
+
+def epilogue(y: Tensor, act: str, *, bias: bool = True, residual: bool = True) -> Problem:
+    other = torch.randn_like(y) if residual else None
+    return Problem("epilogue", (y, vector(y.shape[1], y.dtype, bias), other, act), 1)

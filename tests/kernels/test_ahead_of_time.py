@@ -1,0 +1,70 @@
+"""Every kernel compiles for every architecture, within the budgets that are checked in."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+
+import pytest
+import torch
+import triton
+from updp_rt.kernels.triton import ARCHITECTURES, OPERATORS, Tile, tiles
+from updp_rt.kernels.triton.ahead import compile_kernel, kernel_source_hash
+from updp_rt.kernels.triton.isa import BUDGETS, figures, production_figures, production_kernels
+from updp_rt.kernels.triton.launch import DTYPES
+
+SHARED_MEMORY = {"gfx908": 64, "gfx90a": 64, "gfx942": 64, "sm_90": 227}  # KB a workgroup may have
+EVERY_KERNEL = [
+    pytest.param(arch, *kernel, id=f"{arch}-{name.replace(' ', '-')}")
+    for arch in ARCHITECTURES
+    for name, *kernel in production_kernels(arch)
+]
+
+
+@cache
+def budget(arch: str) -> dict:
+    return json.loads((BUDGETS / f"{arch}.json").read_text())
+
+
+@pytest.mark.parametrize(("arch", "operator", "dtype", "tile"), EVERY_KERNEL)
+def test_compiles_within_budget(arch: str, operator: str, dtype: torch.dtype, tile: Tile) -> None:
+    found = production_figures(operator, dtype, tile, arch)
+    # IEEE float32 has no matrix instruction on sm_90, and an epilogue multiplies nothing.
+    multiplies = operator != "epilogue" and (arch, dtype) != ("sm_90", torch.float32)
+    assert (found.matrix_instructions > 0) == multiplies
+    assert found.spills == 0
+    assert found.scratch == 0
+    assert found.shared <= SHARED_MEMORY[arch] * 1024
+    if arch == "gfx908":
+        assert found.occupancy >= 2
+    recorded = budget(arch)["kernels"][f"{operator} {str(dtype).removeprefix('torch.')} {tile.name}"]
+    if budget(arch)["triton"] == triton.__version__:  # another compiler allots registers another way
+        assert found.occupancy >= recorded["occupancy"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_depthwise_7x7_stays_in_registers_on_gfx908(dtype: torch.dtype) -> None:
+    for tile in tiles("depthwise_pointwise", "gfx908", dtype):
+        compiled = compile_kernel("depthwise_pointwise", dtype, tile, "gfx908", kernel_size=(7, 7), padding=(3, 3))
+        found = figures(compiled)
+        assert (found.spills, found.scratch) == (0, 0)
+        assert found.occupancy >= 2
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_budgets_are_of_the_kernels_there_are(arch: str) -> None:
+    assert budget(arch)["kernels"].keys() == {name for name, *_ in production_kernels(arch)}
+
+
+@pytest.mark.parametrize("arch", [arch for arch in ARCHITECTURES if arch.startswith("gfx")])
+def test_no_tile_is_one_that_triton_compiles_wrongly(arch: str) -> None:
+    for operator in OPERATORS:
+        for dtype in DTYPES:
+            for tile in tiles(operator, arch, dtype):
+                halves = dtype != torch.float32
+                assert not (halves and tile.block_k == 16 and tile.kpack == 2 and tile.matrix_instr_nonkdim != 32)
+
+
+def test_source_hash_is_stable() -> None:
+    assert kernel_source_hash() == kernel_source_hash()
+    assert len(kernel_source_hash()) == 64

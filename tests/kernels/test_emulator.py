@@ -1,0 +1,113 @@
+"""Compiled gfx908 code of every operator, dtype and tile, executed, against float64; outputs poisoned with NaN."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from updp_rt.kernels import triton as operators
+from updp_rt.kernels.triton import OPERATORS, Tile, tiles
+
+from tests.kernels import problems
+from tests.kernels.emulator import emulated, find_emulator
+from tests.kernels.poison import poison_fresh_memory
+from tests.kernels.problems import Problem, spoiled
+
+pytestmark = pytest.mark.skipif(find_emulator() is None, reason="the gfx908 emulator is absent")
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+EVERY_TILE = [
+    pytest.param(operator, dtype, tile, id=f"{operator}-{str(dtype)[6:]}-{tile.name}")
+    for operator in OPERATORS
+    for dtype in DTYPES
+    for tile in tiles(operator, "gfx908", dtype)
+]
+
+# Multiples of 16, where loads are wide and unmasked; of 8, which are wide too; and odd sizes.
+ALIGNED: dict[str, Callable[[torch.dtype], Problem]] = {
+    "linear": lambda dtype: problems.linear(131, 144, 192, dtype, "gelu"),
+    "conv2d": lambda dtype: problems.conv2d((3, 32, 9, 7), 144, (3, 3), dtype, "silu"),
+    "depthwise_pointwise": lambda dtype: problems.depthwise_pointwise((1, 80, 9, 10), 272, 7, dtype, "gelu"),
+    "dual_linear": lambda dtype: problems.dual_linear(131, 144, 128, 64, dtype, "gelu"),
+    "epilogue": lambda dtype: problems.epilogue(problems.image(2, 320, 5, 3, dtype), "gelu"),
+}
+ODD: dict[str, Callable[[torch.dtype], Problem]] = {
+    "linear": lambda dtype: problems.linear(67, 131, 45, dtype, "relu", gap=3, residual=False),
+    "conv2d": lambda dtype: problems.conv2d((1, 3, 25, 23), 37, (7, 7), dtype, "relu6", stride=(2, 2), bias=False),
+    "depthwise_pointwise": lambda dtype: problems.depthwise_pointwise((2, 37, 9, 11), 67, 3, dtype, "relu6", stride=2),
+    "dual_linear": lambda dtype: problems.dual_linear(67, 131, 45, 19, dtype, "relu", gap=3, bias=False),
+    "epilogue": lambda dtype: problems.epilogue(problems.matrix(37, 71, dtype, gap=3), "silu"),
+}
+EIGHTS: dict[str, Callable[[torch.dtype], Problem]] = {
+    "linear": lambda dtype: problems.linear(37, 136, 72, dtype, "none"),
+    "conv2d": lambda dtype: problems.conv2d((2, 24, 9, 7), 40, (3, 3), dtype, "none"),
+    "depthwise_pointwise": lambda dtype: problems.depthwise_pointwise((1, 24, 9, 10), 136, 3, dtype, "none"),
+    "dual_linear": lambda dtype: problems.dual_linear(37, 136, 72, 24, dtype, "none"),
+    "epilogue": lambda dtype: problems.epilogue(problems.image(2, 72, 5, 3, dtype), "none"),
+}
+ONES: dict[str, Callable[[torch.dtype], Problem]] = {
+    "linear": lambda dtype: problems.linear(1, 1, 1, dtype, "none"),
+    "conv2d": lambda dtype: problems.conv2d((1, 1, 1, 1), 1, (1, 1), dtype, "none"),
+    "depthwise_pointwise": lambda dtype: problems.depthwise_pointwise((1, 1, 1, 1), 1, 3, dtype, "none"),
+    "dual_linear": lambda dtype: problems.dual_linear(1, 1, 1, 1, dtype, "none"),
+    "epilogue": lambda dtype: problems.epilogue(problems.matrix(1, 1, dtype), "none"),
+}
+
+
+def run(problem: Problem, tile: Tile, *, reverse: bool = False) -> Tensor:
+    """Call the operator as on a device, its kernel launched on the emulator."""
+    module = sys.modules[f"updp_rt.kernels.triton.{problem.operator}"]
+    operands = problem.fresh_operands()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "wrap_triton", emulated(tile, reverse=reverse))
+        poison_fresh_memory(patch)
+        return getattr(operators, problem.operator)(*operands, tile)
+
+
+@pytest.mark.parametrize(("operator", "dtype", "tile"), EVERY_TILE)
+@pytest.mark.parametrize("sizes", [ALIGNED, EIGHTS, ODD], ids=["aligned", "eights", "odd"])
+def test_agrees_with_float64(operator: str, dtype: torch.dtype, tile: Tile, sizes: dict) -> None:
+    problem = sizes[operator](dtype)
+    assert problem.error(run(problem, tile)) is None
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_sizes_of_one_are_compiled_in(operator: str) -> None:
+    problem = ONES[operator](torch.float16)
+    assert problem.error(run(problem, tiles(operator, "gfx908", torch.float16)[0])) is None
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_order_of_waves_does_not_matter(operator: str) -> None:
+    problem = ALIGNED[operator](torch.float16)
+    tile = tiles(operator, "gfx908", torch.float16)[-1]
+    assert torch.equal(run(problem, tile, reverse=True), run(problem, tile))
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_nan_reaches_what_depends_on_it_and_nothing_else(operator: str) -> None:
+    problem = spoiled(ODD[operator](torch.float16))
+    assert problem.error(run(problem, tiles(operator, "gfx908", torch.float16)[0])) is None
+
+
+def far_apart(matrix: Tensor, distance: int) -> Tensor:
+    """The same values with rows `distance` elements apart; only pages that hold values are ever touched."""
+    try:
+        far = torch.empty(distance * (matrix.shape[0] - 1) + matrix.shape[1], dtype=matrix.dtype)
+    except RuntimeError:
+        pytest.skip("this machine does not promise memory that is never touched")
+    return far.as_strided(matrix.shape, (distance, 1)).copy_(matrix)
+
+
+def test_rows_beyond_two_to_the_31_elements() -> None:
+    problem = problems.linear(3, 19, 32, torch.float16, "none")
+    x, weight, bias, residual, act = problem.operands
+    distance = 2**30 + 16  # the third row begins past 2**31 elements, 2**32 bytes
+    operands = (far_apart(x, distance), weight, bias, far_apart(residual, distance), act)
+    assert (
+        problem.error(run(Problem("linear", operands, problem.depth), operators.tiles("linear", "gfx908", x.dtype)[0]))
+        is None
+    )

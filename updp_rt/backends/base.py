@@ -1,0 +1,53 @@
+"""What a backend is: it says what it can run and why not, and prepares a kernel with its weights packed once."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from torch import Tensor
+
+from updp_rt.backends.problem import Problem, Weights
+
+# Called with x and the operator's other activation: the residual (or None), or dual_linear's second input.
+Kernel = Callable[[Tensor, Tensor | None], Tensor]
+
+_log = logging.getLogger("updp_rt")
+_logged: set[tuple[str, str, str]] = set()
+
+
+class Backend(ABC):
+    """A way to run the fused operators."""
+
+    name: str
+
+    @abstractmethod
+    def supports(self, problem: Problem) -> tuple[bool, str]:
+        """Whether this backend can run `problem`, and if not, why."""
+
+    def configs(self, problem: Problem) -> tuple[str, ...]:
+        """Names of the variants worth measuring, such as tiles; one without a name by default."""
+        return ("",)
+
+    @abstractmethod
+    def prepare(self, problem: Problem, weights: Weights, config: str) -> Kernel:
+        """A kernel for `problem`, its weights packed as this backend likes them.
+
+        It must not write to its arguments, nor return one of them.
+        """
+
+    def packs(self, problem: Problem) -> bool:
+        """Whether prepared kernels hold a copy of the weights in another layout."""
+        return False
+
+    def refuses(self, problem: Problem) -> str | None:
+        """The reason why `problem` cannot run here, logged the first time; None: it can."""
+        supported, reason = self.supports(problem)
+        if supported:
+            return None
+        entry = (self.name, problem.operator, reason)
+        if entry not in _logged:
+            _logged.add(entry)
+            _log.info("%s does not run %s: %s", *entry)
+        return reason

@@ -1,0 +1,72 @@
+"""What a measurement depends on besides its problem: the device, the threads, the versions, the kernels' source."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+from functools import cache
+from pathlib import Path
+
+import torch
+
+
+def device_name(device: torch.device | None = None) -> str:
+    """The GPU, or the processor and the threads used, as a name for files; by default the first GPU if any."""
+    if device is None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        name = f"{_processor()} {torch.get_num_threads()} threads"
+    else:
+        name = torch.cuda.get_device_name(device)
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """What a tuned table is valid for."""
+    import triton
+
+    found = {"device": device_name(device), "torch": torch.__version__, "kernels": kernel_hash()}
+    if device.type == "cuda":
+        found["triton"] = triton.__version__
+        found["library"] = str(torch.version.hip or torch.version.cuda)
+        found["cudnn"] = str(torch.backends.cudnn.version())
+    return found
+
+
+@cache
+def kernel_hash() -> str:
+    """sha256 over the sources of the kernels and of the backends that call them, its first 16 digits."""
+    import updp_rt.backends
+    import updp_rt.kernels
+
+    digest = hashlib.sha256()
+    for package in (updp_rt.kernels, updp_rt.backends):
+        root = Path(package.__path__[0])
+        for path in sorted(root.rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """Where measurements are kept: ``$UPDP_RT_CACHE``, else ``updp_rt`` in the user's cache folder."""
+    chosen = os.environ.get("UPDP_RT_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "updp_rt"
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether kernels launched now are recorded into a CUDA or HIP graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+@cache
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,36 @@
+"""Freed memory kept for the next tensor: on a CPU, page faults can cost as much as the arithmetic."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import platform
+from functools import cache
+
+_log = logging.getLogger("updp_rt")
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_LARGEST_FROM_HEAP = 32 << 20  # the most that glibc allows
+_KEPT = 512 << 20
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Have glibc keep up to 512 MB of freed memory instead of returning it to the system after every layer.
+
+    It concerns the whole process and every model in it, fused or not, so a comparison stays fair. With
+    ``UPDP_RT_MALLOC=system`` in the environment, or another allocator than glibc's, nothing is changed.
+
+    Returns:
+        Whether it is in force.
+    """
+    if os.environ.get("UPDP_RT_MALLOC") == "system" or platform.libc_ver()[0] != "glibc":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    done = bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_FROM_HEAP) and mallopt(_M_TRIM_THRESHOLD, _KEPT))
+    _log.info("freed memory up to %d MB is %s", _KEPT >> 20, "kept for reuse" if done else "returned to the system")
+    return done

@@ -1,0 +1,85 @@
+"""Single layers and sequences, of any model: a convolution, a linear layer, conv-norm-act in a Sequential."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from updp_rt.runtime.fused import CannotFuseError, Fused, Fusion
+from updp_rt.runtime.rules.parts import conv_site, linear_site
+
+
+class FusedConv2d(Fused):
+    """A convolution with bias."""
+
+    source = (nn.Conv2d,)
+
+    @classmethod
+    def plan(cls, module: Any, fusion: Fusion) -> None:
+        conv_site(fusion, "conv", module)
+
+    def run(self, x: Tensor) -> Tensor:
+        return self.fusion.sites["conv"](x)
+
+
+class FusedLinear(Fused):
+    """A linear layer with bias."""
+
+    source = (nn.Linear,)
+
+    @classmethod
+    def plan(cls, module: Any, fusion: Fusion) -> None:
+        linear_site(fusion, "linear", module)
+
+    def run(self, x: Tensor) -> Tensor:
+        return self.fusion.sites["linear"](x)
+
+
+class FusedSequential(Fused):
+    """A Sequential with convolutions in it, each one site with the BatchNorm and activation that follow it."""
+
+    source = (nn.Sequential,)
+
+    @classmethod
+    def plan(cls, module: Any, fusion: Fusion) -> None:
+        names = list(module._modules)
+        while names:
+            name = names.pop(0)
+            if type(module._modules[name]) is not nn.Conv2d:
+                continue
+            run = [name]
+            # Take the norm, then the activation, as long as the site can be made with them.
+            while names and _site(module, [*run, names[0]], fusion):
+                run.append(names.pop(0))
+            if len(run) > 1:
+                _site(module, run, fusion)
+                for member in run:
+                    fusion.absorb(member)
+        if not fusion.sites:
+            raise CannotFuseError("nothing follows a convolution in it")
+
+    def run(self, x: Tensor) -> Tensor:
+        sites, absorbed = self.fusion.sites, {name for _, name, _ in self.fusion.members}
+        for name, module in self._modules.items():
+            if name in sites:
+                x = sites[name](x)
+            elif name not in absorbed:
+                x = module(x)  # type: ignore[misc]
+        return x
+
+
+def _site(module: nn.Sequential, names: list[str], fusion: Fusion) -> bool:
+    """Try to make one site of a convolution and what follows it."""
+    conv, *rest = (module._modules[name] for name in names)
+    norm = rest.pop(0) if rest and isinstance(rest[0], nn.BatchNorm2d) else None
+    if len(rest) > 1:
+        return False
+    try:
+        conv_site(fusion, names[0], conv, norm, rest[0] if rest else None)  # type: ignore[arg-type]
+    except CannotFuseError:
+        return False
+    return True
+
+
+RULES = (FusedConv2d, FusedLinear, FusedSequential)
