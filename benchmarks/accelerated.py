@@ -33,7 +33,9 @@ def logit_error(fast: nn.Module, source: nn.Module, images: Tensor) -> tuple[flo
 
 
 @torch.inference_mode()
-def main(models: str = ",".join(MODELS), batches: str = "1,8", dtypes: str = "float32,bfloat16", rounds: int = 9) -> None:
+def main(
+    models: str = ",".join(MODELS), batches: str = "1,8", dtypes: str = "float32,bfloat16", rounds: int = 9
+) -> None:
     """Measure the given models, batch sizes and dtypes."""
     import torch._inductor.config as inductor
 
@@ -64,7 +66,7 @@ def measure(name: str, batch: int, dtype: torch.dtype, rounds: int) -> dict[str,
     model = timm.create_model(name).eval().to(dtype)
     images = torch.randn(batch, 3, 224, 224).to(dtype)
     pruned = PRUNED.get(name, 6)
-    merged = merge_fastest(model, images, pruned)
+    merged = merge_fastest(model, images, pruned, prepare=updp_rt.accelerate)
     fast = updp_rt.accelerate(model, images)
     fast_merged = updp_rt.accelerate(merged, images)
     start = time.perf_counter()
@@ -73,7 +75,9 @@ def measure(name: str, batch: int, dtype: torch.dtype, rounds: int) -> dict[str,
     for accelerated, source in ((fast, model), (fast_merged, merged)):
         error, allowed = logit_error(accelerated, source, images[:1])
         if not error <= 2 * allowed + torch.finfo(dtype).eps:
-            raise SystemExit(f"{name}: logits are off by {error:.1e}, torch's own by {allowed:.1e}; no speed is reported")
+            raise SystemExit(
+                f"{name}: logits are off by {error:.1e}, torch's own by {allowed:.1e}; no speed is reported"
+            )
     compiled = torch.compile(model)
     calls = {"eager": model, "inductor": compiled, "accelerated": fast, "merged_accelerated": fast_merged}
     times = time_side_by_side(

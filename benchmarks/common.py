@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from updp_rt.artifacts import versions
@@ -20,9 +19,12 @@ MODELS = ("resnet34", "mobilenetv2_100", "convnext_tiny", "deit_tiny_patch16_224
 RESULTS = Path(__file__).parent / "results"
 
 
-def merge_fastest(model: nn.Module, example: Tensor, count: int) -> nn.Module:
-    """`model` with `count` blocks merged: those that save most on `example`, as a search for latency alone would."""
-    latency = measure_latency(model, example)
+def merge_fastest(model: nn.Module, example: Tensor, count: int, **how: Any) -> nn.Module:
+    """`model` with `count` blocks merged: those that save most on `example`, as a search for latency alone would.
+
+    `how` goes to `measure_latency`.
+    """
+    latency = measure_latency(model, example, **how)
     names = prunable_blocks(model)
     saved = {name: latency.model_ms - latency.estimate_ms(latency.choose_bodies([name])) for name in names}
     bodies = latency.choose_bodies(sorted(names, key=lambda name: -saved[name])[:count])
@@ -43,7 +45,9 @@ def commit() -> str:
     """The checkout's commit, with "+changes" where files differ from it; "unknown" outside git."""
     try:
         head, changes = (
-            subprocess.run(["git", *args], cwd=RESULTS.parent, capture_output=True, text=True, check=True).stdout.strip()
+            subprocess.run(
+                ["git", *args], cwd=RESULTS.parent, capture_output=True, text=True, check=True
+            ).stdout.strip()
             for args in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )
     except (OSError, subprocess.CalledProcessError):

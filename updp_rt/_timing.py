@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+
 def time_side_by_side(
     candidates: Mapping[str, Callable[[], object]],
     *,

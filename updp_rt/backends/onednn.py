@@ -86,9 +86,7 @@ def _conv2d(
     shape: tuple[int, ...], weight: Any, bias: Tensor | None, act: str, residual: bool, geometry: Geometry
 ) -> Kernel:
     stride, padding, groups = list(geometry.stride), list(geometry.padding), geometry.groups
-    packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
-        weight.to_mkldnn(), padding, stride, [1, 1], groups, list(shape)
-    )
+    packed = torch._C._nn.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), padding, stride, [1, 1], groups, list(shape))
     unary, scalars, algorithm = _UNARY[act]
     plain = torch.ops.mkldnn._convolution_pointwise.default
     binary = torch.ops.mkldnn._convolution_pointwise.binary
@@ -139,9 +137,7 @@ def _pointwise_as_linear(problem: Problem, weight: Any, bias: Tensor | None) -> 
     return kernel
 
 
-def _depthwise_pointwise(
-    problem: Problem, w_dw: Any, b_dw: Tensor | None, w_pw: Any, b_pw: Tensor | None
-) -> Kernel:
+def _depthwise_pointwise(problem: Problem, w_dw: Any, b_dw: Tensor | None, w_pw: Any, b_pw: Tensor | None) -> Kernel:
     g = problem.geometry
     depthwise = _conv2d(problem.x, w_dw, b_dw, "none", False, Geometry(g.stride, g.padding, problem.x[1]))
     between = (problem.x[0], problem.x[1], *problem.output[2:])

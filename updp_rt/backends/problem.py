@@ -25,7 +25,6 @@ WEIGHTS = {
 ON_IMAGES = ("conv2d", "depthwise_pointwise")
 
 
-
 @dataclass(frozen=True)
 class Geometry:
     """What an operator is besides its weights; `groups` are attention's heads. The defaults serve the linear ones."""
@@ -108,8 +107,11 @@ class Problem:
         """A line that names the problem in tables and reports."""
         shapes = [_times(shape) for shape in self.weights if shape is not None and len(shape) > 1]
         parts = [self.operator, _times(self.x), *shapes]
-        biases = [shape is not None for name, shape in zip(WEIGHTS[self.operator], self.weights, strict=True)
-                  if name.startswith("b")]
+        biases = [
+            shape is not None
+            for name, shape in zip(WEIGHTS[self.operator], self.weights, strict=True)
+            if name.startswith("b")
+        ]
         if not all(biases):
             parts.append("nobias")
         parts += ["residual"] if self.residual else []

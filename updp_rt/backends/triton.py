@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from updp_rt.backends.problem import Problem, Weights
 
 
 class TritonBackend(Backend):
-    """Fused kernels with tiles from the tables of `updp_rt.kernels.triton`."""
+    """Fused kernels with the tiles that `updp_rt.kernels.triton` has for the GPU; each tile is a candidate."""
 
     name = "triton"
 
@@ -33,5 +34,89 @@ class TritonBackend(Backend):
             return False, "grouped convolutions have no Triton kernel"
         return True, ""
 
+    def packs(self, problem: Problem) -> bool:
+        return problem.operator in ("conv2d", "depthwise_pointwise")
+
+    def configs(self, problem: Problem) -> tuple[str, ...]:
+        from updp_rt.kernels.triton import architecture, tiles
+
+        arch = architecture(torch.device(problem.device))
+        return tuple(tile.name for tile in tiles(problem.operator, arch, problem.dtype))
+
     def prepare(self, problem: Problem, weights: Weights, config: str) -> Kernel:
-        raise NotImplementedError
+        from updp_rt.kernels.triton import architecture, tile
+
+        arch = architecture(torch.device(problem.device))
+        chosen = tile(problem.operator, arch, problem.dtype, config)
+        return _PREPARE[problem.operator](problem, weights, chosen)
+
+
+def _linear(problem: Problem, weights: Weights, tile: Any) -> Kernel:
+    from updp_rt.kernels.triton import linear
+
+    weight, bias, act = _given(weights[0]).contiguous(), weights[1], problem.act
+
+    def kernel(x: Tensor, other: Tensor | None) -> Tensor:
+        y = linear(_rows(x), weight, bias, None if other is None else _rows(other), act, tile)
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    return kernel
+
+
+def _conv2d(problem: Problem, weights: Weights, tile: Any) -> Kernel:
+    from updp_rt.kernels.triton import conv2d, pack_conv_weight
+
+    packed, bias, act, g = pack_conv_weight(_given(weights[0])), weights[1], problem.act, problem.geometry
+
+    def kernel(x: Tensor, other: Tensor | None) -> Tensor:
+        return conv2d(_image(x), packed, bias, None if other is None else _image(other), act, g.stride, g.padding, tile)
+
+    return kernel
+
+
+def _depthwise_pointwise(problem: Problem, weights: Weights, tile: Any) -> Kernel:
+    from updp_rt.kernels.triton import depthwise_pointwise, pack_depthwise_weight
+
+    w_dw, b_dw, w_pw, b_pw = weights
+    taps, pointwise = pack_depthwise_weight(_given(w_dw)), _given(w_pw)[:, :, 0, 0].contiguous()
+    act, g = problem.act, problem.geometry
+
+    def kernel(x: Tensor, other: Tensor | None) -> Tensor:
+        residual = None if other is None else _image(other)
+        return depthwise_pointwise(_image(x), taps, b_dw, pointwise, b_pw, residual, act, g.stride, g.padding, tile)
+
+    return kernel
+
+
+def _dual_linear(problem: Problem, weights: Weights, tile: Any) -> Kernel:
+    from updp_rt.kernels.triton import dual_linear
+
+    w_x, w_a, bias, act = _given(weights[0]).contiguous(), _given(weights[1]).contiguous(), weights[2], problem.act
+
+    def kernel(x: Tensor, a: Tensor | None) -> Tensor:
+        y = dual_linear(_rows(x), _rows(_given(a)), w_x, w_a, bias, act, tile)
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    return kernel
+
+
+_PREPARE = {
+    "linear": _linear,
+    "conv2d": _conv2d,
+    "depthwise_pointwise": _depthwise_pointwise,
+    "dual_linear": _dual_linear,
+}
+
+
+def _rows(x: Tensor) -> Tensor:
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if rows.stride(1) == 1 else rows.contiguous()
+
+
+def _image(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _given(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor

@@ -59,11 +59,15 @@ class VendorBackend(Backend):
 
 
 def _epilogue(device: str) -> Epilogue:
-    if device == "cuda":
-        from updp_rt.kernels.triton import epilogue
+    return _epilogue_triton if device == "cuda" else _epilogue_in_place
 
-        return epilogue
-    return _epilogue_in_place
+
+def _epilogue_triton(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str) -> Tensor:
+    from updp_rt.kernels.triton import architecture, epilogue, tiles
+
+    if residual is not None:
+        residual = residual.contiguous(memory_format=torch.channels_last) if y.dim() == 4 else residual.contiguous()
+    return epilogue(y, bias, residual, act, tiles("epilogue", architecture(y.device), y.dtype)[-1])
 
 
 def _epilogue_in_place(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str) -> Tensor:
@@ -107,9 +111,7 @@ def _conv2d(
     return kernel
 
 
-def _dual_linear(
-    act: str, w_x: Tensor | None, w_a: Tensor | None, bias: Tensor | None, finish: Epilogue
-) -> Kernel:
+def _dual_linear(act: str, w_x: Tensor | None, w_a: Tensor | None, bias: Tensor | None, finish: Epilogue) -> Kernel:
     assert w_x is not None
     assert w_a is not None
     rows = w_x.shape[0]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from updp_rt._timing import time_side_by_side
 from updp_rt.blocks import find_family, prunable_blocks, set_lambda
 from updp_rt.blocks.progressive import ProgressiveBlock
 from updp_rt.pruning.progress import Progress
-from updp_rt._timing import time_side_by_side
+
+Prepare = Callable[[nn.Module, Tensor], nn.Module]
 
 CLEARLY_FASTER = 0.9  # a form replaces the one listed before it only if it is at least 10% faster: noise decides less
 
@@ -62,10 +64,13 @@ class LatencyTable(BaseModel):
 
 
 @torch.no_grad()
-def measure_latency(model: nn.Module, example: Tensor, progress: Progress | None = None) -> LatencyTable:
+def measure_latency(
+    model: nn.Module, example: Tensor, progress: Progress | None = None, prepare: Prepare = lambda module, x: module
+) -> LatencyTable:
     """Time every prunable block of a timm model on the input it sees for `example`, beside its merged forms.
 
     Blocks of the same structure and input shape are timed once. `example` is ``[N, C, H, W]`` on the model's device.
+    `prepare` makes a module ready before it is timed on an input: `updp_rt.accelerate` for times on fused kernels.
     """
     progress = progress or Progress(show=False)
     device = example.device
@@ -79,10 +84,10 @@ def measure_latency(model: nn.Module, example: Tensor, progress: Progress | None
         for name in names:
             key = f"{model.get_submodule(name)} {tuple(inputs[name].shape)}"
             if key not in measured:
-                measured[key] = _measure_block(progressive, model.get_submodule(name), inputs[name])
+                measured[key] = _measure_block(progressive, model.get_submodule(name), inputs[name], prepare)
             table[name] = measured[key]
             advance(name)
-    whole = time_side_by_side({"model": lambda: model(example)}, device=device)
+    whole = time_side_by_side({"model": partial(prepare(model, example), example)}, device=device)
     return LatencyTable(
         device=describe_device(device), batch_size=len(example), model_ms=whole["model"] * 1e3, blocks=table
     )
@@ -97,13 +102,14 @@ def describe_device(device: torch.device) -> str:
     return str(device)
 
 
-def _measure_block(progressive: type[ProgressiveBlock], block: nn.Module, x: Tensor) -> BlockLatency:
+def _measure_block(progressive: type[ProgressiveBlock], block: nn.Module, x: Tensor, prepare: Prepare) -> BlockLatency:
     candidates: dict[str, nn.Module] = {"baseline": block}
     for body, forms in progressive.forms.items():
         pruned = progressive(copy.deepcopy(block), "block", body)
         set_lambda(pruned, 1.0)
         candidates |= {f"{body}/{form}": pruned.merge(form).eval() for form in forms}
-    times = time_side_by_side({key: partial(module, x) for key, module in candidates.items()}, device=x.device)
+    calls = {key: partial(prepare(module, x), x) for key, module in candidates.items()}
+    times = time_side_by_side(calls, device=x.device)
     return BlockLatency(
         baseline_ms=times["baseline"] * 1e3,
         merged_ms={

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from updp_rt._timing import time_side_by_side
 from updp_rt.artifacts import save, versions
 from updp_rt.artifacts.atomic import write_json, write_text
 from updp_rt.blocks import (
@@ -29,7 +30,6 @@ from updp_rt.pruning.recalibrate import recalibrate
 from updp_rt.pruning.run import Run
 from updp_rt.pruning.search import SearchResult, search_blocks
 from updp_rt.pruning.supernet import calibrate, sandwich_losses
-from updp_rt._timing import time_side_by_side
 from updp_rt.pruning.trainer import History, Recipe, fit, predict
 
 LATENCY, SUPERNET, SEARCH, SUBNET, HISTORY = (

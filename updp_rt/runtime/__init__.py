@@ -2,5 +2,6 @@
 
 from updp_rt.runtime.accelerate import accelerate, prewarm, restore
 from updp_rt.runtime.dispatch import AccelerationError
+from updp_rt.runtime.explain import Explanation, explain
 
-__all__ = ["AccelerationError", "accelerate", "prewarm", "restore"]
+__all__ = ["AccelerationError", "Explanation", "accelerate", "explain", "prewarm", "restore"]

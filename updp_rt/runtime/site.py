@@ -170,9 +170,7 @@ def _run_site(x: Tensor, other: Tensor | None, handle: int) -> Tensor:
 
 def _fake_site(x: Tensor, other: Tensor | None, handle: int) -> Tensor:
     site = _sites[handle]
-    return torch.empty(
-        site.output_shape(x), dtype=x.dtype, device=x.device, memory_format=memory_format(site.operator)
-    )
+    return torch.empty(site.output_shape(x), dtype=x.dtype, device=x.device, memory_format=memory_format(site.operator))
 
 
 # How a compiled model calls a site: opaque to the compiler, so packed weights and the choice of kernel stay its own.

@@ -181,4 +181,3 @@ def _detached(tensor: Tensor | None) -> Tensor | None:
 def _tensor(slot: tuple[nn.Module, str]) -> Tensor:
     tensor: Tensor = getattr(*slot)
     return tensor.detach()
-

@@ -7,7 +7,9 @@ from updp_rt.runtime.rules import convnext, generic, merged, mobilenetv2, resnet
 from updp_rt.runtime.rules.chains import CHAINS
 
 RULES: dict[type, type[Fused]] = {
-    source: rule for part in (generic, resnet, mobilenetv2, convnext, vit, merged) for rule in part.RULES
+    source: rule
+    for part in (generic, resnet, mobilenetv2, convnext, vit, merged)
+    for rule in part.RULES
     for source in rule.source
 }
 

@@ -93,9 +93,7 @@ def conv_site(
     return fusion.sites[name]
 
 
-def linear_site(
-    fusion: Fusion, name: str, linear: nn.Module, act: nn.Module | None = None, scale: Any = None
-) -> Site:
+def linear_site(fusion: Fusion, name: str, linear: nn.Module, act: nn.Module | None = None, scale: Any = None) -> Site:
     """Add a linear site of a plain linear layer, the layer scale after it and its activation."""
     if type(linear) is not nn.Linear:
         raise CannotFuseError(f"{type(linear).__name__} computes more than a plain linear layer")

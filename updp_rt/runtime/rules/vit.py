@@ -34,9 +34,7 @@ def absorb_attention(fusion: Fusion) -> Any:
     return fusion.absorb("attn")
 
 
-def attend(
-    attn: Any, sites: dict[str, Site], x: Tensor, attn_mask: Tensor | None, is_causal: bool
-) -> Tensor:
+def attend(attn: Any, sites: dict[str, Site], x: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
     """timm's attention from normed tokens ``[N, T, C]`` to what its projection takes."""
     qkv = sites["qkv"](x)
     if attn_mask is None and not is_causal and "attention" in sites:

@@ -1,0 +1,134 @@
+"""What an accelerated model runs where, why, and how fast: a report to print, or as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from updp_rt.runtime.accelerate import fused_modules
+from updp_rt.runtime.dispatch import Choice
+from updp_rt.runtime.roofline import peak
+from updp_rt.runtime.table import table_for
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operator of one module at one shape.
+
+    Attributes:
+        kernel: the candidate chosen, as ``backend`` or ``backend:config``.
+        times_ms: the measured time of each candidate.
+        roofline: share of what the device could do at most, by the time of the kernel chosen; None if not measured.
+        refused: why a backend cannot run it; demoted: why a candidate is not trusted.
+    """
+
+    module: str
+    source: str
+    operator: str
+    problem: str
+    kernel: str
+    why: str
+    times_ms: dict[str, float]
+    roofline: float | None
+    refused: dict[str, str]
+    demoted: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """All rows of a model, the environment they hold for, and the modules that run as they are."""
+
+    environment: dict[str, str]
+    peak: str
+    rows: list[Row]
+    unfused: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=160, file=None, record=True, quiet=True)
+        console.print(self)
+        return console.export_text()
+
+    def __rich__(self) -> Any:
+        from rich.table import Table
+
+        table = Table(title=f"fused operators on {self.environment['device']}", title_justify="left")
+        for column in ("module", "operator and shapes", "kernel", "why"):
+            table.add_column(column, overflow="fold")
+        table.add_column("ms", justify="right")
+        table.add_column("other candidates, ms", overflow="fold")
+        table.add_column("roofline", justify="right")
+        for row in self.rows:
+            others = ", ".join(
+                f"{name} {ms:.3f}"
+                for name, ms in sorted(row.times_ms.items(), key=lambda t: t[1])
+                if name != row.kernel
+            )
+            others += "".join(f"; {name}: {reason}" for name, reason in row.demoted.items())
+            table.add_row(
+                row.module,
+                row.problem,
+                row.kernel,
+                row.why,
+                f"{row.times_ms[row.kernel]:.3f}" if row.kernel in row.times_ms else "",
+                others,
+                "" if row.roofline is None else f"{row.roofline:.0%}",
+            )
+        refused = {f"{name}: {reason}" for row in self.rows for name, reason in row.refused.items()}
+        notes = [f"roofline: share of the device's peak ({self.peak})", *sorted(refused)]
+        if self.unfused:
+            notes.append(f"run as they are: {', '.join(self.unfused)}")
+        table.caption = "\n".join(notes)
+        table.caption_justify = "left"
+        return table
+
+
+def explain(model: nn.Module) -> Explanation:
+    """Say per module of an accelerated model: operator, shape, kernel chosen, why, each candidate's time, roofline share.
+
+    Print the result, or take its ``to_dict()``. It tells of the shapes that `accelerate` and `prewarm` measured and of
+    those met since.
+
+    Raises:
+        ValueError: a model that is not accelerated.
+    """
+    fused = list(fused_modules(model))
+    if not fused:
+        raise ValueError("this model is not accelerated: call updp_rt.accelerate(model, example_input) first")
+    device = next(model.parameters()).device
+    rows = []
+    for name, module in fused:
+        source = type(module).__bases__[1].__name__
+        for site in module.fusion.sites.values():
+            rows += [_row(name, source, choice, device) for choice in site.choices.values()]
+    inside = {id(m) for _, module in fused for m in (module, *(member for _, _, member in module.fusion.members))}
+    unfused = [
+        f"{name} ({type(module).__name__})"
+        for name, module in model.named_modules()
+        if id(module) not in inside and not list(module.children()) and not isinstance(module, nn.Identity | nn.Dropout)
+    ]
+    return Explanation(table_for(device).environment, peak(device).source, rows, unfused)
+
+
+def _row(name: str, source: str, choice: Choice, device: torch.device) -> Row:
+    time = choice.times_ms.get(choice.candidate)
+    return Row(
+        module=name,
+        source=source,
+        operator=choice.problem.operator,
+        problem=choice.problem.key,
+        kernel=choice.candidate,
+        why=choice.why,
+        times_ms=dict(choice.times_ms),
+        roofline=None if not time else peak(device).least_seconds(choice.problem) * 1e3 / time,
+        refused=dict(choice.refused),
+        demoted=dict(choice.demoted),
+    )

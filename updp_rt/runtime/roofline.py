@@ -1,0 +1,68 @@
+"""How fast a device could be at most: its peak arithmetic and memory bandwidth, and the least time a problem takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from updp_rt._timing import time_side_by_side
+from updp_rt.backends import Problem
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Peak FLOP/s by dtype, and bytes/s of memory; from the maker's data sheet, or measured here."""
+
+    flops: dict[torch.dtype, float]
+    bandwidth: float
+    source: str
+
+    def least_seconds(self, problem: Problem) -> float:
+        """The roofline's time of `problem`: the longer of its arithmetic at peak and its traffic at peak."""
+        flops = self.flops.get(problem.dtype, self.flops[torch.float32])
+        return max(problem.flops / flops, problem.bytes_moved / self.bandwidth)
+
+
+def _sheet(fp32: float, fp16: float, bf16: float, bandwidth: float) -> Peak:
+    flops = {torch.float32: fp32 * 1e12, torch.float16: fp16 * 1e12, torch.bfloat16: bf16 * 1e12}
+    return Peak(flops, bandwidth * 1e12, "data sheet")
+
+
+# Dense TFLOP/s of the matrix units (float32: what IEEE arithmetic reaches) and TB/s.
+_SHEETS = {
+    "MI100": _sheet(46.1, 184.6, 92.3, 1.23),
+    "MI210": _sheet(45.3, 181.0, 181.0, 1.6),
+    "MI250": _sheet(45.3, 181.0, 181.0, 1.6),  # one of its two dies, which is what torch shows as a device
+    "MI300X": _sheet(163.4, 1307.4, 1307.4, 5.3),
+    "A100": _sheet(19.5, 312.0, 312.0, 2.0),
+    "H100": _sheet(67.0, 989.0, 989.0, 3.35),
+    "H200": _sheet(67.0, 989.0, 989.0, 4.8),
+}
+
+
+@cache
+def peak(device: torch.device) -> Peak:
+    """The peak of `device`: from the table for GPUs it knows, else measured by a large product and a large copy."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        for known, sheet in _SHEETS.items():
+            if known in name:
+                return sheet
+    return _measured(device)
+
+
+@torch.inference_mode()
+def _measured(device: torch.device) -> Peak:
+    size = 1024
+    calls = {}
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        calls[str(dtype)] = lambda a=a, b=b: a @ b
+    source = torch.randn(32 << 20, device=device)  # 128 MB, beyond the caches
+    target = torch.empty_like(source)
+    calls["copy"] = lambda: target.copy_(source)
+    times = time_side_by_side(calls, rounds=5, device=device)
+    flops = {dtype: 2 * size**3 / times[str(dtype)] for dtype in (torch.float32, torch.float16, torch.bfloat16)}
+    return Peak(flops, 2 * source.numel() * source.itemsize / times["copy"], "measured")
