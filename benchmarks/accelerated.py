@@ -1,8 +1,8 @@
 """Accelerated models against eager torch and against torch.compile with freezing, on the CPU, at 224.
 
-Run ``python -m benchmarks.accelerated``. Each row is one interleaved run: the baseline in eager, the baseline under frozen
-Inductor, the baseline accelerated, and the model with 6 blocks merged (ResNet34: half of them) accelerated. Ratios are of
-medians. A row is only written if the accelerated models' logits are within the bound of their sources'.
+Run ``python -m benchmarks.accelerated``. Each row is one interleaved run: the baseline in eager, the baseline under
+frozen Inductor, the baseline accelerated, and the model with 6 blocks merged (ResNet34: half of them) accelerated.
+Ratios are of medians. A row is only written if the accelerated models' logits are within the bound of their sources'.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from tests.pruning.conftest import small_model, small_split
+from updp_rt._timing import time_side_by_side
 from updp_rt.artifacts import read_manifest
 from updp_rt.blocks import ProgressiveBlock, inspect, make_progressive, progressive_blocks, prunable_blocks
 from updp_rt.data import first_images, make_loader
@@ -24,7 +25,6 @@ from updp_rt.pruning.progress import Progress
 from updp_rt.pruning.progressive import lambda_at, progressive_losses
 from updp_rt.pruning.recalibrate import recalibrate
 from updp_rt.pruning.supernet import calibrate, sandwich_losses
-from updp_rt._timing import time_side_by_side
 from updp_rt.pruning.trainer import Recipe, evaluate, fit, label_losses, make_accelerator, rate
 
 

@@ -1,7 +1,7 @@
 """CPU: oneDNN's fused primitives, with weights in the layout oneDNN likes, packed once.
 
-The primitives are those torch's own compiler uses (``torch.ops.mkldnn``). They cover bias, and either an activation or a
-residual, with ReLU after the residual in a convolution; other activations after a residual follow in place.
+The primitives are those torch's own compiler uses (``torch.ops.mkldnn``). They cover bias, and either an activation or
+a residual, with ReLU after the residual in a convolution; other activations after a residual follow in place.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda y: y,
     "relu": torch.relu_,
     "relu6": lambda y: torch.clamp_(y, 0.0, 6.0),
-    "gelu": torch._C._nn.gelu_,
+    "gelu": torch._C._nn.gelu_,  # type: ignore[attr-defined]
     "silu": torch._C._nn.silu_,
 }
 
@@ -68,25 +68,25 @@ class OneDnnBackend(Backend):
         if problem.operator == "attention":
             return _attention(problem.geometry.groups)
         if problem.operator == "linear":
-            return _linear(problem.x[0], *weights, problem.act, problem.residual)
+            return _linear(problem.x[0], weights, problem.act, problem.residual)
         if problem.operator == "conv2d":
             if config == "matmul":
-                return _pointwise_as_linear(problem, *weights)
-            return _conv2d(problem.x, *weights, problem.act, problem.residual, problem.geometry)
+                return _pointwise_as_linear(problem, weights)
+            return _conv2d(problem.x, weights, problem.act, problem.residual, problem.geometry)
         if problem.operator == "depthwise_pointwise":
-            return _depthwise_pointwise(problem, *weights)
-        return _dual_linear(problem, *weights, config)
+            return _depthwise_pointwise(problem, weights)
+        return _dual_linear(problem, weights, config)
 
 
 def _is_pointwise(problem: Problem) -> bool:
     return problem.shape("weight")[2:] == (1, 1) and problem.geometry == Geometry()
 
 
-def _conv2d(
-    shape: tuple[int, ...], weight: Any, bias: Tensor | None, act: str, residual: bool, geometry: Geometry
-) -> Kernel:
+def _conv2d(shape: tuple[int, ...], weights: Weights, act: str, residual: bool, geometry: Geometry) -> Kernel:
+    weight, bias = weights
     stride, padding, groups = list(geometry.stride), list(geometry.padding), geometry.groups
-    packed = torch._C._nn.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), padding, stride, [1, 1], groups, list(shape))
+    reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+    packed = reorder(weight.to_mkldnn(), padding, stride, [1, 1], groups, list(shape))
     unary, scalars, algorithm = _UNARY[act]
     plain = torch.ops.mkldnn._convolution_pointwise.default
     binary = torch.ops.mkldnn._convolution_pointwise.binary
@@ -109,7 +109,8 @@ def _conv2d(
     return with_residual if residual else with_activation
 
 
-def _linear(rows: int, weight: Any, bias: Tensor | None, act: str, residual: bool) -> Kernel:
+def _linear(rows: int, weights: Weights, act: str, residual: bool) -> Kernel:
+    weight, bias = weights
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
     unary, scalars, algorithm = _UNARY[act]
     plain = torch.ops.mkldnn._linear_pointwise.default
@@ -126,9 +127,10 @@ def _linear(rows: int, weight: Any, bias: Tensor | None, act: str, residual: boo
     return with_residual if residual else with_activation
 
 
-def _pointwise_as_linear(problem: Problem, weight: Any, bias: Tensor | None) -> Kernel:
+def _pointwise_as_linear(problem: Problem, weights: Weights) -> Kernel:
+    weight, bias = weights
     rows = math.prod(problem.x) // problem.x[1]
-    run = _linear(rows, weight[:, :, 0, 0], bias, problem.act, problem.residual)
+    run = _linear(rows, (weight[:, :, 0, 0], bias), problem.act, problem.residual)
 
     def kernel(x: Tensor, other: Tensor | None) -> Tensor:
         rows_of_other = None if other is None else other.permute(0, 2, 3, 1)
@@ -137,26 +139,28 @@ def _pointwise_as_linear(problem: Problem, weight: Any, bias: Tensor | None) -> 
     return kernel
 
 
-def _depthwise_pointwise(problem: Problem, w_dw: Any, b_dw: Tensor | None, w_pw: Any, b_pw: Tensor | None) -> Kernel:
+def _depthwise_pointwise(problem: Problem, weights: Weights) -> Kernel:
+    w_dw, b_dw, w_pw, b_pw = weights
     g = problem.geometry
-    depthwise = _conv2d(problem.x, w_dw, b_dw, "none", False, Geometry(g.stride, g.padding, problem.x[1]))
+    depthwise = _conv2d(problem.x, (w_dw, b_dw), "none", False, Geometry(g.stride, g.padding, problem.x[1]))
     between = (problem.x[0], problem.x[1], *problem.output[2:])
-    pointwise = _conv2d(between, w_pw, b_pw, problem.act, problem.residual, Geometry())
+    pointwise = _conv2d(between, (w_pw, b_pw), problem.act, problem.residual, Geometry())
     return lambda x, other: pointwise(depthwise(x, None), other)
 
 
-def _dual_linear(problem: Problem, w_x: Any, w_a: Any, bias: Tensor | None, config: str) -> Kernel:
+def _dual_linear(problem: Problem, weights: Weights, config: str) -> Kernel:
+    w_x, w_a, bias = weights
     rows = problem.x[0]
     if config == "concatenated":
-        whole = _linear(rows, torch.cat([w_x, w_a], 1), bias, problem.act, residual=False)
+        whole = _linear(rows, (torch.cat([w_x, w_a], 1), bias), problem.act, residual=False)
 
         def concatenated(x: Tensor, a: Tensor | None) -> Tensor:
             assert a is not None
             return whole(torch.cat([x, a], -1), None)
 
         return concatenated
-    first = _linear(rows, w_x, bias, "none", residual=False)
-    second = _linear(rows, w_a, None, problem.act, residual=True)
+    first = _linear(rows, (w_x, bias), "none", residual=False)
+    second = _linear(rows, (w_a, None), problem.act, residual=True)
 
     def two(x: Tensor, a: Tensor | None) -> Tensor:
         assert a is not None

@@ -12,7 +12,7 @@ from torch import Tensor
 from updp_rt.ops.library import conv_shape
 from updp_rt.ops.reference import Pair
 
-Weights = tuple[Tensor | None, ...]
+Weights = tuple[Any, ...]  # each a Tensor, or None for a bias that is not there
 
 # Weights of each operator, in the order of its signature.
 WEIGHTS = {

@@ -19,8 +19,6 @@ class TritonBackend(Backend):
     name = "triton"
 
     def supports(self, problem: Problem) -> tuple[bool, str]:
-        if problem.operator == "attention":
-            return False, "there is no Triton kernel for attention"
         if importlib.util.find_spec("triton") is None:
             return False, "triton is not installed"
         interpreted = os.environ.get("TRITON_INTERPRET") == "1"
@@ -30,8 +28,8 @@ class TritonBackend(Backend):
             return False, "Triton's interpreter computes bfloat16 products wrongly"
         if problem.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             return False, f"no kernel for {problem.dtype}"
-        if problem.operator == "conv2d" and problem.geometry.groups != 1:
-            return False, "grouped convolutions have no Triton kernel"
+        if problem.operator == "attention" or (problem.operator == "conv2d" and problem.geometry.groups != 1):
+            return False, "grouped convolutions and attention have no Triton kernel"
         return True, ""
 
     def packs(self, problem: Problem) -> bool:
@@ -54,7 +52,7 @@ class TritonBackend(Backend):
 def _linear(problem: Problem, weights: Weights, tile: Any) -> Kernel:
     from updp_rt.kernels.triton import linear
 
-    weight, bias, act = _given(weights[0]).contiguous(), weights[1], problem.act
+    weight, bias, act = weights[0].contiguous(), weights[1], problem.act
 
     def kernel(x: Tensor, other: Tensor | None) -> Tensor:
         y = linear(_rows(x), weight, bias, None if other is None else _rows(other), act, tile)
@@ -66,7 +64,7 @@ def _linear(problem: Problem, weights: Weights, tile: Any) -> Kernel:
 def _conv2d(problem: Problem, weights: Weights, tile: Any) -> Kernel:
     from updp_rt.kernels.triton import conv2d, pack_conv_weight
 
-    packed, bias, act, g = pack_conv_weight(_given(weights[0])), weights[1], problem.act, problem.geometry
+    packed, bias, act, g = pack_conv_weight(weights[0]), weights[1], problem.act, problem.geometry
 
     def kernel(x: Tensor, other: Tensor | None) -> Tensor:
         return conv2d(_image(x), packed, bias, None if other is None else _image(other), act, g.stride, g.padding, tile)
@@ -78,7 +76,7 @@ def _depthwise_pointwise(problem: Problem, weights: Weights, tile: Any) -> Kerne
     from updp_rt.kernels.triton import depthwise_pointwise, pack_depthwise_weight
 
     w_dw, b_dw, w_pw, b_pw = weights
-    taps, pointwise = pack_depthwise_weight(_given(w_dw)), _given(w_pw)[:, :, 0, 0].contiguous()
+    taps, pointwise = pack_depthwise_weight(w_dw), w_pw[:, :, 0, 0].contiguous()
     act, g = problem.act, problem.geometry
 
     def kernel(x: Tensor, other: Tensor | None) -> Tensor:
@@ -91,10 +89,11 @@ def _depthwise_pointwise(problem: Problem, weights: Weights, tile: Any) -> Kerne
 def _dual_linear(problem: Problem, weights: Weights, tile: Any) -> Kernel:
     from updp_rt.kernels.triton import dual_linear
 
-    w_x, w_a, bias, act = _given(weights[0]).contiguous(), _given(weights[1]).contiguous(), weights[2], problem.act
+    w_x, w_a, bias, act = weights[0].contiguous(), weights[1].contiguous(), weights[2], problem.act
 
     def kernel(x: Tensor, a: Tensor | None) -> Tensor:
-        y = dual_linear(_rows(x), _rows(_given(a)), w_x, w_a, bias, act, tile)
+        assert a is not None
+        y = dual_linear(_rows(x), _rows(a), w_x, w_a, bias, act, tile)
         return y.view(*x.shape[:-1], y.shape[-1])
 
     return kernel
@@ -115,8 +114,3 @@ def _rows(x: Tensor) -> Tensor:
 
 def _image(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
-
-
-def _given(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    return tensor

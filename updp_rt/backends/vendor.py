@@ -19,7 +19,7 @@ _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu_,
     "relu6": lambda y: torch.clamp_(y, 0.0, 6.0),
     "silu": torch._C._nn.silu_,
-    "gelu": torch._C._nn.gelu_,
+    "gelu": torch._C._nn.gelu_,  # type: ignore[attr-defined]
 }
 assert set(_IN_PLACE) | {"none"} == set(ACTIVATIONS)
 
@@ -43,19 +43,19 @@ class VendorBackend(Backend):
 
     def prepare(self, problem: Problem, weights: Weights, config: str) -> Kernel:
         if config == "library":
-            return _library(problem, *weights)
+            return _library(problem, weights)
         finish = _epilogue(problem.device)
         if problem.operator == "linear":
-            return _linear(problem, *weights, finish)
+            return _linear(problem, weights, finish)
         if problem.operator == "conv2d":
-            return _conv2d(problem.act, problem.residual, problem.geometry, *weights, finish)
+            return _conv2d(problem.act, problem.residual, problem.geometry, weights, finish)
         if problem.operator == "depthwise_pointwise":
             w_dw, b_dw, w_pw, b_pw = weights
             g = problem.geometry
-            first = _conv2d("none", False, Geometry(g.stride, g.padding, problem.x[1]), w_dw, b_dw, finish)
-            second = _conv2d(problem.act, problem.residual, Geometry(), w_pw, b_pw, finish)
+            first = _conv2d("none", False, Geometry(g.stride, g.padding, problem.x[1]), (w_dw, b_dw), finish)
+            second = _conv2d(problem.act, problem.residual, Geometry(), (w_pw, b_pw), finish)
             return lambda x, other: second(first(x, None), other)
-        return _dual_linear(problem.act, *weights, finish)
+        return _dual_linear(problem.act, weights, finish)
 
 
 def _epilogue(device: str) -> Epilogue:
@@ -78,8 +78,8 @@ def _epilogue_in_place(y: Tensor, bias: Tensor | None, residual: Tensor | None, 
     return y if act == "none" else _IN_PLACE[act](y)
 
 
-def _linear(problem: Problem, weight: Tensor | None, bias: Tensor | None, finish: Epilogue) -> Kernel:
-    assert weight is not None
+def _linear(problem: Problem, weights: Weights, finish: Epilogue) -> Kernel:
+    weight, bias = weights
     act = problem.act
     rows, bare = weight.shape[0], act == "none" and not problem.residual
 
@@ -93,10 +93,8 @@ def _linear(problem: Problem, weight: Tensor | None, bias: Tensor | None, finish
     return kernel
 
 
-def _conv2d(
-    act: str, residual: bool, geometry: Geometry, weight: Tensor | None, bias: Tensor | None, finish: Epilogue
-) -> Kernel:
-    assert weight is not None
+def _conv2d(act: str, residual: bool, geometry: Geometry, weights: Weights, finish: Epilogue) -> Kernel:
+    weight, bias = weights
     packed = weight.contiguous(memory_format=torch.channels_last)
     tail = (geometry.stride, geometry.padding, 1, geometry.groups)
     bare = act == "none" and not residual
@@ -111,9 +109,8 @@ def _conv2d(
     return kernel
 
 
-def _dual_linear(act: str, w_x: Tensor | None, w_a: Tensor | None, bias: Tensor | None, finish: Epilogue) -> Kernel:
-    assert w_x is not None
-    assert w_a is not None
+def _dual_linear(act: str, weights: Weights, finish: Epilogue) -> Kernel:
+    w_x, w_a, bias = weights
     rows = w_x.shape[0]
 
     def kernel(x: Tensor, a: Tensor | None) -> Tensor:
@@ -125,13 +122,13 @@ def _dual_linear(act: str, w_x: Tensor | None, w_a: Tensor | None, bias: Tensor 
     return kernel
 
 
-def _library(problem: Problem, weight: Tensor | None, bias: Tensor | None) -> Kernel:
-    assert weight is not None
+def _library(problem: Problem, weights: Weights) -> Kernel:
+    weight, bias = weights
     if problem.operator == "linear":
 
         def linear(x: Tensor, other: Tensor | None) -> Tensor:
             rows = x.reshape(-1, x.shape[-1])
-            y = torch._addmm_activation(bias, rows, weight.t(), use_gelu=False)  # type: ignore[attr-defined]
+            y = torch._addmm_activation(bias, rows, weight.t(), use_gelu=False)
             return y.view(*x.shape[:-1], weight.shape[0])
 
         return linear

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import platform
 import re
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -25,11 +27,9 @@ def device_name(device: torch.device | None = None) -> str:
 
 def environment(device: torch.device) -> dict[str, str]:
     """What a tuned table is valid for."""
-    import triton
-
     found = {"device": device_name(device), "torch": torch.__version__, "kernels": kernel_hash()}
     if device.type == "cuda":
-        found["triton"] = triton.__version__
+        found["triton"] = metadata.version("triton")
         found["library"] = str(torch.version.hip or torch.version.cuda)
         found["cudnn"] = str(torch.backends.cudnn.version())
     return found
@@ -38,12 +38,9 @@ def environment(device: torch.device) -> dict[str, str]:
 @cache
 def kernel_hash() -> str:
     """sha256 over the sources of the kernels and of the backends that call them, its first 16 digits."""
-    import updp_rt.backends
-    import updp_rt.kernels
-
     digest = hashlib.sha256()
-    for package in (updp_rt.kernels, updp_rt.backends):
-        root = Path(package.__path__[0])
+    for name in ("updp_rt.kernels", "updp_rt.backends"):
+        root = Path(importlib.import_module(name).__path__[0])
         for path in sorted(root.rglob("*.py")):
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]

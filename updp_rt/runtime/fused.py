@@ -6,8 +6,6 @@ A fused module is its source module with another class: parameters, buffers, nam
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +13,8 @@ from torch import nn
 
 from updp_rt.runtime.dispatch import Policy
 from updp_rt.runtime.site import Site
+
+_classes: dict[tuple[type[Fused], type[nn.Module]], type[nn.Module]] = {}
 
 
 class CannotFuseError(Exception):
@@ -101,11 +101,14 @@ def unfuse(module: Fused) -> None:
     module.__class__ = type(module).__bases__[1]
 
 
-@cache
 def _fused_class(kind: type[Fused], source: type[nn.Module]) -> type[nn.Module]:
-    return type(f"Fused{source.__name__}", (kind, source), {"__module__": __name__, "__doc__": source.__doc__})
+    if (kind, source) not in _classes:
+        names = {"__module__": __name__, "__doc__": source.__doc__}
+        _classes[kind, source] = type(f"Fused{source.__name__}", (kind, source), names)
+    return _classes[kind, source]
 
 
 def _empty(kind: type[Fused], source: type[nn.Module]) -> nn.Module:
-    new: Callable[..., nn.Module] = _fused_class(kind, source).__new__
-    return new(_fused_class(kind, source))
+    made = _fused_class(kind, source)
+    empty: nn.Module = made.__new__(made)
+    return empty

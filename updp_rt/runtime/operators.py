@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +26,10 @@ def _site(operator: str, weights: Weights, act: str, geometry: Geometry) -> Site
     return site
 
 
+def _pair(sizes: Sequence[int]) -> Pair:
+    return sizes[0], sizes[1]  # hashable, which torch's lists are not
+
+
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, act: str) -> Tensor:
     return _site("linear", (weight, bias), act, Geometry())(x, residual)
 
@@ -39,7 +44,7 @@ def _conv2d(
     padding: Pair,
     groups: int,
 ) -> Tensor:
-    return _site("conv2d", (weight, bias), act, Geometry(tuple(stride), tuple(padding), groups))(x, residual)
+    return _site("conv2d", (weight, bias), act, Geometry(_pair(stride), _pair(padding), groups))(x, residual)
 
 
 def _depthwise_pointwise(
@@ -53,7 +58,7 @@ def _depthwise_pointwise(
     stride: Pair,
     padding: Pair,
 ) -> Tensor:
-    geometry = Geometry(tuple(stride), tuple(padding), x.shape[1])
+    geometry = Geometry(_pair(stride), _pair(padding), x.shape[1])
     return _site("depthwise_pointwise", (w_dw, b_dw, w_pw, b_pw), act, geometry)(x, residual)
 
 
@@ -71,11 +76,13 @@ def _attention(qkv: Tensor, heads: int) -> Tensor:
     return site(qkv)
 
 
-for _name, _run in {
+_IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
     "attention": _attention,
     "linear": _linear,
     "conv2d": _conv2d,
     "depthwise_pointwise": _depthwise_pointwise,
     "dual_linear": _dual_linear,
-}.items():
-    torch.library.impl(f"updp_rt::{_name}", ("cpu", "cuda"), _run)
+}
+for _name, _run in _IMPLEMENTATIONS.items():
+    for _device in ("cpu", "cuda"):
+        torch.library.impl(f"updp_rt::{_name}", _device, _run)

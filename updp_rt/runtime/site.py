@@ -27,8 +27,8 @@ class Site:
     """A fused operator with its weights.
 
     Packed weights follow their source: before each call the source tensors' storages and version counters are compared
-    with those packed, so updates in place, ``load_state_dict``, ``.to()`` and replaced parameters are seen. (Only a write
-    through ``tensor.data`` or from outside torch moves no version counter, and is not.)
+    with those packed, so updates in place, ``load_state_dict``, ``.to()`` and replaced parameters are seen. (Only a
+    write through ``tensor.data`` or from outside torch moves no version counter, and is not.)
 
     Args:
         operator: linear, conv2d, depthwise_pointwise or dual_linear.

@@ -31,7 +31,7 @@ class FusedConvNeXtBlock(Fused):
         make(fusion, "fc1", mlp.fc1, act=mlp.act)
         make(fusion, "fc2", mlp.fc2, scale=None if module.gamma is None else (module, "gamma"))
 
-    def run(self, x: Tensor) -> Tensor:
+    def run(self: Any, x: Tensor) -> Tensor:
         sites, shortcut = self.fusion.sites, self.shortcut(x)
         # Each step drops the tensor before it: memory given back early is used again while it is in the cache.
         y = sites["conv_dw"](x)

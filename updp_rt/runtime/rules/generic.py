@@ -53,7 +53,6 @@ class FusedSequential(Fused):
             while names and _site(module, [*run, names[0]], fusion):
                 run.append(names.pop(0))
             if len(run) > 1:
-                _site(module, run, fusion)
                 for member in run:
                     fusion.absorb(member)
         if not fusion.sites:
@@ -61,22 +60,24 @@ class FusedSequential(Fused):
 
     def run(self, x: Tensor) -> Tensor:
         sites, absorbed = self.fusion.sites, {name for _, name, _ in self.fusion.members}
-        for name, module in self._modules.items():
+        modules: dict[str, Any] = self._modules
+        for name, module in modules.items():
             if name in sites:
                 x = sites[name](x)
             elif name not in absorbed:
-                x = module(x)  # type: ignore[misc]
+                x = module(x)
         return x
 
 
 def _site(module: nn.Sequential, names: list[str], fusion: Fusion) -> bool:
     """Try to make one site of a convolution and what follows it."""
-    conv, *rest = (module._modules[name] for name in names)
+    modules: dict[str, Any] = module._modules
+    conv, *rest = (modules[name] for name in names)
     norm = rest.pop(0) if rest and isinstance(rest[0], nn.BatchNorm2d) else None
     if len(rest) > 1:
         return False
     try:
-        conv_site(fusion, names[0], conv, norm, rest[0] if rest else None)  # type: ignore[arg-type]
+        conv_site(fusion, names[0], conv, norm, rest[0] if rest else None)
     except CannotFuseError:
         return False
     return True

@@ -22,12 +22,12 @@ class FusedMergedBlock(Fused):
     @classmethod
     def plan(cls, module: Any, fusion: Fusion) -> None:
         body, act = fusion.absorb("body"), fusion.absorb("act")
-        convs = list(body) if isinstance(body, nn.Sequential) else [body]
+        convs: list[Any] = list(body) if isinstance(body, nn.Sequential) else [body]
         if isinstance(module.skip, nn.Identity):
             fusion.absorb("skip")
         *before, last = convs
         if before and _is_depthwise_then_pointwise(before[-1], last):
-            depthwise = before.pop()
+            depthwise: Any = before.pop()
             source = DepthwisePointwiseSource(depthwise, last)
             for i, conv in enumerate(before):
                 conv_site(fusion, str(i), conv)
@@ -38,7 +38,7 @@ class FusedMergedBlock(Fused):
             conv_site(fusion, str(i), conv)
         conv_site(fusion, "last", last, act=act)
 
-    def run(self, x: Tensor) -> Tensor:
+    def run(self: Any, x: Tensor) -> Tensor:
         *first, last = self.fusion.sites.values()
         skip = None if self.skip is None else self.skip(x)
         for site in first:
@@ -63,7 +63,7 @@ class FusedMergedTransformerBlock(Fused):
         source = DualLinearSource(attn.proj, linear, layer_scale(fusion.absorb("ls1")))
         fusion.sites["dual"] = Site("dual_linear", source, activation(act), policy=fusion.policy)
 
-    def run(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    def run(self: Any, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         sites = self.fusion.sites
         return sites["dual"](x, attend(self.attn, sites, self.norm1(x), attn_mask, is_causal))
 

@@ -34,7 +34,7 @@ class FusedMobileBlock(Fused):
         if module.has_skip and site.act != "none":
             raise CannotFuseError("the skip is added after the last activation")
 
-    def run(self, x: Tensor) -> Tensor:
+    def run(self: Any, x: Tensor) -> Tensor:
         *first, last = self.fusion.sites.values()
         y = x
         for site in first:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.layers import GELU as TimmGELU
+from timm import layers
 from timm.layers import BatchNormAct2d, DropBlock2d, DropPath, LayerScale, LayerScale2d
-from timm.layers import Swish as TimmSwish
 from torch import nn
 
 from updp_rt.backends import Geometry
@@ -20,9 +19,9 @@ _ACTIVATIONS: dict[type, str] = {
     nn.ReLU: "relu",
     nn.ReLU6: "relu6",
     nn.GELU: "gelu",
-    TimmGELU: "gelu",
+    layers.GELU: "gelu",
     nn.SiLU: "silu",
-    TimmSwish: "silu",
+    layers.Swish: "silu",
 }
 # Modules that do nothing in eval mode.
 _IDLE = (nn.Identity, nn.Dropout, nn.Dropout2d, DropPath, DropBlock2d)

@@ -29,7 +29,7 @@ class FusedResidualBlock(Fused):
             last_of_se = i == count and module.se is not None
             conv_site(fusion, f"conv{i}", conv, norm, None if last_of_se else fusion.absorb(f"act{i}"))
 
-    def run(self, x: Tensor) -> Tensor:
+    def run(self: Any, x: Tensor) -> Tensor:
         *first, last = self.fusion.sites.values()
         shortcut = x if self.downsample is None else self.downsample(x)
         for site in first:

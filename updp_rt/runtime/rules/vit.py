@@ -65,7 +65,7 @@ class FusedViTBlock(Fused):
         linear_site(fusion, "fc1", mlp.fc1, act=mlp.act)
         linear_site(fusion, "fc2", mlp.fc2, scale=layer_scale(fusion.absorb("ls2")))
 
-    def run(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    def run(self: Any, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         sites = self.fusion.sites
         x = sites["proj"](attend(self.attn, sites, self.norm1(x), attn_mask, is_causal), x)
         return sites["fc2"](sites["fc1"](self.norm2(x)), x)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from updp_rt.backends import BACKENDS
-from updp_rt.runtime import operators as operators  # gives torch.ops.updp_rt its kernels
 from updp_rt.runtime.dispatch import AccelerationError, Policy
 from updp_rt.runtime.fused import Absorbed, CannotFuseError, Fused, Fusion, fuse, unfuse
 from updp_rt.runtime.memory import keep_freed_memory
@@ -33,9 +32,10 @@ def accelerate(
 ) -> _Model:
     """Run `model` on fused kernels: convolutions and linear layers with their norms, residuals and activations.
 
-    Modules keep their names, parameters, hooks and ``state_dict``; each gets a faster forward for inference and keeps its
-    own for training. Kernels are measured on `example_input`, or read from the tuned table where they have been before;
-    each is checked against the plain operators in float64 before it is used. What cannot be fused stays as it is.
+    Modules keep their names, parameters, hooks and ``state_dict``; each gets a faster forward for inference and keeps
+    its own for training. Kernels are measured on `example_input`, or read from the tuned table where they have been
+    before; each is checked against the plain operators in float64 before it is used. What cannot be fused stays as it
+    is. On a CPU, glibc is told to keep freed memory for reuse (``UPDP_RT_MALLOC=system`` in the environment: not).
 
     Args:
         model: any model in eval mode; timm's ResNet, EfficientNet, ConvNeXt and ViT families and merged models are
@@ -43,8 +43,8 @@ def accelerate(
         example_input: images ``[N, 3, H, W]`` as they will be served, on the model's device; or several such, one for
             each shape. Further shapes are measured when they are first met.
         inplace: change `model` itself, instead of a copy.
-        strict: raise `AccelerationError` where something falls back: a kernel that fails or disagrees with the reference,
-            or a block that cannot be fused.
+        strict: raise `AccelerationError` where something falls back: a kernel that fails or disagrees with the
+            reference, or a block that cannot be fused.
         backends: use only these, of onednn, triton, vendor and reference.
 
     Returns:
@@ -65,8 +65,8 @@ def accelerate(
         model = _copy(model)
     elif any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
         raise ValueError(
-            "weights made under torch.inference_mode() keep no record of updates, so packed weights could not follow them: "
-            "create or load the model outside inference_mode, or leave inplace=False"
+            "weights made under torch.inference_mode() keep no record of updates, so packed weights could not follow "
+            "them: create or load the model outside inference_mode, or leave inplace=False"
         )
     policy = Policy(strict, None if backends is None else tuple(backends))
     try:
@@ -143,7 +143,7 @@ def _fuse_chains(model: nn.Module, policy: Policy) -> set[int]:
         leader, *followers = (model.get_submodule(name) for name in names)
         fusion = Fusion(leader, policy)
         try:
-            conv_site(fusion, "conv", leader, *followers)
+            conv_site(fusion, "conv", leader, followers[0], followers[1] if len(followers) > 1 else None)
         except CannotFuseError as error:
             _log.info("%s is not fused: %s", "+".join(names), error)
             continue

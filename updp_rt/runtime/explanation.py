@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from updp_rt.runtime.accelerate import fused_modules
 from updp_rt.runtime.dispatch import Choice
+from updp_rt.runtime.lowering import fused_modules
 from updp_rt.runtime.roofline import peak
 from updp_rt.runtime.table import table_for
 
@@ -92,7 +92,7 @@ class Explanation:
 
 
 def explain(model: nn.Module) -> Explanation:
-    """Say per module of an accelerated model: operator, shape, kernel chosen, why, each candidate's time, roofline share.
+    """Say per module of an accelerated model what it runs: operator, shapes, kernel, why, times, share of the roofline.
 
     Print the result, or take its ``to_dict()``. It tells of the shapes that `accelerate` and `prewarm` measured and of
     those met since.
