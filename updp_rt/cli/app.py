@@ -38,4 +38,4 @@ app = typer.Typer(
     help="Make vision models faster by pruning their depth: slow blocks become one convolution or one linear layer.",
 )
 
-from updp_rt.cli import demo, models, prune  # noqa: E402, F401 - each registers its commands
+from updp_rt.cli import demo, models, prune, runtime  # noqa: E402, F401 - each registers its commands

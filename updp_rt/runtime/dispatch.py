@@ -105,6 +105,9 @@ class _Chooser:
     def choose(self) -> tuple[Choice, Kernel]:
         if capturing(self.x.device):
             return self._without_measuring()
+        for name in self.candidates:
+            if self.policy.strict and name in self.entry.demoted:
+                raise self._unfit(name)
         kernels: dict[str, Kernel] = {}
         unknown = [name for name in self.candidates if name not in self.entry.times_ms | self.entry.demoted]
         if unknown:
@@ -187,7 +190,10 @@ class _Chooser:
         self._keep()
         _log.warning("%s is not used for %s: %s", name, self.problem.key, reason)
         if self.policy.strict:
-            raise AccelerationError(f"{name} is not fit for {self.problem.key}: {reason}")
+            raise self._unfit(name)
+
+    def _unfit(self, name: str) -> AccelerationError:
+        return AccelerationError(f"{name} is not fit for {self.problem.key}: {self.entry.demoted[name]}")
 
     def _keep(self) -> None:
         self.table.entries[self.problem.key] = self.entry

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -53,9 +55,9 @@ class Explanation:
     def __str__(self) -> str:
         from rich.console import Console
 
-        console = Console(width=160, file=None, record=True, quiet=True)
-        console.print(self)
-        return console.export_text()
+        text = io.StringIO()
+        Console(width=180, file=text).print(self)
+        return text.getvalue()
 
     def __rich__(self) -> Any:
         from rich.table import Table
@@ -83,9 +85,13 @@ class Explanation:
                 "" if row.roofline is None else f"{row.roofline:.0%}",
             )
         refused = {f"{name}: {reason}" for row in self.rows for name, reason in row.refused.items()}
-        notes = [f"roofline: share of the device's peak ({self.peak})", *sorted(refused)]
+        notes = [
+            f"roofline: share of what the device could do at most ({self.peak}); above 100% the data came from caches",
+            *sorted(refused),
+        ]
         if self.unfused:
-            notes.append(f"run as they are: {', '.join(self.unfused)}")
+            kinds = Counter(name.rsplit("(", 1)[1].rstrip(")") for name in self.unfused)
+            notes.append("run as they are: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
         table.caption = "\n".join(notes)
         table.caption_justify = "left"
         return table

@@ -1,0 +1,117 @@
+"""`accuracy` passes what torch itself gives and nothing worse than its bound."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.ops.calls import FORMS, FULL, Form
+from updp_rt.ops import accuracy, reference
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+every_operator = pytest.mark.parametrize("form", FULL.values(), ids=str)
+
+
+def by_torch(form: Form, dtype: torch.dtype) -> tuple[Tensor, tuple[object, ...]]:
+    call = form.call(dtype)
+    return getattr(reference, form.operator)(*call.args), call.args
+
+
+def last(tensor: Tensor) -> tuple[int, ...]:
+    """Index of the last value."""
+    return (-1,) * tensor.dim()
+
+
+@every_dtype
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_torch_itself_passes(form: Form, dtype: torch.dtype) -> None:
+    found, args = by_torch(form, dtype)
+    judged = accuracy(form.operator, found, args)
+    assert judged.passed
+    assert 0 <= 2 * judged.error <= judged.bound
+
+
+@every_dtype
+@every_operator
+def test_one_value_off_by_more_than_the_bound_fails(form: Form, dtype: torch.dtype) -> None:
+    found, args = by_torch(form, dtype)
+    bound = accuracy(form.operator, found, args).bound
+    off = found.double()
+    off[last(off)] += 8 * bound
+    judged = accuracy(form.operator, off.to(dtype), args)
+    assert not judged.passed
+    assert judged.error == pytest.approx(8 * bound, rel=0.3)
+
+
+@every_operator
+def test_the_bound_is_where_it_ends(form: Form) -> None:
+    found, args = by_torch(form, torch.float32)
+    bound = accuracy(form.operator, found, args).bound
+    exact = form.call(torch.float32).exact()
+    within, beyond = exact.clone(), exact.clone()
+    within[last(within)] += 0.5 * bound
+    beyond[last(beyond)] += 2 * bound
+    assert accuracy(form.operator, within.float(), args).passed
+    assert not accuracy(form.operator, beyond.float(), args).passed
+
+
+@every_dtype
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@every_operator
+def test_one_value_that_is_no_number_fails(form: Form, value: float, dtype: torch.dtype) -> None:
+    found, args = by_torch(form, dtype)
+    found[last(found)] = value
+    assert not accuracy(form.operator, found, args).passed
+
+
+@every_operator
+def test_another_shape_or_dtype_fails(form: Form) -> None:
+    found, args = by_torch(form, torch.float32)
+    for wrong in (found[1:], found[None], found.mT, found.double(), found.half()):
+        assert not accuracy(form.operator, wrong, args).passed
+
+
+@every_operator
+def test_an_empty_result_passes_in_its_own_shape_alone(form: Form) -> None:
+    empty, args = by_torch(replace(form, x=(0, *form.x[1:])), torch.float32)
+    assert empty.numel() == 0
+    assert accuracy(form.operator, empty, args).passed
+    assert not accuracy(form.operator, empty[..., :-1], args).passed
+
+
+@every_operator
+def test_the_bound_grows_with_the_dtypes_eps(form: Form) -> None:
+    bounds = {dtype: accuracy(form.operator, *by_torch(form, dtype)).bound for dtype in DTYPES}
+    for finer, coarser in pairwise(DTYPES):
+        ratio = torch.finfo(coarser).eps / torch.finfo(finer).eps
+        assert ratio / 4 < bounds[coarser] / bounds[finer] < 4 * ratio
+
+
+@pytest.mark.parametrize(
+    ("form", "products"),
+    [
+        (Form("linear", (5, 7), 3), 7),
+        (Form("conv2d", (2, 6, 5, 4), 4, 0, (3, 2), groups=2), 3 * 3 * 2),
+        (Form("depthwise_pointwise", (1, 7, 5, 5), 3, 0, (3, 3)), 3 * 3 + 7),
+        (Form("dual_linear", (5, 7), 3, 11), 7 + 11),
+        (Form("attention", (2, 8, 12), groups=2), 8),
+    ],
+    ids=str,
+)
+def test_where_torch_is_exact_the_bound_is_eps_times_the_root_of_the_sums_length(form: Form, products: int) -> None:
+    """Small integers are added without error in any order; and equal scores weigh 8 tokens by 1/8 each."""
+    call = form.call(torch.float32).map(lambda t: t.round().clamp(-4, 4))
+    if form.operator == "attention":
+        call.x[..., :8] = 0
+    found = getattr(reference, form.operator)(*call.args)
+    judged = accuracy(form.operator, found, call.args)
+    assert judged.error == 0
+    largest = float(found.abs().max())
+    assert judged.bound == pytest.approx(torch.finfo(torch.float32).eps * math.sqrt(products) * largest)

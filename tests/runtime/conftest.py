@@ -1,0 +1,73 @@
+"""A tuned table of its own for each test, and the small models of each family that the tests run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from updp_rt.blocks import make_progressive, merge_model, prunable_blocks, set_lambda
+from updp_rt.runtime import dispatch
+from updp_rt.runtime.table import table_for
+from updp_rt.verify.randomize import randomize
+
+
+@pytest.fixture(autouse=True)
+def own_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Measurements go to the test's folder; what this process has checked is forgotten."""
+    monkeypatch.setenv("UPDP_RT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(dispatch, "_checked", set())
+    table_for.cache_clear()
+    yield tmp_path / "cache"
+    table_for.cache_clear()
+
+
+def _vit(name: str = "vit_tiny_patch16_224", **options: object) -> nn.Module:
+    return timm.create_model(name, img_size=48, depth=2, num_classes=7, **options)
+
+
+def _convnext(**options: object) -> nn.Module:
+    return timm.create_model("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), num_classes=7, **options)
+
+
+def merged(model: nn.Module, form: str | None = None) -> nn.Module:
+    """`model` with all its prunable blocks merged, in the form named."""
+    names = prunable_blocks(model)
+    subnet = make_progressive(model, names).eval()
+    set_lambda(subnet, 1.0)
+    return merge_model(subnet, dict.fromkeys(names, form) if form else None)
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "resnet18": lambda: timm.create_model("resnet18", num_classes=7),
+    "resnet18d": lambda: timm.create_model("resnet18d", num_classes=7),
+    "resnet26": lambda: timm.create_model("resnet26", num_classes=7),
+    "seresnet18": lambda: timm.create_model("seresnet18", num_classes=7),
+    "mobilenetv2": lambda: timm.create_model("mobilenetv2_035", num_classes=7),
+    "efficientnet": lambda: timm.create_model("efficientnet_b0", num_classes=7),
+    "convnext": lambda: _convnext(conv_mlp=False),
+    "convnext-convmlp": lambda: _convnext(conv_mlp=True),
+    "convnextv2": lambda: _convnext(use_grn=True, ls_init_value=None),
+    "vit": _vit,
+    "vit-layerscale": lambda: _vit(init_values=0.1),
+    "vit-qknorm": lambda: _vit(qk_norm=True),
+    "resnet18-merged": lambda: merged(timm.create_model("resnet18", num_classes=7)),
+    "mobilenetv2-merged": lambda: merged(timm.create_model("mobilenetv2_035", num_classes=7)),
+    "convnext-merged": lambda: merged(_convnext(conv_mlp=False), "factored"),
+    "vit-merged": lambda: merged(_vit(init_values=0.1)),
+}
+
+
+def model_and_images(name: str, batch: int = 2, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Tensor]:
+    """A model with randomised statistics, biases and layer scales and sound weights, and images for it."""
+    torch.manual_seed(0)
+    model = randomize(MODELS[name]().eval(), seed=1)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)  # merged untrained weights are no longer of a sound size
+    side = 48 if name.startswith("vit") else 40
+    return model.to(dtype), torch.randn(batch, 3, side, side).to(dtype)

@@ -1,0 +1,227 @@
+"""Dispatch: the fastest verified candidate, measured once, kept in a table; what disagrees or fails is demoted."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import updp_rt
+from updp_rt.backends import BACKENDS, Backend, Kernel, Problem, Weights, arguments
+from updp_rt.ops import reference
+from updp_rt.runtime import dispatch
+from updp_rt.runtime.table import Table, table_for
+
+
+class Stub(Backend):
+    """A backend whose kernel is the reference with something done to its result."""
+
+    def __init__(self, name: str, change: Callable[[Tensor], Tensor]) -> None:
+        self.name = name
+        self.change = change
+        self.prepared = 0
+
+    def supports(self, problem: Problem) -> tuple[bool, str]:
+        return True, ""
+
+    def prepare(self, problem: Problem, weights: Weights, config: str) -> Kernel:
+        self.prepared += 1
+        plain = getattr(reference, problem.operator)
+        return lambda x, other: self.change(plain(*arguments(problem, x, other, weights)))
+
+
+def fail(y: Tensor) -> Tensor:
+    raise RuntimeError("out of resource: shared memory\nand more lines")
+
+
+@pytest.fixture
+def candidates(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Stub]]:
+    """Replace the backends by stubs that take the given times."""
+
+    def install(**stubs: tuple[Callable[[Tensor], Tensor], float]) -> dict[str, Stub]:
+        made = {name: Stub(name, change) for name, (change, _) in stubs.items()}
+        monkeypatch.setattr(dispatch, "BACKENDS", made)
+        monkeypatch.setattr(updp_rt.runtime.lowering, "BACKENDS", made)
+        times = {name: seconds for name, (_, seconds) in stubs.items()}
+        monkeypatch.setattr(dispatch, "time_side_by_side", lambda calls, **_: {name: times[name] for name in calls})
+        return made
+
+    return install
+
+
+def layer() -> tuple[nn.Module, Tensor]:
+    return nn.Sequential(nn.Linear(5, 3)).eval(), torch.randn(4, 5)
+
+
+def rows(model: nn.Module) -> list[updp_rt.runtime.explanation.Row]:
+    return updp_rt.explain(model).rows
+
+
+def test_the_fastest_is_chosen(candidates: Callable[..., dict[str, Stub]]) -> None:
+    candidates(slow=(lambda y: y, 3e-3), fast=(lambda y: y, 1e-3), middle=(lambda y: y, 2e-3))
+    (row,) = rows(updp_rt.accelerate(*layer()))
+    assert row.kernel == "fast"
+    assert row.why == "the fastest measured"
+    assert row.times_ms == {"slow": 3.0, "fast": 1.0, "middle": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda y: y + 1e-3, "its error of 1.0e-03 is above the bound"),
+        (lambda y: torch.where(y == y.max(), torch.nan, y), "its error of nan is above the bound"),
+        (lambda y: y[:, :2], "its error of inf is above the bound"),
+        (lambda y: y.double(), "its error of inf is above the bound"),
+        (fail, "it failed to run: RuntimeError: out of resource: shared memory"),
+    ],
+)
+def test_a_wrong_or_failing_kernel_is_demoted_with_the_reason(
+    candidates: Callable[..., dict[str, Stub]],
+    change: Callable[[Tensor], Tensor],
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    candidates(wrong=(change, 1e-3), right=(lambda y: y, 2e-3))
+    model, x = layer()
+    fast = updp_rt.accelerate(model, x)
+    (row,) = rows(fast)
+    assert row.kernel == "right"
+    assert reason in row.demoted["wrong"]
+    assert "wrong" not in row.times_ms
+    assert caplog.text.count("wrong is not used for") == 1
+    assert torch.equal(fast(x), model(x))
+    with pytest.raises(updp_rt.AccelerationError, match="wrong is not fit"):
+        table_for.cache_clear()
+        updp_rt.accelerate(*layer(), strict=True, backends=["wrong"])
+
+
+def test_no_candidate_left_is_an_error_and_leaves_the_model(candidates: Callable[..., dict[str, Stub]]) -> None:
+    candidates(wrong=(lambda y: y + 1, 1e-3))
+    model, x = layer()
+    with pytest.raises(ValueError, match="every candidate for linear 4x5 3x5 float32 cpu failed"):
+        updp_rt.accelerate(model, x, inplace=True)
+    assert type(model[0]) is nn.Linear
+
+
+def test_a_warm_table_measures_nothing_and_packs_only_the_winner(
+    candidates: Callable[..., dict[str, Stub]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = candidates(slow=(lambda y: y, 2e-3), fast=(lambda y: y, 1e-3))
+    model, x = layer()
+    updp_rt.accelerate(model, x)
+    table_for.cache_clear()  # as a new process would
+    monkeypatch.setattr(dispatch, "time_side_by_side", lambda *_, **__: pytest.fail("it measured again"))
+    before = made["slow"].prepared
+    assert rows(updp_rt.accelerate(model, x))[0].kernel == "fast"
+    assert made["slow"].prepared == before
+
+
+def test_a_table_is_not_trusted_blindly(
+    candidates: Callable[..., dict[str, Stub]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first use in each process is checked, whatever the table says."""
+    made = candidates(slow=(lambda y: y, 2e-3), fast=(lambda y: y, 1e-3))
+    model, x = layer()
+    updp_rt.accelerate(model, x)
+    table_for.cache_clear()
+    monkeypatch.setattr(dispatch, "_checked", set())
+    made["fast"].change = lambda y: y * 1.01
+    (row,) = rows(updp_rt.accelerate(model, x))
+    assert row.kernel == "slow"
+    assert "above the bound" in row.demoted["fast"]
+    table_for.cache_clear()
+    assert rows(updp_rt.accelerate(model, x))[0].kernel == "slow", "the demotion is kept"
+
+
+def test_nothing_is_measured_while_a_graph_is_captured(
+    candidates: Callable[..., dict[str, Stub]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates(fast=(lambda y: y, 1e-3), reference=(lambda y: y, 2e-3))
+    model, x = layer()
+    fast = updp_rt.accelerate(model, x)
+    monkeypatch.setattr(dispatch, "capturing", lambda device: True)
+    monkeypatch.setattr(dispatch, "time_side_by_side", lambda *_, **__: pytest.fail("it measured"))
+    with torch.no_grad():
+        assert torch.equal(fast(x[:2]), model(x[:2]))  # a new shape: the surest candidate
+        assert len(rows(fast)) == 1, "what is only good enough for a capture is not kept"
+    monkeypatch.setattr(dispatch, "capturing", lambda device: False)
+    monkeypatch.setattr(dispatch, "time_side_by_side", lambda calls, **_: dict.fromkeys(calls, 1e-3))
+    updp_rt.prewarm(fast, x[:2])
+    assert [row.problem for row in rows(fast)] == ["linear 4x5 3x5 float32 cpu", "linear 2x5 3x5 float32 cpu"]
+
+
+def test_backends_can_be_restricted() -> None:
+    model, x = layer()
+    for name in ("vendor", "reference"):
+        (row,) = rows(updp_rt.accelerate(model, x, backends=[name]))
+        assert row.kernel.split(":")[0] == name
+    with pytest.raises(ValueError, match="no backend among triton runs linear 4x5 3x5 float32 cpu: triton: Triton"):
+        updp_rt.accelerate(model, x, backends=["triton"])
+
+
+def test_the_table_file_says_what_it_is_valid_for(own_table: Path) -> None:
+    updp_rt.accelerate(*layer())
+    (path,) = own_table.glob("tuned/*.json")
+    data = json.loads(path.read_text())
+    assert set(data["environment"]) == {"device", "torch", "kernels"}
+    entry = data["entries"]["linear 4x5 3x5 float32 cpu"]
+    assert set(entry["times_ms"]) == {"onednn:matmul", "vendor:epilogue", "reference"}
+    assert all(ms > 0 for ms in entry["times_ms"].values())
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"schema": 1}', '{"schema": 1, "environment": {}, "entries": 3}', "\0\1"]
+)
+def test_a_damaged_table_is_left_aside(own_table: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
+    updp_rt.accelerate(*layer())
+    (path,) = own_table.glob("tuned/*.json")
+    if "environment" in content:
+        content = json.dumps(json.loads(content) | {"environment": json.loads(path.read_text())["environment"]})
+    path.write_text(content)
+    table_for.cache_clear()
+    assert rows(updp_rt.accelerate(*layer()))
+    assert "is damaged and left aside" in caplog.text
+    json.loads(path.read_text())
+
+
+def test_a_table_of_another_environment_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    mine = Table({"device": "a"}, path)
+    mine.entry("p").times_ms["x"] = 1.0
+    mine.touch()
+    mine.save()
+    assert Table({"device": "a"}, path).entries["p"].times_ms == {"x": 1.0}
+    assert Table({"device": "b"}, path).entries == {}
+
+
+def test_processes_keep_each_others_entries(tmp_path: Path) -> None:
+    tables = [Table({"device": "a"}, tmp_path / "table.json") for _ in range(2)]
+    for index, table in enumerate(tables):
+        table.entry(f"p{index}").times_ms["x"] = 1.0
+        table.touch()
+        table.save()
+    assert set(Table({"device": "a"}, tmp_path / "table.json").entries) == {"p0", "p1"}
+
+
+def test_a_cache_that_cannot_be_written_is_only_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("UPDP_RT_CACHE", str(tmp_path / "file"))
+    table_for.cache_clear()
+    assert rows(updp_rt.accelerate(*layer()))
+    assert "could not be kept" in caplog.text
+
+
+def test_each_refusal_is_logged_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("updp_rt.backends.base._logged", set())
+    caplog.set_level(logging.INFO, "updp_rt")
+    for _ in range(2):
+        updp_rt.accelerate(*layer())
+    assert caplog.text.count("triton does not run linear: Triton kernels run on GPUs") == 1
+    assert BACKENDS["triton"].name == "triton"

@@ -1,0 +1,96 @@
+"""What `explain` tells, the peak it measures against, the operators it may be asked of, and memory kept."""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+import weakref
+
+import pytest
+import torch
+
+import updp_rt
+from tests.runtime.conftest import model_and_images
+from updp_rt.backends import Geometry, Problem
+from updp_rt.runtime import operators
+from updp_rt.runtime.roofline import Peak, peak
+
+
+def test_every_operator_is_explained() -> None:
+    model, images = model_and_images("vit-merged")
+    explanation = updp_rt.explain(updp_rt.accelerate(model, images))
+    found = [(row.module, row.source, row.operator) for row in explanation.rows]
+    block = [("blocks.0", "MergedTransformerBlock", operator) for operator in ("linear", "attention", "dual_linear")]
+    other = [(name.replace("0", "1"), *rest) for name, *rest in block]
+    assert sorted(found) == sorted(
+        [("patch_embed.proj", "Conv2d", "conv2d"), *block, *other, ("head", "Linear", "linear")]
+    )
+    for row in explanation.rows:
+        assert row.kernel in row.times_ms
+        assert row.times_ms[row.kernel] == min(row.times_ms.values())
+        assert row.roofline is not None
+        assert row.roofline > 0
+        assert row.refused["triton"]
+    assert "norm (LayerNorm)" in explanation.unfused
+    again = json.loads(json.dumps(explanation.to_dict()))
+    assert [row["problem"] for row in again["rows"]] == [row.problem for row in explanation.rows]
+    assert "dual_linear" in str(explanation)
+
+
+def test_shapes_met_later_are_explained_too() -> None:
+    model, images = model_and_images("resnet18")
+    fast = updp_rt.accelerate(model, images)
+    before = len(updp_rt.explain(fast).rows)
+    with torch.no_grad():
+        fast(images[:1])
+    assert len(updp_rt.explain(fast).rows) == 2 * before
+
+
+def test_a_model_that_is_not_accelerated_is_an_error() -> None:
+    with pytest.raises(ValueError, match="is not accelerated"):
+        updp_rt.explain(model_and_images("resnet18")[0])
+
+
+def test_the_roofline_is_the_longer_of_arithmetic_and_traffic() -> None:
+    limits = Peak({torch.float32: 1e9}, 1e6, "assumed")
+    wide = Problem("linear", (10, 1000), ((1000, 1000), None), False, "none", Geometry(), torch.float32, "cpu")
+    assert limits.least_seconds(wide) == pytest.approx(4 * (1000 * 1000 + 2 * 10 * 1000) / 1e6)
+    assert Peak({torch.float32: 1e3}, 1e6, "assumed").least_seconds(wide) == pytest.approx(2 * 10 * 1000 * 1000 / 1e3)
+    measured = peak(torch.device("cpu"))
+    assert measured.source == "measured"
+    assert measured.flops[torch.float32] > 1e9
+    assert measured.bandwidth > 1e8
+
+
+@torch.no_grad()
+def test_operators_pack_given_weights_once_follow_them_and_let_them_go() -> None:
+    weight, x = torch.randn(6, 5), torch.randn(3, 5)
+    assert torch.allclose(updp_rt.ops.linear(x, weight), x @ weight.T, atol=1e-5)
+    sites = operators._sites[weight]
+    updp_rt.ops.linear(x, weight)
+    assert operators._sites[weight] is sites
+    assert len(sites) == 1
+    weight.mul_(3)
+    assert torch.allclose(updp_rt.ops.linear(x, weight), x @ weight.T, atol=1e-5)
+    gone, before = weakref.ref(weight), len(operators._sites)
+    del weight, sites
+    gc.collect()
+    assert gone() is None
+    assert len(operators._sites) == before - 1
+
+
+def test_freed_memory_is_kept_unless_asked_not_to() -> None:
+    code = (
+        "import ctypes, updp_rt.runtime.memory as memory;"
+        "ctypes.CDLL = lambda name: type('libc', (), {'mallopt': staticmethod(lambda *a: print(a) or 1)});"
+        "print(memory.keep_freed_memory())"
+    )
+    shown = {}
+    for value in ("", "system"):
+        environment = {"UPDP_RT_MALLOC": value, "PATH": "", "PYTHONPATH": ":".join(sys.path)}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+        shown[value] = done.stdout.split("\n")
+    assert shown["system"][0] == "False"
+    assert shown[""][0] in ("(-3, 33554432)", "False")  # False where the C library is not glibc

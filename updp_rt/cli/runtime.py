@@ -1,0 +1,63 @@
+"""Commands of the runtime: ``explain`` what an accelerated model runs, and how much faster that is."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from updp_rt.cli.app import app
+from updp_rt.cli.common import create_model, out, parse_size, print_json
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@app.command(epilog="Example: updp-rt explain deit_tiny_patch16_224 --batch 8 --dtype bfloat16")
+def explain(
+    model: Annotated[str, typer.Argument(help="A timm model, or a folder that updp-rt wrote.", show_default=False)],
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
+    dtype: Annotated[str, typer.Option(help=f"One of {', '.join(DTYPES)}.")] = "float32",
+    img_size: Annotated[str | None, typer.Option("--img-size", help="Image size, such as 224 or 160x192.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda (AMD's GPUs too), or auto: a GPU if there is one.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Accelerate MODEL and tell, module by module, which kernel runs, why, how fast, and its share of the roofline.
+
+    What is measured is kept in the tuned table, so serving the same shapes later starts at once.
+    """
+    import torch
+
+    import updp_rt
+    from updp_rt._timing import time_side_by_side
+    from updp_rt.blocks import model_input_size
+
+    if dtype not in DTYPES:
+        raise ValueError(f"--dtype takes {', '.join(DTYPES)}, not {dtype!r}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("torch sees no GPU here; use --device cpu")
+    size = parse_size(img_size)
+    source = updp_rt.load(model) if Path(model).is_dir() else create_model(model, size=size)
+    source = source.eval().to(device, getattr(torch, dtype))
+    channels, *own = model_input_size(source)
+    images = torch.randn(batch, channels, *(size or own)).to(device, getattr(torch, dtype))
+    fast = updp_rt.accelerate(source, images)
+    explanation = updp_rt.explain(fast)
+    with torch.inference_mode():
+        calls = {"eager": partial(source, images), "accelerated": partial(fast, images)}
+        times = time_side_by_side(calls, round_seconds=0.1, rounds=7, device=images.device)
+    if json:
+        milliseconds = {name: seconds * 1e3 for name, seconds in times.items()}
+        print_json(explanation.to_dict() | {"model_ms": milliseconds})
+        return
+    if out.is_terminal:
+        out.print(explanation)
+    else:
+        print(explanation)
+    out.print(
+        f"{model}, batch {batch}, {dtype}: eager {times['eager'] * 1e3:.2f} ms, accelerated "
+        f"{times['accelerated'] * 1e3:.2f} ms, {times['eager'] / times['accelerated']:.2f}×"
+    )
