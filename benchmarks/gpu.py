@@ -192,7 +192,7 @@ def _model_row(run: Run, name: str, batch: int) -> dict[str, Any]:
         calls |= {"compiled": compiled} if compiled else {}
         calls |= {key: partial(module, images) for key, module in fast.items()}
         if run.device.type == "cuda":
-            calls |= _graphs(run, calls, images, f"{name} at batch {batch}")
+            calls |= graphs(run, calls, images, f"{name} at batch {batch}")
         for key, source in sources.items():
             exact = updp_rt.restore(fast[key]).double()(images[-2:].double())
             reasons += [
@@ -286,7 +286,7 @@ def _compile(run: Run, model: nn.Module, images: Tensor, what: str) -> Callable[
     return call
 
 
-def _graphs(
+def graphs(
     run: Run, calls: dict[str, Callable[[], Tensor]], images: Tensor, what: str
 ) -> dict[str, Callable[[], Tensor]]:
     """All calls captured, but the compiled one, which may have graphs of its own."""

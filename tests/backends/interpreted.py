@@ -36,7 +36,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
         partial(timm.create_model, "resnet18", layers=(1, 1, 1, 1), channels=(8, 12, 20, 24), num_classes=7),
         19,
     ),
-    "mobilenetv2": (partial(timm.create_model, "mobilenetv2_035", num_classes=7), 19),
+    "mobilenetv2": (partial(timm.create_model, "mobilenetv2_035", depth_multiplier=0.3, num_classes=7), 19),
     "convnext": (partial(timm.create_model, "test_convnext", dims=(8, 12, 20, 24), num_classes=7), 32),
     "vit": (partial(timm.create_model, "test_vit", img_size=32, embed_dim=24, depth=2, num_classes=7), 32),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,26 @@ def test_wrong_logits() -> None:
     assert "fast" in (gpu.wrong_logits("fast", wrong, source, exact) or "")
     wrong[-1, -1] = torch.nan
     assert gpu.wrong_logits("fast", wrong, source, exact) is not None
+
+
+def test_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each replay sees the images; what cannot be captured is skipped, and Inductor's own graphs are left alone."""
+    images, run = torch.ones(2), new_run()
+
+    def stand_in(call: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+        result = call()
+        return lambda: result.copy_(call()), result
+
+    def uncapturable() -> Tensor:
+        raise RuntimeError("not while capturing")
+
+    monkeypatch.setattr(gpu_shapes, "graphed", stand_in)
+    calls = {"eager": lambda: images * 2, "compiled": uncapturable, "accelerated": uncapturable}
+    found = gpu.graphs(run, calls, images, "a model")
+    assert found.keys() == {"eager_graph"}
+    images.zero_()
+    assert torch.equal(found["eager_graph"](), torch.full((2,), 2.0))
+    assert run.skipped == ["graph of accelerated, a model: RuntimeError: not while capturing"]
 
 
 def test_a_model_that_fails_does_not_end_the_run(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ def test_nothing_of_the_blocks_is_left_unfused(name: str) -> None:
 def test_a_model_of_no_known_family_is_fused_layer_by_layer() -> None:
     relu = nn.ReLU()  # the same module twice
     model = nn.Sequential(
-        nn.Conv2d(3, 8, 3), relu, nn.MaxPool2d(2), nn.Conv2d(8, 12, 3, padding=1, groups=4), nn.BatchNorm2d(12), nn.SiLU(),
+        nn.Conv2d(3, 8, 3), relu, nn.MaxPool2d(2),
+        nn.Conv2d(8, 12, 3, padding=1, groups=4), nn.BatchNorm2d(12), nn.SiLU(),
         nn.Conv2d(12, 5, 1, bias=False), nn.BatchNorm2d(5), relu, nn.Conv2d(5, 5, 3, dilation=2), nn.Hardswish(),
         nn.Flatten(), nn.LazyLinear(7),
     )  # fmt: skip

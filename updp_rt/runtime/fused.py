@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from updp_rt.runtime.dispatch import Policy
 from updp_rt.runtime.site import Site
@@ -30,6 +31,7 @@ class Fusion:
         self.sites: dict[str, Site] = {}
         # Replaced modules with the dictionary that holds them, so that a module put in their place is seen.
         self.members: list[tuple[dict[str, Any], str, nn.Module]] = []
+        self._handles_seen = -1
 
     def active(self) -> bool:
         """Whether the fused forward may run now; else the source's own does.
@@ -41,10 +43,13 @@ class Fusion:
             return False
         if torch.compiler.is_compiling():
             return not torch.compiler.is_exporting()  # an exported program is made of standard operators
-        for modules, name, module in self.members:
-            if module._forward_hooks or module._forward_pre_hooks or modules.get(name) is not module:
+        # torch counts the hooks ever registered; while the count stands, there is no need to look at every module.
+        if self._handles_seen != RemovableHandle.next_id:
+            handles = RemovableHandle.next_id
+            if any(module._forward_hooks or module._forward_pre_hooks for _, _, module in self.members):
                 return False
-        return True
+            self._handles_seen = handles
+        return all([modules.get(name) is module for modules, name, module in self.members])  # noqa: C419 - quicker
 
     def absorb(self, path: str, parent: nn.Module | None = None) -> Any:
         """Take over the module at `path` below `parent` (the owner by default), with all it holds; returns it."""

@@ -118,14 +118,15 @@ class _Packed:
     """Kernels with packed weights, and the state of the source tensors they were packed from."""
 
     def __init__(self, source: Source) -> None:
-        self._stamps: list[tuple[Slot, int, int]] = []
+        self._stamps: list[tuple[Any, str, int, int]] = []
+        self._absent: list[Slot] = []
         # Aliases keep the storages, so that no other tensor can take their addresses unnoticed.
         self._aliases: list[Tensor] = []
         self.trackable = True
-        for slot in source.slots():
-            tensor = slot[0].get(slot[1])
+        for tensors, name in source.slots():
+            tensor = tensors.get(name)
             if tensor is None:
-                self._stamps.append((slot, 0, 0))
+                self._absent.append((tensors, name))
             elif tensor.is_inference():
                 self.trackable = False
                 _log.warning(
@@ -133,7 +134,7 @@ class _Packed:
                     "again at every call, which is slow: call .to() or load them outside inference_mode"
                 )
             else:
-                self._stamps.append((slot, tensor.data_ptr(), tensor._version))
+                self._stamps.append((tensors, name, tensor.data_ptr(), tensor._version))
                 self._aliases.append(tensor.detach())
         self.kernels: dict[_Call, Kernel] = {}
         # By whether there is a residual, then by candidate: shared by all shapes that choose the same one.
@@ -142,14 +143,14 @@ class _Packed:
     def is_fresh(self) -> bool:
         if not self.trackable:
             return False
-        for (tensors, name), address, version in self._stamps:
-            tensor = tensors.get(name)
-            if tensor is None:
-                if address:
+        try:
+            for tensors, name, address, version in self._stamps:
+                tensor = tensors[name]
+                if tensor._version != version or tensor.data_ptr() != address:
                     return False
-            elif tensor.data_ptr() != address or tensor._version != version:
-                return False
-        return True
+        except (KeyError, AttributeError, RuntimeError):  # gone, None, or an inference tensor, which has no version
+            return False
+        return all([tensors.get(name) is None for tensors, name in self._absent])  # noqa: C419 - quicker
 
 
 class _NoGradient(torch.autograd.Function):
