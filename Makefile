@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench setup clean
+.PHONY: demo test lint bench bench-gpu setup clean
 
 demo: setup
 	$(BIN)/updp-rt demo $(ARGS)
@@ -17,10 +17,15 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Slower than tests: speed of merged models, and progressive against direct training (about an hour).
+# Slower than tests: speed of merged and accelerated models, and progressive against direct training (about an hour).
 bench: setup
+	$(BIN)/python -m benchmarks.accelerated
 	$(BIN)/python -m benchmarks.merged_speed
 	$(BIN)/python -m benchmarks.progressive_vs_direct
+
+# On a machine with a GPU, in 8 minutes.
+bench-gpu: setup
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 setup: $(READY)
 

@@ -25,7 +25,7 @@ def test_commands_exist_with_the_options_shown() -> None:
     from updp_rt.cli import app
 
     lines = re.findall(r"^updp-rt (\w+)([^#\n]*)", README.read_text(encoding="utf-8"), re.MULTILINE)
-    assert {command for command, _ in lines} >= {"inspect", "prune", "verify", "merge", "info"}
+    assert {command for command, _ in lines} >= {"inspect", "prune", "verify", "merge", "info", "explain"}
     for command, rest in lines:
         shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
         for option in re.findall(r"--[a-z-]+", rest):

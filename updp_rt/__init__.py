@@ -1,4 +1,4 @@
-"""Depth pruning of vision models: supernet, search, progressive training, exact merging.
+"""Faster vision models: depth pruning (supernet, search, progressive training, exact merging) and fused kernels.
 
 Names load on first use, so ``import updp_rt`` is quick, touches no GPU and compiles nothing.
 """

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -19,7 +20,7 @@ from tests.pruning.conftest import small_model
 from updp_rt.cli import app
 from updp_rt.reparam import AffineConv, move_padding
 
-COMMANDS = ("demo", "inspect", "prune", "merge", "info", "verify")
+COMMANDS = ("demo", "inspect", "prune", "merge", "info", "verify", "explain")
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
@@ -157,3 +158,38 @@ def test_prune_stage_by_stage_then_merge_again(tmp_path: Path) -> None:
     status, out, _ = run("merge", str(folder), "--out", str(tmp_path / "again"), "--json")
     assert status == 0
     updp_rt.load(json.loads(out)["folder"])
+
+
+def test_explain_tells_which_kernel_runs_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from updp_rt.runtime.table import table_for
+
+    monkeypatch.setenv("UPDP_RT_CACHE", str(tmp_path / "cache"))
+    table_for.cache_clear()
+    updp_rt.save(small_model().eval(), tmp_path / "model")
+    status, out, _ = run("explain", str(tmp_path / "model"), "--batch", "2", "--device", "cpu")
+    assert status == 0
+    assert "the fastest measured" in out
+    assert "accelerated" in out.splitlines()[-1]
+    status, out, _ = run("explain", "resnet18", "--img-size", "32", "--device", "cpu", "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert {row["operator"] for row in found["rows"]} == {"conv2d", "linear"}
+    assert set(found["model_ms"]) == {"eager", "accelerated"}
+    table_for.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("resnet18", "--dtype", "int8"), "--dtype takes float32, float16, bfloat16, not 'int8'"),
+        (("no_such_model",), "timm knows no model"),
+        (("resnet18", "--device", "cuda"), "torch sees no GPU here; use --device cpu"),
+    ],
+)
+def test_explain_says_in_one_line_what_is_wrong(arguments: tuple[str, ...], message: str) -> None:
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    status, _, err = run("explain", *arguments)
+    assert status == 2
+    assert message in err
+    assert len(err.splitlines()) == 1

@@ -227,3 +227,17 @@ def test_each_refusal_is_logged_once(caplog: pytest.LogCaptureFixture, monkeypat
         updp_rt.accelerate(*layer())
     assert caplog.text.count("triton does not run linear: Triton kernels run on GPUs") == 1
     assert BACKENDS["triton"].name == "triton"
+
+
+def test_a_table_that_ships_for_this_device_is_used(
+    tmp_path: Path, own_table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updp_rt.accelerate(*layer())
+    (path,) = own_table.glob("tuned/*.json")
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    path.rename(shipped / path.name)
+    monkeypatch.setattr("updp_rt.runtime.table.SHIPPED", shipped)
+    table_for.cache_clear()
+    monkeypatch.setattr(dispatch, "time_side_by_side", lambda *_, **__: pytest.fail("it measured"))
+    assert rows(updp_rt.accelerate(*layer()))

@@ -56,8 +56,8 @@ class OneDnnBackend(Backend):
         return True
 
     def configs(self, problem: Problem) -> tuple[str, ...]:
-        if problem.operator == "conv2d" and _is_pointwise(problem):
-            return "convolution", "matmul"
+        if problem.operator == "depthwise_pointwise" or (problem.operator == "conv2d" and _is_pointwise(problem)):
+            return "convolution", "matmul"  # how the 1x1 convolution is done
         if problem.operator == "dual_linear":
             return "concatenated", "two"
         if problem.operator == "attention":
@@ -71,10 +71,10 @@ class OneDnnBackend(Backend):
             return _linear(problem.x[0], weights, problem.act, problem.residual)
         if problem.operator == "conv2d":
             if config == "matmul":
-                return _pointwise_as_linear(problem, weights)
+                return _pointwise_as_linear(problem.x, weights, problem.act, problem.residual)
             return _conv2d(problem.x, weights, problem.act, problem.residual, problem.geometry)
         if problem.operator == "depthwise_pointwise":
-            return _depthwise_pointwise(problem, weights)
+            return _depthwise_pointwise(problem, weights, config)
         return _dual_linear(problem, weights, config)
 
 
@@ -127,10 +127,9 @@ def _linear(rows: int, weights: Weights, act: str, residual: bool) -> Kernel:
     return with_residual if residual else with_activation
 
 
-def _pointwise_as_linear(problem: Problem, weights: Weights) -> Kernel:
+def _pointwise_as_linear(shape: tuple[int, ...], weights: Weights, act: str, residual: bool) -> Kernel:
     weight, bias = weights
-    rows = math.prod(problem.x) // problem.x[1]
-    run = _linear(rows, (weight[:, :, 0, 0], bias), problem.act, problem.residual)
+    run = _linear(math.prod(shape) // shape[1], (weight[:, :, 0, 0], bias), act, residual)
 
     def kernel(x: Tensor, other: Tensor | None) -> Tensor:
         rows_of_other = None if other is None else other.permute(0, 2, 3, 1)
@@ -139,12 +138,15 @@ def _pointwise_as_linear(problem: Problem, weights: Weights) -> Kernel:
     return kernel
 
 
-def _depthwise_pointwise(problem: Problem, weights: Weights) -> Kernel:
+def _depthwise_pointwise(problem: Problem, weights: Weights, config: str) -> Kernel:
     w_dw, b_dw, w_pw, b_pw = weights
     g = problem.geometry
     depthwise = _conv2d(problem.x, (w_dw, b_dw), "none", False, Geometry(g.stride, g.padding, problem.x[1]))
     between = (problem.x[0], problem.x[1], *problem.output[2:])
-    pointwise = _conv2d(between, (w_pw, b_pw), problem.act, problem.residual, Geometry())
+    if config == "matmul":
+        pointwise = _pointwise_as_linear(between, (w_pw, b_pw), problem.act, problem.residual)
+    else:
+        pointwise = _conv2d(between, (w_pw, b_pw), problem.act, problem.residual, Geometry())
     return lambda x, other: pointwise(depthwise(x, None), other)
 
 

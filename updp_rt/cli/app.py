@@ -35,7 +35,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Make vision models faster by pruning their depth: slow blocks become one convolution or one linear layer.",
+    help="Make vision models faster: prune their depth (slow blocks become one convolution or one linear layer), "
+    "and run them on fused kernels.",
 )
 
 from updp_rt.cli import demo, models, prune, runtime  # noqa: E402, F401 - each registers its commands

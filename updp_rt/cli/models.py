@@ -117,6 +117,7 @@ def info(json: AsJson = False) -> None:
     can_run = {
         "depth pruning (supernet, search, progressive training, merge)": "yes",
         "several GPUs (torchrun, accelerate launch)": "yes" if torch.cuda.device_count() > 1 else "one process only",
+        "fused kernels": _fused_kernels("cuda" if gpu else "cpu"),
         "GPU": ("ROCm" if torch.version.hip else "CUDA") if gpu else "none found: everything runs on the CPU",
     }
     families = {family.name: family.example for family in FAMILIES}
@@ -130,6 +131,24 @@ def info(json: AsJson = False) -> None:
     out.print("[bold]devices[/bold]")
     for device in devices:
         out.print(f"  {device}")
+
+
+def _fused_kernels(device: str) -> str:
+    """Which backends run a plain linear layer here, by dtype, and why others do not."""
+    import torch
+
+    from updp_rt.backends import BACKENDS, Geometry, Problem
+
+    shown = []
+    for name, backend in BACKENDS.items():
+        runs, why = [], ""
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            problem = Problem("linear", (64, 64), ((64, 64), (64,)), False, "none", Geometry(), dtype, device)
+            supported, reason = backend.supports(problem)
+            runs += [str(dtype).removeprefix("torch.")] if supported else []
+            why = why or reason
+        shown.append(f"{name} ({', '.join(runs) or f'no: {why}'})")
+    return "; ".join(shown)
 
 
 def _version(name: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from timm.layers import Mlp
 from timm.models.convnext import ConvNeXtBlock
-from torch import Tensor
+from torch import Tensor, nn
 
 from updp_rt.runtime.fused import CannotFuseError, Fused, Fusion
 from updp_rt.runtime.rules.parts import conv_site, idle, linear_site
@@ -25,6 +25,8 @@ class FusedConvNeXtBlock(Fused):
             idle(getattr(module.mlp, name), name)
         idle(module.drop_path, "drop_path")
         fusion.absorb("drop_path")
+        if isinstance(module.shortcut, nn.Identity):
+            fusion.absorb("shortcut")
         conv_site(fusion, "conv_dw", fusion.absorb("conv_dw"))
         mlp = fusion.absorb("mlp")
         make = conv_site if module.use_conv_mlp else linear_site
@@ -32,7 +34,8 @@ class FusedConvNeXtBlock(Fused):
         make(fusion, "fc2", mlp.fc2, scale=None if module.gamma is None else (module, "gamma"))
 
     def run(self: Any, x: Tensor) -> Tensor:
-        sites, shortcut = self.fusion.sites, self.shortcut(x)
+        sites, shortcut = self.fusion.sites, self.shortcut
+        shortcut = x if isinstance(shortcut, nn.Identity) else shortcut(x)
         # Each step drops the tensor before it: memory given back early is used again while it is in the cache.
         y = sites["conv_dw"](x)
         if self.use_conv_mlp:

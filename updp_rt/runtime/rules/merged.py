@@ -40,7 +40,9 @@ class FusedMergedBlock(Fused):
 
     def run(self: Any, x: Tensor) -> Tensor:
         *first, last = self.fusion.sites.values()
-        skip = None if self.skip is None else self.skip(x)
+        skip = self.skip
+        if skip is not None:
+            skip = x if isinstance(skip, nn.Identity) else skip(x)
         for site in first:
             x = site(x)
         return last(x, skip)
