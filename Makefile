@@ -9,8 +9,9 @@ READY := $(VENV)/.ready
 demo: setup
 	$(BIN)/updp-rt demo $(ARGS)
 
+# One thread a worker: small tensors gain nothing from more, and workers must not fight over the cores.
 test: lint
-	$(BIN)/pytest tests $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n auto $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

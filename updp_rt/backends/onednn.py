@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from updp_rt.backends.base import Backend, Kernel
-from updp_rt.backends.problem import Geometry, Problem, Weights
+from updp_rt.backends.problem import Geometry, Problem, Weights, contiguous_biases
 from updp_rt.ops.reference import split_heads
 
 _UNARY: dict[str, tuple[str, list[float], str]] = {
@@ -65,6 +65,7 @@ class OneDnnBackend(Backend):
         return ("matmul",) if problem.operator == "linear" else ("convolution",)
 
     def prepare(self, problem: Problem, weights: Weights, config: str) -> Kernel:
+        weights = contiguous_biases(weights)  # the primitives read a bias by its address alone
         if problem.operator == "attention":
             return _attention(problem.geometry.groups)
         if problem.operator == "linear":
@@ -97,7 +98,7 @@ def _conv2d(shape: tuple[int, ...], weights: Weights, act: str, residual: bool, 
         x = x.contiguous(memory_format=channels_last)
         return plain(x, packed, bias, *tail, unary, scalars, algorithm)
 
-    fused = act if act == "relu" else None
+    fused = act if act == "relu" and groups == 1 else None  # grouped ones lack it in bfloat16
     finish = _IN_PLACE["none" if fused else act]
 
     def with_residual(x: Tensor, other: Tensor | None) -> Tensor:

@@ -107,13 +107,11 @@ class Problem:
         """A line that names the problem in tables and reports."""
         shapes = [_times(shape) for shape in self.weights if shape is not None and len(shape) > 1]
         parts = [self.operator, _times(self.x), *shapes]
-        biases = [
-            shape is not None
-            for name, shape in zip(WEIGHTS[self.operator], self.weights, strict=True)
-            if name.startswith("b")
-        ]
-        if not all(biases):
-            parts.append("nobias")
+        biases = [name for name in WEIGHTS[self.operator] if name.startswith("b")]
+        given = dict(zip(WEIGHTS[self.operator], self.weights, strict=True))
+        missing = [name for name in biases if given[name] is None]
+        if missing:
+            parts += ["nobias"] if missing == biases else [f"no{name}" for name in missing]
         parts += ["residual"] if self.residual else []
         parts += [self.act] if self.act != "none" else []
         g = self.geometry
@@ -133,6 +131,11 @@ def arguments(problem: Problem, x: Tensor, other: Tensor | None, weights: Weight
         return (x, g.groups)
     rest = {"linear": (), "conv2d": (g.stride, g.padding, g.groups), "depthwise_pointwise": (g.stride, g.padding)}
     return (x, *weights, other, problem.act, *rest[problem.operator])
+
+
+def contiguous_biases(weights: Weights) -> Weights:
+    """`weights` with every bias contiguous, as kernels that read it by address need it."""
+    return tuple(w if w is None or w.dim() != 1 else w.contiguous() for w in weights)
 
 
 def _rows(shape: torch.Size) -> tuple[int, int]:

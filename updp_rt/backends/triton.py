@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from updp_rt.backends.base import Backend, Kernel
-from updp_rt.backends.problem import Problem, Weights
+from updp_rt.backends.problem import Problem, Weights, contiguous_biases
 
 
 class TritonBackend(Backend):
@@ -46,7 +46,7 @@ class TritonBackend(Backend):
 
         arch = architecture(torch.device(problem.device))
         chosen = tile(problem.operator, arch, problem.dtype, config)
-        return _PREPARE[problem.operator](problem, weights, chosen)
+        return _PREPARE[problem.operator](problem, contiguous_biases(weights), chosen)
 
 
 def _linear(problem: Problem, weights: Weights, tile: Any) -> Kernel:

@@ -37,7 +37,8 @@ class VendorBackend(Backend):
     def configs(self, problem: Problem) -> tuple[str, ...]:
         # cuDNN and cuBLASLt have ReLU in their own epilogues.
         own = problem.device == "cuda" and torch.version.hip is None and problem.act == "relu"
-        if own and (problem.operator == "conv2d" or (problem.operator == "linear" and not problem.residual)):
+        linear = problem.operator == "linear" and not problem.residual and problem.weights[1] is not None
+        if own and (problem.operator == "conv2d" or linear):
             return "epilogue", "library"
         return ("epilogue",)
 

@@ -31,6 +31,7 @@ def linear(
         ValueError: shapes, dtypes or devices that do not fit together, or an unknown activation.
     """
     _check(act, x=x, weight=weight, bias=bias, residual=residual)
+    _expect_rows("x", x)
     _expect("weight", weight, (None, x.shape[-1]))
     _expect("bias", bias, (weight.shape[0],))
     _expect("residual", residual, (*x.shape[:-1], weight.shape[0]))
@@ -66,7 +67,11 @@ def conv2d(
         ValueError: shapes, dtypes or devices that do not fit together, or an unknown activation.
     """
     _check(act, x=x, weight=weight, bias=bias, residual=residual)
+    _expect("weight", weight, (None, None, None, None))
     _expect("x", x, (None, weight.shape[1] * groups, None, None))
+    if groups < 1 or weight.shape[0] % groups:
+        raise ValueError(f"weight has {weight.shape[0]} output channels, which do not split into {groups} groups")
+    _expect_fit(x, "weight", weight, stride, padding)
     _expect("bias", bias, (weight.shape[0],))
     _expect("residual", residual, conv_shape(x.shape, weight.shape, stride, padding))
     if torch.compiler.is_exporting():
@@ -102,8 +107,10 @@ def depthwise_pointwise(
         ValueError: shapes, dtypes or devices that do not fit together, or an unknown activation.
     """
     _check(act, x=x, w_dw=w_dw, b_dw=b_dw, w_pw=w_pw, b_pw=b_pw, residual=residual)
+    _expect("x", x, (None, None, None, None))
     channels = x.shape[1]
     _expect("w_dw", w_dw, (channels, 1, None, None))
+    _expect_fit(x, "w_dw", w_dw, stride, padding)
     _expect("b_dw", b_dw, (channels,))
     _expect("w_pw", w_pw, (None, channels, 1, 1))
     _expect("b_pw", b_pw, (w_pw.shape[0],))
@@ -131,6 +138,8 @@ def dual_linear(
         ValueError: shapes, dtypes or devices that do not fit together, or an unknown activation.
     """
     _check(act, x=x, a=a, w_x=w_x, w_a=w_a, bias=bias)
+    _expect_rows("x", x)
+    _expect_rows("a", a)
     _expect("a", a, (*x.shape[:-1], None))
     _expect("w_x", w_x, (None, x.shape[-1]))
     _expect("w_a", w_a, (w_x.shape[0], a.shape[-1]))
@@ -152,7 +161,7 @@ def attention(qkv: Tensor, heads: int) -> Tensor:
     Raises:
         ValueError: another shape, or a last dimension that does not split into 3 x heads.
     """
-    _check("none", x=qkv)
+    _check("none", qkv=qkv)
     _expect("qkv", qkv, (None, None, None))
     if heads < 1 or qkv.shape[-1] % (3 * heads):
         raise ValueError(f"the last dimension of qkv, {qkv.shape[-1]}, does not split into 3 x {heads} heads")
@@ -171,8 +180,27 @@ def _check(act: str, **tensors: Tensor | None) -> None:
         if len(set(found.values())) > 1:
             shown = ", ".join(f"{name} {value}" for name, value in found.items())
             raise ValueError(f"all tensors need one {what}, but got {shown}; convert them with .to()")
-    if not given["x"].is_floating_point():
-        raise ValueError(f"x must be of a floating dtype, not {given['x'].dtype}")
+    name, first = next(iter(given.items()))
+    if not first.is_floating_point():
+        raise ValueError(f"{name} must be of a floating dtype, not {first.dtype}")
+
+
+def _expect_rows(name: str, tensor: Tensor) -> None:
+    if tensor.dim() == 0:
+        raise ValueError(f"{name} is a single value, but [..., features] is expected")
+
+
+def _expect_fit(x: Tensor, name: str, weight: Tensor, stride: Pair, padding: Pair) -> None:
+    """The kernel fits the padded image at least once."""
+    if min(stride) < 1:
+        raise ValueError(f"stride must be at least 1, not {tuple(stride)}")
+    if min(padding) < 0:
+        raise ValueError(f"padding must be at least 0, not {tuple(padding)}")
+    if min(conv_shape(x.shape, weight.shape, stride, padding)[2:]) < 1:
+        raise ValueError(
+            f"the kernel of {name}, {list(weight.shape[2:])}, does not fit an image of {list(x.shape[2:])} "
+            f"padded by {tuple(padding)}"
+        )
 
 
 def _expect(name: str, tensor: Tensor | None, shape: Sequence[int | None]) -> None:

@@ -14,7 +14,7 @@ from updp_rt.ops import reference
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Largest absolute error of a result against float64, the error allowed, and whether it is within.
+    """Largest absolute error of a result against float64, the error allowed, and how many finite values that is of.
 
     The bound calibrates itself, as flash-attention's tests do: torch's own unfused operators in the same dtype on the
     same inputs set it. ``eps * sqrt(K) * max|y|`` (K: the length of a sum) keeps it from being unfair where torch
@@ -23,6 +23,7 @@ class Accuracy:
 
     error: float
     bound: float
+    compared: int
 
     @property
     def passed(self) -> bool:
@@ -41,17 +42,20 @@ def accuracy(operator: str, found: Tensor, args: tuple[Any, ...]) -> Accuracy:
     plain = getattr(reference, operator)
     exact = plain(*(arg.double() if isinstance(arg, Tensor) else arg for arg in args))
     if found.shape != exact.shape or found.dtype != args[0].dtype:
-        return Accuracy(math.inf, 0.0)
+        return Accuracy(math.inf, 0.0, 0)
     if not exact.numel():
-        return Accuracy(0.0, 0.0)
+        return Accuracy(0.0, 0.0, 0)
     torch_error = _largest(plain(*args), exact)
     eps = torch.finfo(args[0].dtype).eps
-    slack = eps * math.sqrt(_sum_length(operator, args)) * float(exact.abs().max())
-    return Accuracy(_largest(found, exact), 2 * torch_error + slack)
+    finite = exact[exact.isfinite()].abs()
+    slack = eps * math.sqrt(_sum_length(operator, args)) * (float(finite.max()) if finite.numel() else 0.0)
+    return Accuracy(_largest(found, exact), 2 * torch_error + slack, finite.numel())
 
 
 def _largest(found: Tensor, exact: Tensor) -> float:
-    return float((found.double() - exact).abs().max())
+    error = (found.double() - exact).abs()
+    # Where the truth is no finite number, neither must the result be.
+    return float(torch.where(exact.isfinite(), error, torch.where(found.isfinite(), math.inf, 0.0)).max())
 
 
 def _sum_length(operator: str, args: tuple[Any, ...]) -> int:

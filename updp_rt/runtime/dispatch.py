@@ -176,7 +176,8 @@ class _Chooser:
         if not verdict.passed:
             self._demote(name, f"its error of {verdict.error:.1e} is above the bound of {verdict.bound:.1e}")
             return False
-        _checked.add((self.problem.key, name))
+        if verdict.compared:  # empty and NaN inputs show nothing
+            _checked.add((self.problem.key, name))
         return True
 
     def _tail(self, tensor: Tensor) -> Tensor:
