@@ -184,6 +184,24 @@ def test_training_runs_the_sources_code_and_later_inference_follows() -> None:
         assert torch.equal(fast.bn1.running_mean, model.bn1.running_mean)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2"])
+@torch.no_grad()
+def test_a_norm_alone_in_training_mode_does_what_the_sources_does(name: str) -> None:
+    """As when statistics are estimated anew."""
+    model, images = model_and_images(name)
+    fast = updp_rt.accelerate(model, images)
+    for each in (model, fast):
+        for module in each.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.train()
+    assert torch.allclose(fast(images), model(images), atol=1e-4)
+    for (key, mine), theirs in zip(fast.named_buffers(), model.buffers(), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-4), key
+    for each in (model, fast):
+        each.eval()
+    assert torch.allclose(fast(images), model(images), atol=1e-4)
+
+
 def test_a_gradient_is_a_clear_error() -> None:
     model, images = model_and_images("vit-merged")
     fast = updp_rt.accelerate(model, images)

@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from timm.layers import DropBlock2d, DropPath
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.hooks import RemovableHandle
 
 from updp_rt.runtime.dispatch import Policy
@@ -29,18 +32,22 @@ class Fusion:
         self.owner = owner
         self.policy = policy
         self.sites: dict[str, Site] = {}
-        # Replaced modules with the dictionary that holds them, so that a module put in their place is seen.
+        # Modules that the sites stand for, with the dictionary that holds them: a module put in their place is seen.
         self.members: list[tuple[dict[str, Any], str, nn.Module]] = []
+        self._moody: list[nn.Module] = []  # those of them that do something else in training
         self._handles_seen = -1
 
     def active(self) -> bool:
         """Whether the fused forward may run now; else the source's own does.
 
-        It does not in training, under autocast (which would choose other dtypes), or when a replaced module has got a
-        hook that must see its values, or was itself replaced.
+        It does not in training, be it of one norm alone, under autocast (which would choose other dtypes), or when a
+        module it stands for has got a hook, which must see its values, or was itself replaced.
         """
         if self.owner.training or torch._C._is_any_autocast_enabled():
             return False
+        for module in self._moody:
+            if module.training:
+                return False
         if torch.compiler.is_compiling():
             return not torch.compiler.is_exporting()  # an exported program is made of standard operators
         # torch counts the hooks ever registered; while the count stands, there is no need to look at every module.
@@ -57,7 +64,9 @@ class Fusion:
         holder = (parent or self.owner).get_submodule(".".join(above))
         module = holder.get_submodule(name)
         self.members.append((holder._modules, name, module))
-        for child in module._modules:
+        if isinstance(module, _BatchNorm | _DropoutNd | DropPath | DropBlock2d):
+            self._moody.append(module)
+        for child, _ in module.named_children():
             self.absorb(child, module)
         return module
 

@@ -55,12 +55,12 @@ class ModuleSource(Source):
         """The modules they are read from."""
 
     def slots(self) -> list[Slot]:
+        # With a BatchNorm's num_batches_tracked: torch updates the statistics without moving their version counters.
         return [
             (tensors, name)
             for module in self.modules()
             for tensors in (module._parameters, module._buffers)
             for name in tensors
-            if name != "num_batches_tracked"
         ]
 
 
