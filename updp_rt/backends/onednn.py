@@ -65,18 +65,8 @@ class OneDnnBackend(Backend):
         return ("matmul",) if problem.operator == "linear" else ("convolution",)
 
     def prepare(self, problem: Problem, weights: Weights, config: str) -> Kernel:
-        weights = contiguous_biases(weights)  # the primitives read a bias by its address alone
-        if problem.operator == "attention":
-            return _attention(problem.geometry.groups)
-        if problem.operator == "linear":
-            return _linear(problem.x[0], weights, problem.act, problem.residual)
-        if problem.operator == "conv2d":
-            if config == "matmul":
-                return _pointwise_as_linear(problem.x, weights, problem.act, problem.residual)
-            return _conv2d(problem.x, weights, problem.act, problem.residual, problem.geometry)
-        if problem.operator == "depthwise_pointwise":
-            return _depthwise_pointwise(problem, weights, config)
-        return _dual_linear(problem, weights, config)
+        # The primitives read a bias by its address alone.
+        return _PREPARE[problem.operator, config](problem, contiguous_biases(weights))
 
 
 def _is_pointwise(problem: Problem) -> bool:
@@ -184,3 +174,15 @@ def _attention(heads: int) -> Kernel:
         return y.view(batch, heads, tokens, dim).transpose(1, 2).flatten(2)
 
     return kernel
+
+
+_PREPARE: dict[tuple[str, str], Callable[[Problem, Weights], Kernel]] = {
+    ("linear", "matmul"): lambda p, weights: _linear(p.x[0], weights, p.act, p.residual),
+    ("conv2d", "convolution"): lambda p, weights: _conv2d(p.x, weights, p.act, p.residual, p.geometry),
+    ("conv2d", "matmul"): lambda p, weights: _pointwise_as_linear(p.x, weights, p.act, p.residual),
+    ("depthwise_pointwise", "convolution"): lambda p, weights: _depthwise_pointwise(p, weights, "convolution"),
+    ("depthwise_pointwise", "matmul"): lambda p, weights: _depthwise_pointwise(p, weights, "matmul"),
+    ("dual_linear", "concatenated"): lambda p, weights: _dual_linear(p, weights, "concatenated"),
+    ("dual_linear", "two"): lambda p, weights: _dual_linear(p, weights, "two"),
+    ("attention", "matmul"): lambda p, weights: _attention(p.geometry.groups),
+}
