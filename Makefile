@@ -21,6 +21,7 @@ lint: setup
 # Slower than tests: speed of merged and accelerated models, and progressive against direct training (about an hour).
 bench: setup
 	$(BIN)/python -m benchmarks.accelerated
+	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.merged_speed
 	$(BIN)/python -m benchmarks.progressive_vs_direct
 
