@@ -37,10 +37,6 @@ class Backend(ABC):
         It must not write to its arguments, nor return one of them.
         """
 
-    def packs(self, problem: Problem) -> bool:
-        """Whether prepared kernels hold a copy of the weights in another layout."""
-        return False
-
     def refuses(self, problem: Problem) -> str | None:
         """The reason why `problem` cannot run here, logged the first time; None: it can."""
         supported, reason = self.supports(problem)

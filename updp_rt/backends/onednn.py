@@ -52,9 +52,6 @@ class OneDnnBackend(Backend):
             return False, "oneDNN takes no empty tensors"
         return True, ""
 
-    def packs(self, problem: Problem) -> bool:
-        return True
-
     def configs(self, problem: Problem) -> tuple[str, ...]:
         if problem.operator == "depthwise_pointwise" or (problem.operator == "conv2d" and _is_pointwise(problem)):
             return "convolution", "matmul"  # how the 1x1 convolution is done

@@ -32,9 +32,6 @@ class TritonBackend(Backend):
             return False, "grouped convolutions and attention have no Triton kernel"
         return True, ""
 
-    def packs(self, problem: Problem) -> bool:
-        return problem.operator in ("conv2d", "depthwise_pointwise")
-
     def configs(self, problem: Problem) -> tuple[str, ...]:
         from updp_rt.kernels.triton import architecture, tiles
 

@@ -31,7 +31,7 @@ class Site:
     write through ``tensor.data`` or from outside torch moves no version counter, and is not.)
 
     Args:
-        operator: linear, conv2d, depthwise_pointwise or dual_linear.
+        operator: linear, conv2d, depthwise_pointwise, dual_linear or attention.
         source: where the weights come from.
         act: the activation.
         geometry: of a convolution.
