@@ -2,13 +2,15 @@
 
 Run ``python -m benchmarks.accelerated``. Each row is one interleaved run: the baseline in eager, the baseline under
 frozen Inductor, the baseline accelerated, and the model with 6 blocks merged (ResNet34: half of them) accelerated.
-Ratios are of medians. A row is only written if the accelerated models' logits are within the bound of their sources'.
+Ratios are of medians, and each row has a process of its own. A row is only written if the accelerated models' logits are within the bound of their sources'.
 """
 
 from __future__ import annotations
 
 import math
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -32,21 +34,17 @@ def logit_error(fast: nn.Module, source: nn.Module, images: Tensor) -> tuple[flo
     return float((fast(images) - exact).abs().max()), float((source(images) - exact).abs().max())
 
 
-@torch.inference_mode()
 def main(
     models: str = ",".join(MODELS), batches: str = "1,8", dtypes: str = "float32,bfloat16", rounds: int = 9
 ) -> None:
     """Measure the given models, batch sizes and dtypes."""
-    import torch._inductor.config as inductor
-
-    inductor.freezing = True
     rows: list[dict[str, Any]] = []
     for name in models.split(","):
-        for dtype in (getattr(torch, d) for d in dtypes.split(",")):
+        for dtype in dtypes.split(","):
             for batch in map(int, batches.split(",")):
-                torch._dynamo.reset()
-                torch.manual_seed(0)
-                rows.append(measure(name, batch, dtype, rounds))
+                # A process of its own: what models before it left in the heap and the caches would weigh on the row.
+                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                    rows.append(pool.submit(measure, name, batch, dtype, rounds).result())
                 print({key: round(v, 3) if isinstance(v, float) else v for key, v in rows[-1].items()}, flush=True)
     table = Table(title="accelerated, against frozen Inductor of the unpruned model", title_justify="left")
     for column in ("model", "dtype", "batch", "eager", "Inductor", "accelerated", "merged + accelerated"):
@@ -61,8 +59,14 @@ def main(
     Console().print(f"written: {write_result('accelerated', rows, size=224, rounds=rounds)}")
 
 
-def measure(name: str, batch: int, dtype: torch.dtype, rounds: int) -> dict[str, Any]:
+@torch.inference_mode()
+def measure(name: str, batch: int, dtype_name: str, rounds: int) -> dict[str, Any]:
     """One row: times of all variants from one interleaved run."""
+    import torch._inductor.config as inductor
+
+    inductor.freezing = True
+    torch.manual_seed(0)
+    dtype = getattr(torch, dtype_name)
     model = timm.create_model(name).eval().to(dtype)
     images = torch.randn(batch, 3, 224, 224).to(dtype)
     pruned = PRUNED.get(name, 6)
@@ -85,7 +89,7 @@ def measure(name: str, batch: int, dtype: torch.dtype, rounds: int) -> dict[str,
     )
     return {
         "model": name,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype_name,
         "batch": batch,
         "pruned": pruned,
         "warm_accelerate_s": warm,
