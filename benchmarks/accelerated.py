@@ -2,7 +2,8 @@
 
 Run ``python -m benchmarks.accelerated``. Each row is one interleaved run: the baseline in eager, the baseline under
 frozen Inductor, the baseline accelerated, and the model with 6 blocks merged (ResNet34: half of them) accelerated.
-Ratios are of medians, and each row has a process of its own. A row is only written if the accelerated models' logits are within the bound of their sources'.
+Ratios are of medians, and each row has a process of its own. A row is only written if the accelerated models' logits
+are within the bound of their sources'.
 """
 
 from __future__ import annotations
