@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
+from collections import OrderedDict
 
 import pytest
 import timm
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 import updp_rt
@@ -68,6 +70,13 @@ def test_a_model_of_no_known_family_is_fused_layer_by_layer() -> None:
     acts = [row.problem.split(" s1x1")[0].split()[-1] for row in updp_rt.explain(fast).rows]
     assert acts[:3] == ["relu", "silu", "relu"]
     assert len(acts) == 4  # and the linear layer; the dilated convolution stays as it is
+
+
+def test_a_child_is_not_taken_for_one_of_its_name_inside_a_norm() -> None:
+    layers = OrderedDict(conv=nn.Conv2d(3, 8, 3), bn=BatchNormAct2d(8), act=nn.Hardswish(), flat=nn.Flatten())
+    model = randomize(nn.Sequential(layers).eval(), seed=4)
+    images = torch.randn(2, 3, 9, 7)
+    assert_as_good_as(updp_rt.accelerate(model, images), model, images)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv2", "convnext", "vit-merged"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -59,8 +59,9 @@ class FusedSequential(Fused):
             raise CannotFuseError("nothing follows a convolution in it")
 
     def run(self, x: Tensor) -> Tensor:
-        sites, absorbed = self.fusion.sites, {name for _, name, _ in self.fusion.members}
-        modules: dict[str, Any] = self._modules
+        sites, modules = self.fusion.sites, cast(dict[str, Any], self._modules)
+        # Of this Sequential's own children: a norm inside may hold one of the same name.
+        absorbed = {name for holder, name, _ in self.fusion.members if holder is modules}
         for name, module in modules.items():
             if name in sites:
                 x = sites[name](x)
