@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Set
-from pathlib import Path
 
 import torch
 import triton
@@ -127,11 +125,3 @@ def build(
     if arch.startswith("gfx"):
         options |= {name: tile.arguments[name] for name in _AMD_OPTIONS}
     return triton.compile(source, target=target(arch), options=options)
-
-
-def kernel_source_hash() -> str:
-    """SHA-256 over the names and texts of this folder's Python files: what compiled kernels are valid for."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()

@@ -9,7 +9,7 @@ import pytest
 import torch
 import triton
 from updp_rt.kernels.triton import ARCHITECTURES, OPERATORS, Tile, tiles
-from updp_rt.kernels.triton.ahead import compile_kernel, kernel_source_hash
+from updp_rt.kernels.triton.ahead import compile_kernel
 from updp_rt.kernels.triton.isa import BUDGETS, figures, production_figures, production_kernels
 from updp_rt.kernels.triton.launch import DTYPES
 
@@ -63,8 +63,3 @@ def test_no_tile_is_one_that_triton_compiles_wrongly(arch: str) -> None:
             for tile in tiles(operator, arch, dtype):
                 halves = dtype != torch.float32
                 assert not (halves and tile.block_k == 16 and tile.kpack == 2 and tile.matrix_instr_nonkdim != 32)
-
-
-def test_source_hash_is_stable() -> None:
-    assert kernel_source_hash() == kernel_source_hash()
-    assert len(kernel_source_hash()) == 64

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ import updp_rt
 from updp_rt.backends import BACKENDS, Backend, Kernel, Problem, Weights, arguments
 from updp_rt.ops import reference
 from updp_rt.runtime import dispatch
+from updp_rt.runtime.device import kernel_hash
 from updp_rt.runtime.table import Table, table_for
 
 
@@ -241,3 +243,12 @@ def test_a_table_that_ships_for_this_device_is_used(
     table_for.cache_clear()
     monkeypatch.setattr(dispatch, "time_side_by_side", lambda *_, **__: pytest.fail("it measured"))
     assert rows(updp_rt.accelerate(*layer()))
+
+
+def test_a_table_depends_on_the_text_of_the_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.import_module", lambda name: SimpleNamespace(__path__=[str(tmp_path)]))
+    (tmp_path / "kernel.py").write_text("a")
+    first = kernel_hash.__wrapped__()
+    assert kernel_hash.__wrapped__() == first
+    (tmp_path / "kernel.py").write_text("b")
+    assert kernel_hash.__wrapped__() != first

@@ -6,12 +6,22 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from updp_rt.backends.problem import Problem, Weights
 
 # Called with x and the operator's other activation: the residual (or None), or dual_linear's second input.
 Kernel = Callable[[Tensor, Tensor | None], Tensor]
+
+# The activations over a fresh result, which nobody else holds.
+IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda y: y,
+    "relu": torch.relu_,
+    "relu6": lambda y: torch.clamp_(y, 0.0, 6.0),
+    "gelu": torch._C._nn.gelu_,  # type: ignore[attr-defined]
+    "silu": torch._C._nn.silu_,
+}
 
 _log = logging.getLogger("updp_rt")
 _logged: set[tuple[str, str, str]] = set()

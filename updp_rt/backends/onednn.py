@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from updp_rt.backends.base import Backend, Kernel
+from updp_rt.backends.base import IN_PLACE, Backend, Kernel
 from updp_rt.backends.problem import Geometry, Problem, Weights, contiguous_biases
 from updp_rt.ops.reference import split_heads
 
@@ -23,13 +23,6 @@ _UNARY: dict[str, tuple[str, list[float], str]] = {
     "relu6": ("hardtanh", [0.0, 6.0], ""),
     "gelu": ("gelu", [], "none"),
     "silu": ("swish", [], ""),
-}
-_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda y: y,
-    "relu": torch.relu_,
-    "relu6": lambda y: torch.clamp_(y, 0.0, 6.0),
-    "gelu": torch._C._nn.gelu_,  # type: ignore[attr-defined]
-    "silu": torch._C._nn.silu_,
 }
 
 
@@ -86,7 +79,7 @@ def _conv2d(shape: tuple[int, ...], weights: Weights, act: str, residual: bool, 
         return plain(x, packed, bias, *tail, unary, scalars, algorithm)
 
     fused = act if act == "relu" and groups == 1 else None  # grouped ones lack it in bfloat16
-    finish = _IN_PLACE["none" if fused else act]
+    finish = IN_PLACE["none" if fused else act]
 
     def with_residual(x: Tensor, other: Tensor | None) -> Tensor:
         assert other is not None
@@ -103,7 +96,7 @@ def _linear(rows: int, weights: Weights, act: str, residual: bool) -> Kernel:
     unary, scalars, algorithm = _UNARY[act]
     plain = torch.ops.mkldnn._linear_pointwise.default
     binary = torch.ops.mkldnn._linear_pointwise.binary
-    finish = _IN_PLACE[act]
+    finish = IN_PLACE[act]
 
     def with_activation(x: Tensor, other: Tensor | None) -> Tensor:
         return plain(x.contiguous(), packed, bias, unary, scalars, algorithm)

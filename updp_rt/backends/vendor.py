@@ -8,20 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from updp_rt.backends.base import Backend, Kernel
+from updp_rt.backends.base import IN_PLACE, Backend, Kernel
 from updp_rt.backends.problem import Geometry, Problem, Weights
-from updp_rt.ops.reference import ACTIVATIONS
 
 # Finishes a fresh result in place: act(y + bias + residual).
 Epilogue = Callable[[Tensor, Tensor | None, Tensor | None, str], Tensor]
-
-_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu_,
-    "relu6": lambda y: torch.clamp_(y, 0.0, 6.0),
-    "silu": torch._C._nn.silu_,
-    "gelu": torch._C._nn.gelu_,  # type: ignore[attr-defined]
-}
-assert set(_IN_PLACE) | {"none"} == set(ACTIVATIONS)
 
 
 class VendorBackend(Backend):
@@ -76,7 +67,7 @@ def _epilogue_in_place(y: Tensor, bias: Tensor | None, residual: Tensor | None, 
         y.add_(bias[:, None, None] if y.dim() == 4 else bias)
     if residual is not None:
         y.add_(residual)
-    return y if act == "none" else _IN_PLACE[act](y)
+    return IN_PLACE[act](y)
 
 
 def _linear(problem: Problem, weights: Weights, finish: Epilogue) -> Kernel:
