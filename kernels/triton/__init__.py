@@ -3,9 +3,10 @@
 Importing this registers ``torch.ops.updp_rt.triton_*`` and touches no device.
 """
 
-from .activation import ACTIVATIONS
-from .conv2d import conv2d, pack_conv_weight
-from .depthwise_pointwise import depthwise_pointwise, pack_depthwise_weight
+from ..checks import ACTIVATIONS
+from ..packing import pack_conv_weight, pack_depthwise_weight
+from .conv2d import conv2d
+from .depthwise_pointwise import depthwise_pointwise
 from .dual_linear import dual_linear
 from .epilogue import epilogue
 from .linear import linear

@@ -6,14 +6,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-ACTIVATIONS = ("none", "relu", "relu6", "gelu", "silu")
-
-
-def check_activation(act: str) -> None:
-    """Raise ValueError unless `act` is one of `ACTIVATIONS`."""
-    if act not in ACTIVATIONS:
-        raise ValueError(f"activation {act!r} is none of {', '.join(ACTIVATIONS)}")
-
 
 @triton.jit
 def activate(x, ACT: tl.constexpr):

@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .activation import check_activation
+from ..checks import check, check_activation, check_dtypes, check_image, check_shape, output_size
 from .gemm import multiple, rows_of_tile, store_tile, tile_position
-from .launch import check, check_dtypes, check_image, check_shape, common_unit, output_size, wrap_triton
+from .launch import common_unit, wrap_triton
 from .tiles import Tile, tile_for
 
 
@@ -86,11 +86,6 @@ def conv2d_kernel(
         tap = tl.where(start < run, tap, tap + 1)
         start = tl.where(start < run, start, 0)
     store_tile(acc, bias, residual, y, rows, cols, pixels, out_channels, out_channels, out_channels, ACT)
-
-
-def pack_conv_weight(weight: Tensor) -> Tensor:
-    """A convolution's weight ``[O, I, KH, KW]`` as `conv2d` takes it: ``[O, KH, KW, I]`` contiguous."""
-    return weight.permute(0, 2, 3, 1).contiguous()
 
 
 def conv2d(

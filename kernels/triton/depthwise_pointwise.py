@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .activation import check_activation
+from ..checks import check, check_activation, check_dtypes, check_image, check_shape, output_size
 from .gemm import multiple, rows_of_tile, store_tile
-from .launch import check, check_dtypes, check_image, check_shape, common_unit, output_size, wrap_triton
+from .launch import common_unit, wrap_triton
 from .tiles import Tile, tile_for
 
 PATCH_W = 8
@@ -101,11 +101,6 @@ def depthwise_pointwise_kernel(
         residual += pixels * out_channels
     limit = out_height * out_width
     store_tile(acc, b_pw, residual, y, rows, cols, limit, out_channels, out_channels, out_channels, ACT)
-
-
-def pack_depthwise_weight(weight: Tensor) -> Tensor:
-    """A depthwise weight ``[C, 1, KH, KW]`` as `depthwise_pointwise` takes it: ``[KH, KW, C]`` contiguous."""
-    return weight.squeeze(1).permute(1, 2, 0).contiguous()
 
 
 def depthwise_pointwise(

@@ -20,8 +20,8 @@ import triton
 from triton import knobs
 from triton.compiler import CompiledKernel
 
+from ..checks import DTYPES
 from .ahead import compile_kernel
-from .launch import DTYPES
 from .tiles import ARCHITECTURES, OPERATORS, Tile, tiles
 
 BUDGETS = Path(__file__).parent / "budgets"

@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .activation import check_activation
+from ..checks import check, check_activation, check_dtypes, check_rows, check_shape
 from .gemm import accumulate, multiple, rows_of_tile, store_tile, tile_position
-from .launch import check, check_dtypes, check_rows, check_shape, common_unit, wrap_triton
+from .launch import common_unit, wrap_triton
 from .tiles import Tile, tile_for
 
 

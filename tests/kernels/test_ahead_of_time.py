@@ -8,10 +8,10 @@ from functools import cache
 import pytest
 import torch
 import triton
+from updp_rt.kernels.checks import DTYPES
 from updp_rt.kernels.triton import ARCHITECTURES, OPERATORS, Tile, tiles
 from updp_rt.kernels.triton.ahead import compile_kernel
 from updp_rt.kernels.triton.isa import BUDGETS, figures, production_figures, production_kernels
-from updp_rt.kernels.triton.launch import DTYPES
 
 SHARED_MEMORY = {"gfx908": 64, "gfx90a": 64, "gfx942": 64, "sm_90": 227}  # KB a workgroup may have
 EVERY_KERNEL = [

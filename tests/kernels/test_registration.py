@@ -19,8 +19,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from triton.backends.compiler import GPUTarget
 from updp_rt.kernels import triton as operators
+from updp_rt.kernels.checks import DTYPES
 from updp_rt.kernels.triton import ARCHITECTURES, OPERATORS, architecture, tile, tiles
-from updp_rt.kernels.triton.launch import DTYPES
 
 from tests.kernels import plain, problems
 from tests.kernels.problems import Problem
