@@ -59,3 +59,12 @@ def check_activation(act: str) -> None:
     """Raise ValueError unless `act` is one of `ACTIVATIONS`."""
     if act not in ACTIVATIONS:
         raise ValueError(f"activation {act!r} is none of {', '.join(ACTIVATIONS)}")
+
+
+def as_rows(name: str, tensor: Tensor) -> Tensor:
+    """``[M, C]`` as it is; ``[N, C, H, W]`` in channels-last memory as a view ``[N * H * W, C]`` of the same memory."""
+    if tensor.dim() == 4:
+        check_image(name, tensor)
+        return tensor.permute(0, 2, 3, 1).view(-1, tensor.shape[1])
+    check_rows(name, tensor, tensor.shape[-1])
+    return tensor

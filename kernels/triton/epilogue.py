@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..checks import check, check_activation, check_dtypes, check_image, check_rows, check_shape
+from ..checks import as_rows, check, check_activation, check_dtypes, check_shape
 from .gemm import multiple, store_tile, tile_position
 from .launch import common_unit, wrap_triton
 from .tiles import Tile, tile_for
@@ -38,15 +38,6 @@ def epilogue_kernel(
     store_tile(values.to(tl.float32), bias, residual, y, rows, cols, m, n, stride_residual, stride_y, ACT)
 
 
-def _as_rows(name: str, tensor: Tensor) -> Tensor:
-    """``[M, C]`` as it is; ``[N, C, H, W]`` in channels-last memory as a view ``[N * H * W, C]`` of the same memory."""
-    if tensor.dim() == 4:
-        check_image(name, tensor)
-        return tensor.permute(0, 2, 3, 1).view(-1, tensor.shape[1])
-    check_rows(name, tensor, tensor.shape[-1])
-    return tensor
-
-
 def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, tile: Tile) -> Tensor:
     """``act(y + bias + residual)`` in float32, written over `y`.
 
@@ -66,11 +57,11 @@ def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, 
     check_activation(act)
     check_dtypes(y, residual=residual)
     check(residual is None or residual.shape == y.shape, "residual must have the shape of y")
-    rows = _as_rows("y", y)
+    rows = as_rows("y", y)
     m, n = rows.shape
     if bias is not None:
         check_shape("bias", bias, (n,))
-    other = None if residual is None else _as_rows("residual", residual)
+    other = None if residual is None else as_rows("residual", residual)
     if m == 0:
         return y
     stride_residual = n if other is None else other.stride(0)

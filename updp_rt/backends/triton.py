@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from updp_rt.backends.base import Backend, Kernel
+from updp_rt.backends.fused import prepare_fused
 from updp_rt.backends.problem import Problem, Weights, contiguous_biases
 
 
@@ -39,75 +38,9 @@ class TritonBackend(Backend):
         return tuple(tile.name for tile in tiles(problem.operator, arch, problem.dtype))
 
     def prepare(self, problem: Problem, weights: Weights, config: str) -> Kernel:
+        from updp_rt.kernels import triton
         from updp_rt.kernels.triton import architecture, tile
 
         arch = architecture(torch.device(problem.device))
         chosen = tile(problem.operator, arch, problem.dtype, config)
-        return _PREPARE[problem.operator](problem, contiguous_biases(weights), chosen)
-
-
-def _linear(problem: Problem, weights: Weights, tile: Any) -> Kernel:
-    from updp_rt.kernels.triton import linear
-
-    weight, bias, act = weights[0].contiguous(), weights[1], problem.act
-
-    def kernel(x: Tensor, other: Tensor | None) -> Tensor:
-        y = linear(_rows(x), weight, bias, None if other is None else _rows(other), act, tile)
-        return y.view(*x.shape[:-1], y.shape[-1])
-
-    return kernel
-
-
-def _conv2d(problem: Problem, weights: Weights, tile: Any) -> Kernel:
-    from updp_rt.kernels.triton import conv2d, pack_conv_weight
-
-    packed, bias, act, g = pack_conv_weight(weights[0]), weights[1], problem.act, problem.geometry
-
-    def kernel(x: Tensor, other: Tensor | None) -> Tensor:
-        return conv2d(_image(x), packed, bias, None if other is None else _image(other), act, g.stride, g.padding, tile)
-
-    return kernel
-
-
-def _depthwise_pointwise(problem: Problem, weights: Weights, tile: Any) -> Kernel:
-    from updp_rt.kernels.triton import depthwise_pointwise, pack_depthwise_weight
-
-    w_dw, b_dw, w_pw, b_pw = weights
-    taps, pointwise = pack_depthwise_weight(w_dw), w_pw[:, :, 0, 0].contiguous()
-    act, g = problem.act, problem.geometry
-
-    def kernel(x: Tensor, other: Tensor | None) -> Tensor:
-        residual = None if other is None else _image(other)
-        return depthwise_pointwise(_image(x), taps, b_dw, pointwise, b_pw, residual, act, g.stride, g.padding, tile)
-
-    return kernel
-
-
-def _dual_linear(problem: Problem, weights: Weights, tile: Any) -> Kernel:
-    from updp_rt.kernels.triton import dual_linear
-
-    w_x, w_a, bias, act = weights[0].contiguous(), weights[1].contiguous(), weights[2], problem.act
-
-    def kernel(x: Tensor, a: Tensor | None) -> Tensor:
-        assert a is not None
-        y = dual_linear(_rows(x), _rows(a), w_x, w_a, bias, act, tile)
-        return y.view(*x.shape[:-1], y.shape[-1])
-
-    return kernel
-
-
-_PREPARE = {
-    "linear": _linear,
-    "conv2d": _conv2d,
-    "depthwise_pointwise": _depthwise_pointwise,
-    "dual_linear": _dual_linear,
-}
-
-
-def _rows(x: Tensor) -> Tensor:
-    rows = x.reshape(-1, x.shape[-1])
-    return rows if rows.stride(1) == 1 else rows.contiguous()
-
-
-def _image(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
+        return prepare_fused(triton, problem, contiguous_biases(weights), chosen)
