@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+NATIVE := $(VENV)/.native
+COMPILER := $(VENV)/.compiler
+OBJECTS := $(VENV)/.objects
 
-.PHONY: demo test lint bench bench-gpu setup clean
+.PHONY: demo test lint bench bench-gpu projection wheel setup clean
 
 demo: setup
 	$(BIN)/updp-rt demo $(ARGS)
@@ -29,15 +32,43 @@ bench: setup
 bench-gpu: setup
 	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
-setup: $(READY)
+# Projected times of the HIP and Triton kernels on an MI100; nothing is measured.
+projection: setup
+	$(BIN)/python -m benchmarks.projection
 
-$(READY): requirements.txt pyproject.toml
+# A wheel in dist/, with code objects for gfx908 and gfx90a.
+wheel: setup
+	$(BIN)/updp-rt kernels build --arch gfx908,gfx90a
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+
+setup: $(OBJECTS)
+
+$(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 12)))' \
 		|| { echo 'Python 3.11 or 3.12 is needed; name one with: make PYTHON=python3.12'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+# The package itself and its native code; ninja compiles what changed.
+$(NATIVE): $(READY) pyproject.toml setup.py $(shell find csrc -type f)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
+# For the HIP kernels.
+FIND_COMPILER := $(BIN)/python -c 'from updp_rt.kernels.hip.compilers import find_compiler; find_compiler("gfx908")'
+$(COMPILER): | $(NATIVE)
+	@$(FIND_COMPILER) 2>/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get && apt-get update \
+			&& apt-get install -y --no-install-recommends clang-15 lld-15 llvm-15 && $(FIND_COMPILER); } \
+		|| { echo 'The HIP kernels need clang-15, lld-15 and llvm-15 (or hipcc of ROCm): install them.'; exit 1; }
+	touch $@
+
+# Code objects for gfx908, which the tests run on the emulator; only what changed is compiled.
+$(OBJECTS): $(NATIVE) $(COMPILER) $(wildcard kernels/hip/*.hip kernels/hip/*.h)
+	$(BIN)/updp-rt kernels build --arch gfx908
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist kernels/hip/objects *.egg-info
+	find updp_rt -name '*.so' -delete

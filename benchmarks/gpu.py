@@ -10,7 +10,8 @@ left out. Three parts, written to JSON as they come:
 - operators: each problem that these models meet, its candidates as dispatch measured them one beside the other; and a
   spread of them on the device alone, beside ``torch.compile`` of the unfused operators.
 
-On a CPU it runs too, without graphs and without Triton's kernels, to try it out.
+HIP kernels take part where they were built for the device: ``updp-rt kernels build --arch sm_90``, say. On a CPU it
+runs too, without graphs and without Triton's and HIP's kernels, to try it out.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def main(
     torch.manual_seed(0)
     run = Run(place, getattr(torch, dtype), image_size, compile_mode, rounds, Budget(minutes), out)
     if place.type != "cuda":
-        run.skipped += ["graph variants: there are no graphs on the CPU", "Triton kernels: they run on GPUs"]
+        run.skipped += ["graph variants: there are no graphs on the CPU", "Triton and HIP kernels: they run on GPUs"]
     if compile_mode == "none":
         run.skipped.append("torch.compile: --compile-mode none")
     check_numerics(run)
@@ -264,10 +265,12 @@ def operator_row(
     fused = {name: ms for name, ms in times.items() if name != "reference"}
     if fused:
         row["best_fused"] = min(fused, key=lambda name: fused[name])
-        vendor, own = least(fused, "vendor"), least(fused, "triton")
+        vendor, own, hip = (least(fused, backend) for backend in ("vendor", "triton", "hip"))
         row |= _ratio("fused_over_unfused", times.get("reference"), fused[row["best_fused"]])
         row |= _ratio("fused_over_vendor", vendor, fused[row["best_fused"]])
         row |= _ratio("triton_over_vendor", vendor, own)
+        row |= _ratio("hip_over_vendor", vendor, hip)
+        row |= _ratio("hip_over_triton", own, hip)
     return row
 
 

@@ -51,7 +51,14 @@ def operators_table(rows: list[Row]) -> Table:
         shown = ("-" if ms is None else f"{ms:.4f}" for ms in cells)
         table.add_row(row["problem"], *shown, _times(row, "device_over_unfused"), share)
     notes = [f"all {len(rows)} problems, as dispatch measured them, launches included:"]
-    for key in ("chosen_over_unfused", "fused_over_unfused", "fused_over_vendor", "triton_over_vendor"):
+    for key in (
+        "chosen_over_unfused",
+        "fused_over_unfused",
+        "fused_over_vendor",
+        "triton_over_vendor",
+        "hip_over_vendor",
+        "hip_over_triton",
+    ):
         ratios = [row[key] for row in rows if key in row]
         if ratios:
             name = key.replace("_", " ")

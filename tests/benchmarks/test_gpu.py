@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks import common, gpu, gpu_budget, gpu_shapes
 from updp_rt.backends import BACKENDS, Geometry, Kernel, Problem, Weights
-from updp_rt.runtime.table import table_for
+from updp_rt.runtime.table import forget_tables
 
 CPU = torch.device("cpu")
 
@@ -23,11 +23,11 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     """Results and tuned tables go to a folder of the test."""
     monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
     monkeypatch.setenv("UPDP_RT_CACHE", str(tmp_path / "cache"))
-    table_for.cache_clear()
+    forget_tables()
     before = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32
     yield
     torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = before
-    table_for.cache_clear()
+    forget_tables()
 
 
 def run_gpu(tmp_path: Path, **options: Any) -> dict[str, Any]:

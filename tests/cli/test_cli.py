@@ -161,10 +161,10 @@ def test_prune_stage_by_stage_then_merge_again(tmp_path: Path) -> None:
 
 
 def test_explain_tells_which_kernel_runs_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from updp_rt.runtime.table import table_for
+    from updp_rt.runtime.table import forget_tables
 
     monkeypatch.setenv("UPDP_RT_CACHE", str(tmp_path / "cache"))
-    table_for.cache_clear()
+    forget_tables()
     updp_rt.save(small_model().eval(), tmp_path / "model")
     status, out, _ = run("explain", str(tmp_path / "model"), "--batch", "2", "--device", "cpu")
     assert status == 0
@@ -175,7 +175,7 @@ def test_explain_tells_which_kernel_runs_where(tmp_path: Path, monkeypatch: pyte
     found = json.loads(out)
     assert {row["operator"] for row in found["rows"]} == {"conv2d", "linear"}
     assert set(found["model_ms"]) == {"eager", "accelerated"}
-    table_for.cache_clear()
+    forget_tables()
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def _problems() -> Iterator[tuple[str, Make]]:
     for act in ACTIVATIONS:
         yield f"linear {act}", make(problems.linear, 17, 31, 53, act=act)
         yield f"conv2d {act}", make(problems.conv2d, (2, 5, 7, 6), 11, (3, 3), act=act)
-        yield f"depthwise_pointwise {act}", make(problems.depthwise_pointwise, (2, 19, 7, 9), 23, 3, act=act)
+        yield f"depthwise_pointwise {act}", make(problems.depthwise_pointwise, (2, 5, 3, 9), 17, 3, act=act)
         yield f"dual_linear {act}", make(problems.dual_linear, 17, 31, 53, 7, act=act)
         yield f"epilogue {act}", make(_matrix_epilogue, 19, 67, act=act)
     for bias, residual in ((True, False), (False, True), (False, False)):
@@ -58,7 +58,7 @@ def _problems() -> Iterator[tuple[str, Make]]:
     yield "conv2d no images", make(problems.conv2d, (0, 4, 5, 6), 3, (3, 3), act="none")
     for kernel, stride in ((3, 2), (5, 1), (5, 2), (7, 1), (1, 1)):
         name = f"depthwise_pointwise {kernel} stride {stride}"
-        yield name, make(problems.depthwise_pointwise, (1, 19, 11, 9), 35, kernel, act="relu6", stride=stride)
+        yield name, make(problems.depthwise_pointwise, (1, 19, 6, 9), 17, kernel, act="relu6", stride=stride)
     yield "depthwise_pointwise one pixel", make(problems.depthwise_pointwise, (1, 1, 1, 1), 1, 3, act="silu")
     yield "depthwise_pointwise no images", make(problems.depthwise_pointwise, (0, 4, 5, 6), 3, 3, act="none")
     for act in ("relu", "relu6"):

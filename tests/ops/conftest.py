@@ -21,4 +21,4 @@ def own_tuned_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 def _forget_tables() -> None:
     table = sys.modules.get("updp_rt.runtime.table")
     if table is not None:
-        table.table_for.cache_clear()
+        table.forget_tables()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from updp_rt.blocks import make_progressive, merge_model, prunable_blocks, set_lambda
 from updp_rt.runtime import dispatch
-from updp_rt.runtime.table import table_for
+from updp_rt.runtime.table import forget_tables
 from updp_rt.verify.randomize import randomize
 
 
@@ -21,9 +21,9 @@ def own_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     """Measurements go to the test's folder; what this process has checked is forgotten."""
     monkeypatch.setenv("UPDP_RT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(dispatch, "_checked", set())
-    table_for.cache_clear()
+    forget_tables()
     yield tmp_path / "cache"
-    table_for.cache_clear()
+    forget_tables()
 
 
 def _vit(name: str = "vit_tiny_patch16_224", **options: object) -> nn.Module:

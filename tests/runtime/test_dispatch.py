@@ -17,7 +17,7 @@ from updp_rt.backends import BACKENDS, Backend, Kernel, Problem, Weights, argume
 from updp_rt.ops import reference
 from updp_rt.runtime import dispatch
 from updp_rt.runtime.device import kernel_hash
-from updp_rt.runtime.table import Table, table_for
+from updp_rt.runtime.table import Table, forget_tables, table_for
 
 
 class Stub(Backend):
@@ -118,7 +118,7 @@ def test_a_warm_table_measures_nothing_and_packs_only_the_winner(
     made = candidates(slow=(lambda y: y, 2e-3), fast=(lambda y: y, 1e-3))
     model, x = layer()
     updp_rt.accelerate(model, x)
-    table_for.cache_clear()  # as a new process would
+    forget_tables()  # as a new process would
     monkeypatch.setattr(dispatch, "time_side_by_side", lambda *_, **__: pytest.fail("it measured again"))
     before = made["slow"].prepared
     assert rows(updp_rt.accelerate(model, x))[0].kernel == "fast"
@@ -132,13 +132,13 @@ def test_a_table_is_not_trusted_blindly(
     made = candidates(slow=(lambda y: y, 2e-3), fast=(lambda y: y, 1e-3))
     model, x = layer()
     updp_rt.accelerate(model, x)
-    table_for.cache_clear()
+    forget_tables()
     monkeypatch.setattr(dispatch, "_checked", set())
     made["fast"].change = lambda y: y * 1.01
     (row,) = rows(updp_rt.accelerate(model, x))
     assert row.kernel == "slow"
     assert "above the bound" in row.demoted["fast"]
-    table_for.cache_clear()
+    forget_tables()
     assert rows(updp_rt.accelerate(model, x))[0].kernel == "slow", "the demotion is kept"
 
 
@@ -187,7 +187,7 @@ def test_a_damaged_table_is_left_aside(own_table: Path, content: str, caplog: py
     if "environment" in content:
         content = json.dumps(json.loads(content) | {"environment": json.loads(path.read_text())["environment"]})
     path.write_text(content)
-    table_for.cache_clear()
+    forget_tables()
     assert rows(updp_rt.accelerate(*layer()))
     assert "is damaged and left aside" in caplog.text
     json.loads(path.read_text())
@@ -217,7 +217,7 @@ def test_a_cache_that_cannot_be_written_is_only_warned_of(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("UPDP_RT_CACHE", str(tmp_path / "file"))
-    table_for.cache_clear()
+    forget_tables()
     assert rows(updp_rt.accelerate(*layer()))
     assert "could not be kept" in caplog.text
 
@@ -240,7 +240,7 @@ def test_a_table_that_ships_for_this_device_is_used(
     shipped.mkdir()
     path.rename(shipped / path.name)
     monkeypatch.setattr("updp_rt.runtime.table.SHIPPED", shipped)
-    table_for.cache_clear()
+    forget_tables()
     monkeypatch.setattr(dispatch, "time_side_by_side", lambda *_, **__: pytest.fail("it measured"))
     assert rows(updp_rt.accelerate(*layer()))
 

@@ -1,11 +1,12 @@
 """Backends: ways to run the fused operators, each saying what it can run and why not.
 
-To add one (the HIP kernels take their place between triton and vendor), write a `Backend` and list it here.
+To add one, write a `Backend` and list it here.
 """
 
 from __future__ import annotations
 
 from updp_rt.backends.base import Backend, Kernel
+from updp_rt.backends.hip import HipBackend
 from updp_rt.backends.onednn import OneDnnBackend
 from updp_rt.backends.problem import Geometry, Problem, Weights, arguments
 from updp_rt.backends.reference import ReferenceBackend
@@ -14,7 +15,8 @@ from updp_rt.backends.vendor import VendorBackend
 
 # In the order tried where nothing has been measured, the surest last.
 BACKENDS: dict[str, Backend] = {
-    backend.name: backend for backend in (OneDnnBackend(), TritonBackend(), VendorBackend(), ReferenceBackend())
+    backend.name: backend
+    for backend in (OneDnnBackend(), TritonBackend(), HipBackend(), VendorBackend(), ReferenceBackend())
 }
 
 __all__ = ["BACKENDS", "Backend", "Geometry", "Kernel", "Problem", "Weights", "arguments"]

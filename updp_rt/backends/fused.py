@@ -16,7 +16,7 @@ def prepare_fused(kernels: ModuleType, problem: Problem, weights: Weights, tile:
     """A kernel for `problem`, with its weights as the kernels take them.
 
     Args:
-        kernels: a package with ``linear``, ``conv2d``, ``depthwise_pointwise``, ``dual_linear`` and the packing functions.
+        kernels: a package that has the operators, and functions that pack their weights.
         weights: as of the problem; biases as these kernels read them.
         tile: the kernels' last argument.
         unit: elements in 16 bytes, where the kernel moves so many at once: every address is then made a multiple of

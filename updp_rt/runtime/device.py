@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from updp_rt.kernels.hip.device import emulation
+
 
 def device_name(device: torch.device | None = None) -> str:
     """The GPU, or the processor and the threads used, as a name for files; by default the first GPU if any."""
@@ -20,6 +22,8 @@ def device_name(device: torch.device | None = None) -> str:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         name = f"{_processor()} {torch.get_num_threads()} threads"
+        if emulation() is not None:
+            name = f"emulated gfx908 {name}"
     else:
         name = torch.cuda.get_device_name(device)
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
@@ -41,7 +45,7 @@ def kernel_hash() -> str:
     digest = hashlib.sha256()
     for name in ("updp_rt.kernels", "updp_rt.backends"):
         root = Path(importlib.import_module(name).__path__[0])
-        for path in sorted(root.rglob("*.py")):
+        for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".hip", ".h")):
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 

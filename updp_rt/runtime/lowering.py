@@ -45,7 +45,7 @@ def accelerate(
         inplace: change `model` itself, instead of a copy.
         strict: raise `AccelerationError` where something falls back: a kernel that fails or disagrees with the
             reference, or a block that cannot be fused.
-        backends: use only these, of onednn, triton, vendor and reference.
+        backends: use only these, of onednn, triton, hip, vendor and reference.
 
     Returns:
         The accelerated model. `restore` undoes it.

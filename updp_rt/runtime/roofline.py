@@ -33,7 +33,7 @@ def _sheet(fp32: float, fp16: float, bf16: float, bandwidth: float) -> Peak:
 
 
 # Dense TFLOP/s of the matrix units (float32: what IEEE arithmetic reaches) and TB/s.
-_SHEETS = {
+SHEETS = {
     "MI100": _sheet(46.1, 184.6, 92.3, 1.23),
     "MI210": _sheet(45.3, 181.0, 181.0, 1.6),
     "MI250": _sheet(45.3, 181.0, 181.0, 1.6),  # one of its two dies, which is what torch shows as a device
@@ -49,7 +49,7 @@ def peak(device: torch.device) -> Peak:
     """The peak of `device`: from the table for GPUs it knows, else measured by a large product and a large copy."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        for known, sheet in _SHEETS.items():
+        for known, sheet in SHEETS.items():
             if known in name:
                 return sheet
     return _measured(device)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from updp_rt.artifacts.atomic import write_json
-from updp_rt.runtime.device import cache_folder, environment
+from updp_rt.runtime.device import cache_folder, device_name, environment
 
 SCHEMA = 1
 SHIPPED = Path(__file__).parent / "tables"
@@ -91,9 +91,18 @@ class Table:
             return {}
 
 
-@cache
 def table_for(device: torch.device) -> Table:
     """The table of this device as things stand; one object a process and device."""
+    return _table(device, device_name(device))
+
+
+def forget_tables() -> None:
+    """Read the files anew when next asked, as a new process would."""
+    _table.cache_clear()
+
+
+@cache
+def _table(device: torch.device, name: str) -> Table:
     found = environment(device)
     digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12]
     return Table(found, cache_folder() / "tuned" / f"{found['device']}-{digest}.json")

@@ -1,0 +1,163 @@
+// The Python module updp_rt.emulator._core.
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+
+#include "emulator.h"
+#include "instruction.h"
+
+namespace py = pybind11;
+
+namespace updp::emulator {
+namespace {
+
+py::dict describe(const Kernel& kernel) {
+  py::list arguments;
+  for (const Argument& argument : kernel.arguments) {
+    py::dict entry;
+    entry["name"] = argument.name;
+    entry["value_kind"] = argument.value_kind;
+    entry["offset"] = argument.offset;
+    entry["size"] = argument.size;
+    arguments.append(entry);
+  }
+  py::dict result;
+  result["name"] = kernel.name;
+  result["arguments"] = arguments;
+  result["kernarg_bytes"] = kernel.kernarg_bytes;
+  result["lds_bytes"] = kernel.lds_bytes;
+  result["scratch_bytes"] = kernel.scratch_bytes;
+  result["vgprs"] = kernel.vgprs;
+  result["agprs"] = kernel.agprs;
+  result["sgprs"] = kernel.sgprs;
+  result["vgpr_spills"] = kernel.vgpr_spills;
+  result["sgpr_spills"] = kernel.sgpr_spills;
+  result["max_workgroup_size"] = kernel.max_workgroup_size;
+  result["wavefront_size"] = kernel.wavefront_size;
+  result["entry"] = kernel.entry;
+  result["rsrc1"] = kernel.rsrc1;
+  result["rsrc2"] = kernel.rsrc2;
+  result["rsrc3"] = kernel.rsrc3;
+  result["properties"] = kernel.properties;
+  return result;
+}
+
+py::dict as_dict(const Counters& counters) {
+  py::dict result;
+#define FIELD(name) result[#name] = counters.name;
+  FIELD(waves)
+  FIELD(workgroups)
+  FIELD(instructions)
+  FIELD(scalar)
+  FIELD(vector)
+  FIELD(matrix)
+  FIELD(lds)
+  FIELD(global)
+  FIELD(scalar_memory)
+  FIELD(barriers)
+  FIELD(waits)
+  FIELD(matrix_cycles)
+  FIELD(matrix_flops)
+  FIELD(vector_cycles)
+  FIELD(lds_bytes)
+  FIELD(lds_cycles)
+  FIELD(lds_conflict_cycles)
+  FIELD(global_loaded_bytes)
+  FIELD(global_stored_bytes)
+  FIELD(global_lines)
+#undef FIELD
+  return result;
+}
+
+constexpr const char* kEncodingNames[kEncodings] = {"sop1", "sop2", "sopk", "sopc", "sopp",   "smem", "vop1", "vop2",
+                                                    "vopc", "vop3", "vop3p", "matrix", "ds", "flat", "mubuf"};
+
+Order order(const std::string& name) {
+  if (name == "forward") return Order::forward;
+  if (name == "backward") return Order::backward;
+  if (name == "shuffled") return Order::shuffled;
+  throw py::value_error("an order is forward, backward or shuffled, not " + name);
+}
+
+using Dimensions = std::array<uint32_t, 3>;
+using MemoryRange = std::tuple<uint64_t, uint64_t, bool>;
+
+py::dict launch(const Program& program, std::string kernel, Dimensions grid, Dimensions block, const py::bytes& kernarg,
+                const std::vector<MemoryRange>& memory, uint32_t dynamic_lds, const std::string& workgroups,
+                const std::string& waves, uint64_t seed, uint64_t first_workgroup,
+                std::optional<uint64_t> workgroup_count, uint64_t max_instructions, unsigned threads) {
+  Launch request;
+  request.kernel = std::move(kernel);
+  request.grid = grid;
+  request.block = block;
+  request.dynamic_lds = dynamic_lds;
+  const std::string_view bytes = kernarg;
+  request.kernarg.assign(bytes.begin(), bytes.end());
+  for (const auto& [begin, end, writable] : memory) request.memory.push_back({begin, end, writable});
+  request.workgroups = order(workgroups);
+  request.waves = order(waves);
+  request.seed = seed;
+  request.first_workgroup = first_workgroup;
+  if (workgroup_count) request.workgroup_count = *workgroup_count;
+  request.max_instructions = max_instructions;
+  request.threads = threads;
+  Counters counters;
+  {
+    const py::gil_scoped_release release;
+    counters = program.launch(request);
+  }
+  return as_dict(counters);
+}
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "Runs gfx908 (AMD MI100) code objects on the CPU.";
+  py::register_exception<Fault>(module, "Fault", PyExc_RuntimeError);
+  py::register_exception<CodeObjectError>(module, "CodeObjectError", PyExc_RuntimeError);
+  module.def(
+      "operations",
+      [] {
+        py::list result;
+        for (const Operation* operation : all_operations()) {
+          const auto encoding = static_cast<size_t>(operation->encoding);
+          result.append(py::make_tuple(operation->name, kEncodingNames[encoding], operation->number));
+        }
+        return result;
+      },
+      "All operations that are executed: (name, encoding, opcode) each.");
+  py::class_<Program>(module, "Program", "A code object loaded for execution.")
+      .def(py::init([](const py::bytes& code, const std::string& arch) {
+             const std::string_view bytes = code;
+             return Program(CodeObject::parse(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), arch));
+           }),
+           py::arg("code"), py::arg("arch") = "",
+           "Loads an ELF code object, or `arch`'s out of a clang offload bundle.")
+      .def_property_readonly("arch", [](const Program& program) { return program.code().arch; })
+      .def_property_readonly("kernels",
+                             [](const Program& program) {
+                               py::list result;
+                               for (const Kernel& kernel : program.code().kernels) result.append(describe(kernel));
+                               return result;
+                             })
+      .def(
+          "launch", launch, py::arg("kernel"), py::arg("grid"), py::arg("block"), py::arg("kernarg"), py::arg("memory"),
+          py::kw_only(), py::arg("dynamic_lds") = 0, py::arg("workgroups") = "forward", py::arg("waves") = "forward",
+          py::arg("seed") = 0, py::arg("first_workgroup") = 0, py::arg("workgroup_count") = py::none(),
+          py::arg("max_instructions") = 0, py::arg("threads") = 1,
+          "Executes a kernel. grid: workgroups; block: lanes; kernarg: the argument segment without hidden arguments;\n"
+          "memory: (begin, end, writable) ranges of addresses that the kernel may touch. Returns counters by name.")
+      .def(
+          "disassemble",
+          [](const Program& program, const std::string& kernel) {
+            py::list result;
+            for (const Line& line : program.disassemble(kernel)) {
+              result.append(py::make_tuple(line.address, line.bytes, line.mnemonic, line.operands));
+            }
+            return result;
+          },
+          py::arg("kernel"), "The kernel's instructions: (address, bytes, mnemonic, operands) each.");
+}
+
+}  // namespace
+}  // namespace updp::emulator

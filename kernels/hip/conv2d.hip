@@ -1,0 +1,61 @@
+// y = act(conv2d(x, weight) + bias + residual) on channels-last memory, summed in float32: an implicit matrix product
+// whose rows are output pixels.
+#include "finish.h"
+#include "gemm.h"
+#include "windows.h"
+
+template <class Tile, template <class> class Windows, template <class> class Taps, template <class> class Access>
+DEVICE void conv2d(const typename Tile::T* x, const typename Tile::T* weight, const Convolution& c,
+                   const Finish<typename Tile::T>& with) {
+  __shared__ Operands<Tile> operands;
+  const Position at = tile_position<Tile>(with.m, with.n);
+  Windows<Tile> windows(x, c, at.row, with.m);
+  Taps<Tile> taps(weight, c, at.column, with.n);
+  Sums<Tile> sums;
+  accumulate(sums, operands, windows, taps, c.steps<Tile>());
+  finish<Access>(sums, at.row, at.column, with);
+}
+
+// Kernels are named operator_dtype_MxNxKwWAVES, with `_any` where no alignment is assumed: the others take channels and
+// out_channels that are multiples of 16 bytes, and addresses that are. Arguments: x [batch, height, width, channels],
+// weight [out_channels, kernel_h, kernel_w, channels], bias [out_channels] float32 or null, residual and y [batch,
+// out_height, out_width, out_channels], residual or null; sizes; an Activation.
+// Workgroups: ceil(batch * out_height * out_width / M) * ceil(out_channels / N).
+#define CONV2D(NAME, T, M, N, K, WAVES, OCCUPANCY, WINDOWS, TAPS, ACCESS)                                              \
+  KERNEL(WAVES* WAVE_LANES, OCCUPANCY)                                                                                 \
+  NAME(const T* x, const T* weight, const float* bias, const T* residual, T* y, int batch, int height, int width,      \
+       int channels, int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride_h,        \
+       int stride_w, int pad_h, int pad_w, int act) {                                                                  \
+    const Convolution convolution{height,   width,    channels, out_height, out_width, kernel_h,                       \
+                                  kernel_w, stride_h, stride_w, pad_h,      pad_w};                                    \
+    conv2d<Tile<T, M, N, K, WAVES>, WINDOWS, TAPS, ACCESS>(                                                            \
+        x, weight, convolution,                                                                                        \
+        {bias, residual, y, batch * out_height * out_width, out_channels, out_channels, out_channels, act});           \
+  }
+#define ALIGNED(T, M, N, K, WAVES, OCCUPANCY)                                                                    \
+  CONV2D(conv2d_##T##_##M##x##N##x##K##w##WAVES, T, M, N, K, WAVES, OCCUPANCY, AlignedWindows, AlignedTaps,      \
+         AlignedTile)
+#define ANY(T, M, N, K, WAVES, OCCUPANCY) \
+  CONV2D(conv2d_##T##_##M##x##N##x##K##w##WAVES##_any, T, M, N, K, WAVES, OCCUPANCY, AnyWindows, AnyTaps, AnyTile)
+
+#if defined(__HIP__)
+ALIGNED(float32, 128, 128, 16, 4, 2)
+ALIGNED(float16, 128, 128, 32, 4, 2)
+ALIGNED(bfloat16, 128, 128, 32, 4, 2)
+#else  // twice the waves, since each has half the lanes
+ALIGNED(float32, 128, 128, 16, 8, 1)
+ALIGNED(float16, 128, 128, 32, 8, 1)
+ALIGNED(bfloat16, 128, 128, 32, 8, 1)
+#endif
+
+ALIGNED(float32, 128, 64, 16, 4, 2)
+ALIGNED(float32, 64, 64, 16, 4, 4)
+ANY(float32, 64, 64, 16, 4, 2)
+
+ALIGNED(float16, 128, 64, 32, 4, 2)
+ALIGNED(float16, 64, 64, 32, 4, 4)
+ANY(float16, 64, 64, 32, 4, 2)
+
+ALIGNED(bfloat16, 128, 64, 32, 4, 2)
+ALIGNED(bfloat16, 64, 64, 32, 4, 4)
+ANY(bfloat16, 64, 64, 32, 4, 2)

@@ -1,0 +1,112 @@
+// y = act(pointwise(depthwise(x, w_dw) + b_dw, w_pw) + b_pw + residual) on channels-last memory, summed in float32. The
+// depthwise result is rounded to x's type and goes through LDS into the 1x1 product; nothing between goes to memory.
+#include "depthwise.h"
+#include "finish.h"
+#include "pointwise.h"
+
+template <class Tile, template <class> class Depthwise, template <class> class Pointwise, template <class> class Access>
+DEVICE void depthwise_pointwise(const typename Tile::T* x, const typename Tile::T* w_dw, const float* b_dw,
+                                const typename Tile::T* w_pw, const Convolution& c,
+                                const Finish<typename Tile::T>& with) {
+  __shared__ Chunk operand[Tile::BUFFERS][Tile::M * Tile::ROW];
+  // Tiles of the same pixels are neighbours, and find their images in L2.
+  const unsigned tiles_n = divide_up(with.n, Tile::N);
+  const int first = workgroup() / tiles_n * Tile::PIXELS, column = workgroup() % tiles_n * Tile::N;
+  const Depthwise<Tile> depthwise(x, w_dw, b_dw, c, first, with.m);
+  const Pointwise<Tile> pointwise(w_pw, c.channels, column, with.n);
+  Sums<Tile> sums;
+  const int steps = divide_up(c.channels, Tile::K);
+  // The operands of two steps lie in LDS: between barriers, all waves multiply one and mix the next. Waves w and w + 4
+  // share a SIMD of gfx9: the later one mixes first, so that its vector and its matrix unit are both at work.
+  const bool mixes_first = Tile::WAVES > 4 && wave_of_workgroup() >= 4;
+  if (mixes_first) {
+    depthwise.put(0, operand[0]);
+    barrier();
+  }
+  for (int step = 0; step < steps; step++) {
+    typename Pointwise<Tile>::Parts parts, next;
+    pointwise.load(step * Tile::K, parts);
+    const int mixed = mixes_first ? step + 1 : step;
+    if (mixed < steps) depthwise.put(mixed * Tile::K, operand[mixed % Tile::BUFFERS]);
+    if (!mixes_first) barrier();
+#pragma unroll
+    for (int part = 0; part < parts.STEPS; part++) {
+      if (part + 1 < parts.STEPS) pointwise.load(step * Tile::K + (part + 1) * parts.DEPTH, next);
+      multiply_parts<Tile>(sums, operand[step % Tile::BUFFERS], part, parts);
+      parts = next;
+    }
+    if (mixes_first && mixed < steps) barrier();
+  }
+  Finish<typename Tile::T> within = with;
+  within.m = first + Tile::PIXELS < with.m ? first + Tile::PIXELS : with.m;
+  // Column by column of blocks: all of a wave's results at once would not fit its registers.
+#pragma unroll
+  for (int j = 0; j < Tile::BLOCKS_N; j++) {
+    const auto column_sums = block_column(sums, j);
+    finish<Access>(column_sums, first, column + j * Mma<typename Tile::T>::COLUMNS, within);
+  }
+}
+
+// Kernels are named operator_dtype_MxNxKwWAVES, M being pixels, with `_any` where no alignment is assumed: the others
+// take channels and out_channels that are multiples of 16 bytes, and addresses that are. They are fast where the kernel
+// is 7x7 at stride 1 with padding 3 and M / 8 divides the width. Arguments: x [batch, height, width, channels], w_dw
+// [kernel_h, kernel_w, channels], w_pw [out_channels, channels], b_dw and b_pw float32 or null, residual and y [batch,
+// out_height, out_width, out_channels], residual or null; sizes; an Activation.
+// Workgroups: ceil(batch * out_height * out_width / M) * ceil(out_channels / N).
+#define MIXED(NAME, T, M, N, K, WAVES, OCCUPANCY, DEPTHWISE, POINTWISE, ACCESS)                                       \
+  KERNEL(WAVES* WAVE_LANES, OCCUPANCY)                                                                                \
+  NAME(const T* x, const T* w_dw, const float* b_dw, const T* w_pw, const float* b_pw, const T* residual, T* y,       \
+       int batch, int height, int width, int channels, int out_height, int out_width, int out_channels, int kernel_h, \
+       int kernel_w, int stride_h, int stride_w, int pad_h, int pad_w, int act) {                                     \
+    const Convolution convolution{height,   width,    channels, out_height, out_width, kernel_h,                      \
+                                  kernel_w, stride_h, stride_w, pad_h,      pad_w};                                   \
+    depthwise_pointwise<MixedTile<T, M / 8, N, K, WAVES>, DEPTHWISE, POINTWISE, ACCESS>(                              \
+        x, w_dw, b_dw, w_pw, convolution,                                                                             \
+        {b_pw, residual, y, batch * out_height * out_width, out_channels, out_channels, out_channels, act});          \
+  }
+#define ALIGNED(T, M, N, K, WAVES, OCCUPANCY)                                                               \
+  MIXED(depthwise_pointwise_##T##_##M##x##N##x##K##w##WAVES, T, M, N, K, WAVES, OCCUPANCY, AlignedDepthwise, \
+        AlignedPointwise, AlignedTile)
+#define ANY(T, M, N, K, WAVES, OCCUPANCY)                                                                       \
+  MIXED(depthwise_pointwise_##T##_##M##x##N##x##K##w##WAVES##_any, T, M, N, K, WAVES, OCCUPANCY, AnyDepthwise, \
+        AnyPointwise, AnyTile)
+
+#if defined(__HIP__)
+
+ALIGNED(float32, 56, 96, 16, 1, 2)
+ALIGNED(float32, 56, 192, 16, 2, 2)
+ALIGNED(float32, 56, 384, 32, 4, 2)
+ALIGNED(float32, 56, 768, 64, 8, 2)
+ALIGNED(float32, 64, 192, 16, 2, 2)
+
+ALIGNED(float16, 56, 96, 32, 1, 2)
+ALIGNED(float16, 56, 192, 32, 2, 2)
+ALIGNED(float16, 56, 384, 64, 4, 2)
+ALIGNED(float16, 56, 768, 128, 8, 2)
+ALIGNED(float16, 64, 192, 32, 2, 2)
+
+ALIGNED(bfloat16, 56, 96, 32, 1, 2)
+ALIGNED(bfloat16, 56, 192, 32, 2, 2)
+ALIGNED(bfloat16, 56, 384, 64, 4, 2)
+ALIGNED(bfloat16, 56, 768, 128, 8, 2)
+ALIGNED(bfloat16, 64, 192, 32, 2, 2)
+
+#else  // half the lanes, twice the sums in each
+
+ALIGNED(float32, 56, 64, 16, 4, 1)
+ALIGNED(float32, 56, 128, 32, 8, 1)
+ALIGNED(float32, 64, 64, 16, 4, 1)
+
+ALIGNED(float16, 56, 128, 32, 4, 1)
+ALIGNED(float16, 56, 256, 64, 8, 1)
+ALIGNED(float16, 64, 128, 32, 4, 1)
+
+ALIGNED(bfloat16, 56, 128, 32, 4, 1)
+ALIGNED(bfloat16, 56, 256, 64, 8, 1)
+ALIGNED(bfloat16, 64, 128, 32, 4, 1)
+
+#endif
+
+ANY(float32, 64, 64, 16, 2, 2)
+ANY(float16, 64, 64, 32, 2, 2)
+ANY(bfloat16, 64, 64, 32, 2, 2)

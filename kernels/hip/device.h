@@ -1,0 +1,132 @@
+// What the two toolchains call differently: clang for gfx9 without HIP's headers, nvcc for sm_80 and later.
+//
+//   DEVICE               opens a function of the device, always inlined
+//   KERNEL(lanes, waves) opens a kernel: lanes of its workgroup, waves a SIMD that its registers must leave room for
+//   WAVE_LANES           64 on gfx9, 32 on sm
+//   lane_of_workgroup(), workgroup(), barrier()
+//   Chunk                16 bytes, the most a lane moves at once: words .x .y .z .w
+//   Buffer               memory seen through 32-bit offsets from a uniform address; reading at NOWHERE, or past it, gives zeros
+//   anew                 keeps scalar registers free
+//   exp2_fast, reciprocal  float32 within 1 ulp, without care for denormal results
+#pragma once
+
+#if defined(__HIP__)
+
+#define __global__ __attribute__((global))
+#define __device__ __attribute__((device))
+#define __shared__ __attribute__((shared))
+#define DEVICE __device__ inline __attribute__((always_inline))
+#define KERNEL(lanes, waves) \
+  extern "C" __global__ __attribute__((amdgpu_flat_work_group_size(lanes, lanes), amdgpu_waves_per_eu(waves))) void
+
+constexpr int WAVE_LANES = 64;
+
+DEVICE int lane_of_workgroup() { return __builtin_amdgcn_workitem_id_x(); }
+DEVICE unsigned workgroup() { return __builtin_amdgcn_workgroup_id_x(); }
+
+// Also a fence for LDS: what a wave wrote before it, every wave of the workgroup reads after it.
+DEVICE void barrier() {
+  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
+  __builtin_amdgcn_s_barrier();
+  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
+}
+
+// v_exp_f32 takes denormals for zero, which is no harm where 1 is added to the result.
+DEVICE float exp2_fast(float x) {
+  float result;
+  asm("v_exp_f32 %0, %1" : "=v"(result) : "v"(x));
+  return result;
+}
+DEVICE float reciprocal(float x) { return __builtin_amdgcn_rcpf(x); }
+
+// `value`, which is uniform, and which the compiler takes for a new one each time: what is computed from it is not kept
+// in registers over a loop.
+DEVICE int anew(int value) {
+  asm volatile("" : "+s"(value));
+  return value;
+}
+
+using Chunk = int __attribute__((ext_vector_type(4)));
+
+// The compiler's own intrinsics, for which clang 15 has no builtin functions.
+__device__ Chunk raw_buffer_load(Chunk, int, int, int) __asm("llvm.amdgcn.raw.buffer.load.v4i32");
+__device__ int raw_buffer_load_word(Chunk, int, int, int) __asm("llvm.amdgcn.raw.buffer.load.i32");
+__device__ void raw_buffer_store(Chunk, Chunk, int, int, int) __asm("llvm.amdgcn.raw.buffer.store.v4i32");
+
+class Buffer {
+ public:
+  static constexpr unsigned NOWHERE = 0x80000000;
+
+  // `base` must be the same for all lanes; offsets, in bytes, are below 2^31.
+  DEVICE explicit Buffer(const void* base) {
+    auto address = reinterpret_cast<unsigned long long>(base);
+    // Word 3: 32-bit raw data, as gfx9 wants it.
+    resource_ = {static_cast<int>(address), static_cast<int>(address >> 32 & 0xffff), 0x7fffffff, 0x27000};
+  }
+
+  // Reads at uniform + offset, both multiples of 16.
+  DEVICE Chunk load(unsigned offset, int uniform = 0) const { return raw_buffer_load(resource_, offset, uniform, 0); }
+  // The same for 4 bytes, in multiples of 4.
+  DEVICE int load_word(unsigned offset, int uniform = 0) const {
+    return raw_buffer_load_word(resource_, offset, uniform, 0);
+  }
+  // Stores nothing at NOWHERE.
+  DEVICE void store(Chunk value, unsigned offset) const { raw_buffer_store(value, resource_, offset, 0, 0); }
+
+ private:
+  Chunk resource_;
+};
+
+#else
+
+#define DEVICE __device__ __forceinline__
+#define KERNEL(lanes, waves) extern "C" __global__ __launch_bounds__(lanes) void
+
+constexpr int WAVE_LANES = 32;
+
+DEVICE int lane_of_workgroup() { return threadIdx.x; }
+DEVICE unsigned workgroup() { return blockIdx.x; }
+DEVICE void barrier() { __syncthreads(); }
+
+DEVICE float exp2_fast(float x) {
+  float result;
+  asm("ex2.approx.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+DEVICE float reciprocal(float x) { return __frcp_rn(x); }
+DEVICE int anew(int value) { return value; }
+
+using Chunk = int4;
+
+class Buffer {
+ public:
+  static constexpr unsigned NOWHERE = 0x80000000;
+
+  DEVICE explicit Buffer(const void* base) : base_(static_cast<const char*>(base)) {}
+  DEVICE Chunk load(unsigned offset, int uniform = 0) const {
+    return offset >= NOWHERE ? Chunk{0, 0, 0, 0} : *reinterpret_cast<const Chunk*>(base_ + uniform + offset);
+  }
+  DEVICE int load_word(unsigned offset, int uniform = 0) const {
+    return offset >= NOWHERE ? 0 : *reinterpret_cast<const int*>(base_ + uniform + offset);
+  }
+  DEVICE void store(Chunk value, unsigned offset) const {
+    if (offset < NOWHERE) *reinterpret_cast<Chunk*>(const_cast<char*>(base_) + offset) = value;
+  }
+
+ private:
+  const char* base_;
+};
+
+#endif
+
+DEVICE int lane_of_wave() { return lane_of_workgroup() % WAVE_LANES; }
+// The wave's number in its workgroup, known to the compiler to be uniform on gfx9.
+DEVICE unsigned wave_of_workgroup() {
+#if defined(__HIP__)
+  return __builtin_amdgcn_readfirstlane(lane_of_workgroup() / WAVE_LANES);
+#else
+  return lane_of_workgroup() / WAVE_LANES;
+#endif
+}
+
+constexpr DEVICE unsigned divide_up(unsigned value, unsigned by) { return (value + by - 1) / by; }

@@ -1,0 +1,165 @@
+"""Where HIP kernels run: the GPU that torch sees, or an emulated MI100 on a machine without one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .manifest import Kernel
+from .objects import Objects, load
+
+_emulated: Device | None = None
+
+
+class Device:
+    """A device of one architecture, with its modules loaded once.
+
+    Args:
+        arch: such as ``gfx908`` or ``sm_90``.
+        kind: of its driver, ``hip`` or ``cuda``.
+        library: the driver's file, where it is not the installed one.
+    """
+
+    def __init__(self, arch: str, kind: str, library: str | None = None) -> None:
+        self.arch = arch
+        self._kind, self._library = kind, library
+        self._modules: dict[str, Any] = {}
+        self._kernels: dict[str, Any] = {}
+
+    @property
+    def objects(self) -> Objects:
+        """The code objects built for this device's architecture; `MissingObjectsError` where there are none."""
+        return load(self.arch)
+
+    @property
+    def driver(self) -> Any:
+        """The launcher's driver of this device."""
+        return _driver(self._kind, self._library)
+
+    def launch(
+        self, kernel: Kernel, grid: int, arguments: Sequence[Tensor | float | None], stream: int | None = None
+    ) -> None:
+        """Queue a kernel.
+
+        Args:
+            kernel: of `objects`.
+            grid: workgroups.
+            arguments: in the kernel's order; tensors on this device, None for the null pointer.
+            stream: the driver's handle; None: the one that belongs to the device.
+
+        Raises:
+            RuntimeError: the driver refused; its words are in the message.
+            ValueError: another device than this one is current.
+        """
+        lanes = kernel.waves * (64 if self.arch.startswith("gfx") else 32)
+        values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
+        self.loaded(kernel).launch((grid, 1, 1), (lanes, 1, 1), 0, stream or 0, values)
+
+    def loaded(self, kernel: Kernel) -> Any:
+        """The launcher's handle of `kernel`. Its module is loaded at first use, so prepare before capturing a graph."""
+        if kernel.name not in self._kernels:
+            if kernel.operator not in self._modules:
+                self._modules[kernel.operator] = self.driver.load(self.objects.code(kernel.operator), self.arch)
+            self._kernels[kernel.name] = self._modules[kernel.operator].kernel(kernel.name)
+        return self._kernels[kernel.name]
+
+
+class Gpu(Device):
+    """A GPU of torch's, by torch's number; kernels are queued on its current stream."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(architecture(torch.device("cuda", index)), "hip" if torch.version.hip else "cuda")
+        self.index = index
+
+    def launch(
+        self, kernel: Kernel, grid: int, arguments: Sequence[Tensor | float | None], stream: int | None = None
+    ) -> None:
+        if torch.cuda.current_device() != self.index:
+            raise ValueError(f"the current device must be that of the tensors: use torch.cuda.device({self.index})")
+        if stream is None:
+            stream = torch.cuda.current_stream(self.index).cuda_stream
+        super().launch(kernel, grid, arguments, stream)
+
+
+class EmulatedMI100(Device):
+    """gfx908 by the emulator, behind a stand-in for AMD's driver: tensors lie in the host's memory."""
+
+    def __init__(self) -> None:
+        from updp_rt import emulator
+
+        super().__init__("gfx908", "hip", str(Path(emulator.__file__).with_name("libamdhip64_standin.so")))
+
+    def launch(
+        self, kernel: Kernel, grid: int, arguments: Sequence[Tensor | float | None], stream: int | None = None
+    ) -> None:
+        """As on a GPU, but at once. The kernel may touch the storages of `arguments`, and nothing else."""
+        storages = (a.untyped_storage() for a in arguments if isinstance(a, Tensor))
+        ranges = {(storage.data_ptr(), storage.nbytes()) for storage in storages if storage.nbytes()}
+        with ExitStack() as stack:
+            for address, size in ranges:
+                self.driver.register(address, size)
+                stack.callback(self.driver.unregister, address)
+            super().launch(kernel, grid, arguments, stream)
+
+
+@contextmanager
+def emulated_mi100(device: Device | None = None) -> Iterator[Device]:
+    """Within it, HIP kernels take CPU tensors and run on an emulated MI100 (gfx908). For tests: it is slow.
+
+    Args:
+        device: what launches; by default the stand-in for AMD's driver, which runs a launch at once and to its end.
+    """
+    global _emulated  # noqa: PLW0603 - which machine this process pretends to have is one fact
+    before, _emulated = _emulated, device or EmulatedMI100()
+    try:
+        yield _emulated
+    finally:
+        _emulated = before
+
+
+def emulation() -> Device | None:
+    """What stands in for a GPU at the moment, if anything does."""
+    return _emulated
+
+
+def device_of(device: torch.device) -> Device:
+    """Where kernels for tensors on `device` run.
+
+    Raises:
+        ValueError: nowhere: it is a CPU, and no MI100 is emulated.
+    """
+    if device.type == "cuda":
+        return _gpu(torch.cuda.current_device() if device.index is None else device.index, os.getpid())
+    if _emulated is not None:
+        return _emulated
+    raise ValueError(f"HIP kernels do not run on {device}")
+
+
+def architecture(device: torch.device) -> str:
+    """``gfx908`` and the like for an AMD device, ``sm_90`` and the like for an NVIDIA one."""
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        return str(properties.gcnArchName).split(":")[0]
+    return f"sm_{properties.major}{properties.minor}"
+
+
+@cache
+def _driver(kind: str, library: str | None) -> Any:
+    try:
+        from updp_rt import _launcher
+    except ImportError as error:
+        raise ImportError(f"the launcher of code objects is not built ({error}): pip install -e . builds it") from error
+    return _launcher.Driver(kind, library)
+
+
+@cache
+def _gpu(index: int, process: int) -> Gpu:
+    # Modules belong to the process that loaded them: a child of fork() loads its own, or is told that it cannot.
+    return Gpu(index)

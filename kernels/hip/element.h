@@ -1,0 +1,111 @@
+// The dtypes of tensors: float32, float16, bfloat16. Values are converted to and from float (round to nearest even) for
+// every sum; `pack` and `unpack` do that for a Chunk of VECTOR<T> values.
+#pragma once
+
+#include "device.h"
+
+using float32 = float;
+struct float16 {
+  unsigned short bits;
+};
+struct bfloat16 {
+  unsigned short bits;
+};
+
+// Values in 16 bytes.
+template <class T>
+constexpr int VECTOR = 16 / sizeof(T);
+
+DEVICE unsigned float_bits(float x) {
+#if defined(__HIP__)
+  return __builtin_bit_cast(unsigned, x);
+#else
+  return __float_as_uint(x);
+#endif
+}
+
+DEVICE float float_of_bits(unsigned bits) {
+#if defined(__HIP__)
+  return __builtin_bit_cast(float, bits);
+#else
+  return __uint_as_float(bits);
+#endif
+}
+
+DEVICE float to_float(float32 x) { return x; }
+
+DEVICE float to_float(float16 x) {
+#if defined(__HIP__)
+  return __builtin_bit_cast(_Float16, x.bits);
+#else
+  float result;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(x.bits));
+  return result;
+#endif
+}
+
+DEVICE float to_float(bfloat16 x) { return float_of_bits(static_cast<unsigned>(x.bits) << 16); }
+
+template <class T>
+DEVICE T from_float(float x);
+
+template <>
+DEVICE float32 from_float<float32>(float x) {
+  return x;
+}
+
+template <>
+DEVICE float16 from_float<float16>(float x) {
+#if defined(__HIP__)
+  return {__builtin_bit_cast(unsigned short, static_cast<_Float16>(x))};
+#else
+  float16 result;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result.bits) : "f"(x));
+  return result;
+#endif
+}
+
+template <>
+DEVICE bfloat16 from_float<bfloat16>(float x) {
+  unsigned bits = float_bits(x);
+  unsigned rounded = bits + 0x7fff + (bits >> 16 & 1);
+  // Rounding would carry some NaNs over into infinities or zeros.
+  return {static_cast<unsigned short>((x == x ? rounded : bits | 0x400000) >> 16)};
+}
+
+template <class T>
+DEVICE Chunk chunk_of(const T (&values)[VECTOR<T>]) {
+  int words[4];
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    if constexpr (sizeof(T) == 4) {
+      words[i] = static_cast<int>(float_bits(values[i]));
+    } else {
+      words[i] = static_cast<int>(values[2 * i].bits | static_cast<unsigned>(values[2 * i + 1].bits) << 16);
+    }
+  }
+  return Chunk{words[0], words[1], words[2], words[3]};
+}
+
+template <class T>
+DEVICE Chunk pack(const float (&values)[VECTOR<T>]) {
+  T rounded[VECTOR<T>];
+#pragma unroll
+  for (int v = 0; v < VECTOR<T>; v++) rounded[v] = from_float<T>(values[v]);
+  return chunk_of(rounded);
+}
+
+template <class T>
+DEVICE void unpack(Chunk chunk, float (&values)[VECTOR<T>]) {
+  const int words[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    unsigned word = static_cast<unsigned>(words[i]);
+    if constexpr (sizeof(T) == 4) {
+      values[i] = float_of_bits(word);
+    } else {
+      values[2 * i] = to_float(T{static_cast<unsigned short>(word)});
+      values[2 * i + 1] = to_float(T{static_cast<unsigned short>(word >> 16)});
+    }
+  }
+}

@@ -1,0 +1,57 @@
+// The matrix product of a tile, x * w^T, over the whole depth.
+//
+//   tile_position       which tile a workgroup computes
+//   AlignedRows, AnyRows  sources: rows of a matrix, a step of the depth at a time
+//   accumulate          the loop over the depth, for any two sources
+//
+// A source of ROWS rows has `load(int step, Staged<Tile, ROWS>&)`, which reads this lane's chunks of that step, with
+// zeros past the depth's end. Steps come in order, each once.
+#pragma once
+
+#include "tile.h"
+
+struct Position {
+  int row, column;  // of the tile's first result
+};
+
+// Eight tiles of rows go over the columns together, so that they share the weight in L2.
+template <class Tile>
+DEVICE Position tile_position(int m, int n) {
+  constexpr unsigned GROUP = 8;
+  const unsigned tiles_m = divide_up(m, Tile::M), tiles_n = divide_up(n, Tile::N);
+  const unsigned first = workgroup() / (GROUP * tiles_n) * GROUP, within = workgroup() % (GROUP * tiles_n);
+  const unsigned height = tiles_m - first < GROUP ? tiles_m - first : GROUP;
+  return {static_cast<int>((first + within % height) * Tile::M), static_cast<int>(within / height * Tile::N)};
+}
+
+// Operands of the loop: two of each, so that one can be filled while the other is read.
+template <class Tile>
+struct Operands {
+  Chunk x[2][Tile::M * Tile::CHUNKS];
+  Chunk w[2][Tile::N * Tile::CHUNKS];
+};
+
+template <class Tile, class SourceX, class SourceW>
+DEVICE void accumulate(Sums<Tile>& sums, Operands<Tile>& operands, SourceX& x, SourceW& w, unsigned steps) {
+  Staged<Tile, Tile::M> staged_x;
+  Staged<Tile, Tile::N> staged_w;
+  x.load(0, staged_x);
+  w.load(0, staged_w);
+  staged_x.put(operands.x[0]);
+  staged_w.put(operands.w[0]);
+  barrier();
+  const Chunk* wave_x = operands.x[0] + Tile::wave_row() * Tile::CHUNKS;
+  const Chunk* wave_w = operands.w[0] + Tile::wave_column() * Tile::CHUNKS;
+  for (unsigned step = 0;; step++) {
+    const bool more = step + 1 < steps;
+    if (more) {
+      x.load(step + 1, staged_x);
+      w.load(step + 1, staged_w);
+    }
+    multiply_step(sums, wave_x + step % 2 * Tile::M * Tile::CHUNKS, wave_w + step % 2 * Tile::N * Tile::CHUNKS);
+    if (!more) return;
+    staged_x.put(operands.x[(step + 1) % 2]);
+    staged_w.put(operands.w[(step + 1) % 2]);
+    barrier();
+  }
+}

@@ -1,0 +1,265 @@
+"""The operators on HIP kernels: arguments checked, a grid laid over the result, one launch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..checks import (
+    ACTIVATIONS,
+    as_rows,
+    check,
+    check_activation,
+    check_dtypes,
+    check_image,
+    check_rows,
+    check_shape,
+    output_size,
+)
+from .device import device_of
+from .manifest import Kernel
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, kernel: Kernel) -> Tensor:
+    """``act(x @ weight.T + bias + residual)``, accumulated in float32.
+
+    Args:
+        x: ``[M, K]``, float32, float16 or bfloat16; rows contiguous, any distance apart.
+        weight: ``[N, K]`` contiguous, of x's dtype.
+        bias: ``[N]`` float32, or None.
+        residual: ``[M, N]`` of x's dtype, rows contiguous, any distance apart; or None.
+        act: none, relu, relu6, gelu (exact) or silu.
+        kernel: one of ``kernels("linear", ...)``.
+
+    Returns:
+        ``[M, N]`` contiguous, of x's dtype.
+
+    Raises:
+        ValueError: shapes, memory layouts, dtypes or the activation do not fit the operator or the kernel.
+    """
+    m, k, n = x.shape[0], x.shape[-1], weight.shape[0]
+    check_activation(act)
+    check(k > 0, "x has no columns")
+    check_dtypes(x, weight=weight, residual=residual)
+    check_rows("x", x, k)
+    check_shape("weight", weight, (n, k))
+    _check_bias("bias", bias, n)
+    if residual is not None:
+        check_rows("residual", residual, n)
+        check(residual.shape[0] == m, f"residual has {residual.shape[0]} rows, x {m}")
+    stride_residual = n if residual is None else residual.stride(0)
+    _check_kernel(kernel, "linear", x, (x, weight, residual), (k, n, x.stride(0), stride_residual))
+    y = torch.empty((m, n), dtype=x.dtype, device=x.device)
+    if m:
+        sizes = (m, n, k, x.stride(0), stride_residual)
+        _launch(kernel, _tiles(kernel, m, n), (x, weight, bias, residual, y, *sizes, ACTIVATIONS.index(act)))
+    return y
+
+
+def dual_linear(
+    x: Tensor, a: Tensor, w_x: Tensor, w_a: Tensor, bias: Tensor | None, act: str, kernel: Kernel
+) -> Tensor:
+    """``act(x @ w_x.T + a @ w_a.T + bias)``, accumulated in float32 without a rounding between the two.
+
+    Args:
+        x, a: ``[M, KX]`` and ``[M, KA]``, of one dtype; rows contiguous, any distance apart.
+        w_x, w_a: ``[N, KX]`` and ``[N, KA]`` contiguous, of x's dtype.
+        bias: ``[N]`` float32, or None.
+        act: none, relu, relu6, gelu (exact) or silu.
+        kernel: one of ``kernels("dual_linear", ...)``.
+
+    Returns:
+        ``[M, N]`` contiguous, of x's dtype.
+
+    Raises:
+        ValueError: shapes, memory layouts, dtypes or the activation do not fit the operator or the kernel.
+    """
+    m, k_x, k_a, n = x.shape[0], x.shape[-1], a.shape[-1], w_x.shape[0]
+    check_activation(act)
+    check(k_x > 0 and k_a > 0, "x and a must have columns")
+    check_dtypes(x, a=a, w_x=w_x, w_a=w_a)
+    check_rows("x", x, k_x)
+    check_rows("a", a, k_a)
+    check(a.shape[0] == m, f"a has {a.shape[0]} rows, x {m}")
+    check_shape("w_x", w_x, (n, k_x))
+    check_shape("w_a", w_a, (n, k_a))
+    _check_bias("bias", bias, n)
+    _check_kernel(kernel, "dual_linear", x, (x, a, w_x, w_a), (k_x, k_a, n, x.stride(0), a.stride(0)))
+    y = torch.empty((m, n), dtype=x.dtype, device=x.device)
+    if m:
+        sizes = (m, n, k_x, k_a, x.stride(0), a.stride(0))
+        _launch(kernel, _tiles(kernel, m, n), (x, a, w_x, w_a, bias, y, *sizes, ACTIVATIONS.index(act)))
+    return y
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    act: str,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    kernel: Kernel,
+) -> Tensor:
+    """``act(conv2d(x, weight, bias, stride, padding) + residual)``, accumulated in float32.
+
+    Args:
+        x: ``[N, I, H, W]`` in channels-last memory, float32, float16 or bfloat16.
+        weight: ``[O, KH, KW, I]`` contiguous (`pack_conv_weight`), of x's dtype. Groups and dilation are 1.
+        bias: ``[O]`` float32, or None.
+        residual: ``[N, O, OH, OW]`` in channels-last memory, of x's dtype, or None.
+        act: none, relu, relu6, gelu (exact) or silu.
+        stride, padding: ``(vertical, horizontal)``; padding is with zeros, alike on opposite sides.
+        kernel: one of ``kernels("conv2d", ...)``.
+
+    Returns:
+        ``[N, O, OH, OW]`` in channels-last memory, of x's dtype.
+
+    Raises:
+        ValueError: shapes, memory layouts, dtypes or the activation do not fit the operator or the kernel.
+    """
+    check_activation(act)
+    check_image("x", x)
+    check_dtypes(x, weight=weight, residual=residual)
+    batch, channels, height, width = x.shape
+    check(weight.dim() == 4, f"weight must be packed [O, KH, KW, I], not {list(weight.shape)}")
+    out_channels, kernel_h, kernel_w = weight.shape[:3]
+    check_shape("weight", weight, (out_channels, kernel_h, kernel_w, channels))
+    out = output_size((height, width), (kernel_h, kernel_w), stride, padding)
+    _check_bias("bias", bias, out_channels)
+    _check_residual(residual, (batch, out_channels, *out))
+    _check_kernel(kernel, "conv2d", x, (x, weight, residual), (channels, out_channels))
+    y = _empty_image(x, (batch, out_channels, *out))
+    if batch:
+        sizes = (batch, height, width, channels, *out, out_channels, kernel_h, kernel_w, *stride, *padding)
+        grid = _tiles(kernel, batch * out[0] * out[1], out_channels)
+        _launch(kernel, grid, (x, weight, bias, residual, y, *sizes, ACTIVATIONS.index(act)))
+    return y
+
+
+def depthwise_pointwise(
+    x: Tensor,
+    w_dw: Tensor,
+    b_dw: Tensor | None,
+    w_pw: Tensor,
+    b_pw: Tensor | None,
+    residual: Tensor | None,
+    act: str,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    kernel: Kernel,
+) -> Tensor:
+    """``act(conv1x1(depthwise(x, w_dw, b_dw, stride, padding), w_pw, b_pw) + residual)``.
+
+    Both are accumulated in float32; the depthwise result is rounded to x's dtype, as it would be in memory.
+
+    Args:
+        x: ``[N, C, H, W]`` in channels-last memory, float32, float16 or bfloat16.
+        w_dw: ``[KH, KW, C]`` contiguous (`pack_depthwise_weight`), of x's dtype.
+        w_pw: ``[O, C]`` contiguous, of x's dtype.
+        b_dw, b_pw: ``[C]`` and ``[O]`` float32, or None.
+        residual: ``[N, O, OH, OW]`` in channels-last memory, of x's dtype, or None.
+        act: none, relu, relu6, gelu (exact) or silu.
+        stride, padding: of the depthwise convolution, ``(vertical, horizontal)``.
+        kernel: one of ``kernels("depthwise_pointwise", ...)``.
+
+    Returns:
+        ``[N, O, OH, OW]`` in channels-last memory, of x's dtype.
+
+    Raises:
+        ValueError: shapes, memory layouts, dtypes or the activation do not fit the operator or the kernel.
+    """
+    check_activation(act)
+    check_image("x", x)
+    check_dtypes(x, w_dw=w_dw, w_pw=w_pw, residual=residual)
+    batch, channels, height, width = x.shape
+    out_channels = w_pw.shape[0]
+    check(w_dw.dim() == 3, f"w_dw must be packed [KH, KW, C], not {list(w_dw.shape)}")
+    kernel_h, kernel_w = w_dw.shape[:2]
+    check_shape("w_dw", w_dw, (kernel_h, kernel_w, channels))
+    check_shape("w_pw", w_pw, (out_channels, channels))
+    out = output_size((height, width), (kernel_h, kernel_w), stride, padding)
+    _check_bias("b_dw", b_dw, channels)
+    _check_bias("b_pw", b_pw, out_channels)
+    _check_residual(residual, (batch, out_channels, *out))
+    _check_kernel(kernel, "depthwise_pointwise", x, (x, w_dw, w_pw, residual), (channels, out_channels))
+    y = _empty_image(x, (batch, out_channels, *out))
+    if batch:
+        sizes = (batch, height, width, channels, *out, out_channels, kernel_h, kernel_w, *stride, *padding)
+        tensors = (x, w_dw, b_dw, w_pw, b_pw, residual, y)
+        grid = _tiles(kernel, batch * out[0] * out[1], out_channels)
+        _launch(kernel, grid, (*tensors, *sizes, ACTIVATIONS.index(act)))
+    return y
+
+
+def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, kernel: Kernel) -> Tensor:
+    """``act(y + bias + residual)`` in float32, written over `y`.
+
+    Args:
+        y: ``[M, C]`` with contiguous rows, or ``[N, C, H, W]`` in channels-last memory; float32, float16 or bfloat16.
+        bias: ``[C]`` float32, or None.
+        residual: as y in shape, layout and dtype (rows may lie another distance apart), or None.
+        act: none, relu, relu6, gelu (exact) or silu.
+        kernel: one of ``kernels("epilogue", ...)``.
+
+    Returns:
+        `y` itself.
+
+    Raises:
+        ValueError: shapes, memory layouts, dtypes or the activation do not fit the operator or the kernel.
+    """
+    check_activation(act)
+    check_dtypes(y, residual=residual)
+    check(residual is None or residual.shape == y.shape, "residual must have the shape of y")
+    rows, other = as_rows("y", y), None if residual is None else as_rows("residual", residual)
+    m, n = rows.shape
+    _check_bias("bias", bias, n)
+    stride_residual = n if other is None else other.stride(0)
+    _check_kernel(kernel, "epilogue", y, (rows, other), (n, rows.stride(0), stride_residual))
+    if m:
+        sizes = (m, n, rows.stride(0), stride_residual)
+        _launch(kernel, _tiles(kernel, m, n), (rows, bias, other, *sizes, ACTIVATIONS.index(act)))
+    return y
+
+
+def _tiles(kernel: Kernel, rows: int, columns: int) -> int:
+    """Workgroups for a result of this size."""
+    return -(-rows // kernel.block[0]) * -(-columns // kernel.block[1])
+
+
+def _launch(kernel: Kernel, grid: int, arguments: tuple[Tensor | int | None, ...]) -> None:
+    first = arguments[0]
+    assert isinstance(first, Tensor)
+    device_of(first.device).launch(kernel, grid, arguments)
+
+
+def _check_kernel(
+    kernel: Kernel, operator: str, x: Tensor, tensors: tuple[Tensor | None, ...], sizes: tuple[int, ...]
+) -> None:
+    check(
+        kernel.operator == operator and f"torch.{kernel.dtype}" == str(x.dtype),
+        f"{kernel.name} is a kernel for {kernel.operator} in {kernel.dtype}, not for {operator} in {x.dtype}",
+    )
+    if kernel.aligned:
+        unit = 16 // x.element_size()
+        check(
+            all(size % unit == 0 for size in sizes) and all(t is None or t.data_ptr() % 16 == 0 for t in tensors),
+            f"{kernel.name} takes addresses on 16 bytes, and channels and row distances that are multiples of {unit}",
+        )
+
+
+def _check_bias(name: str, bias: Tensor | None, size: int) -> None:
+    if bias is not None:
+        check_shape(name, bias, (size,))
+        check(bias.dtype == torch.float32, f"{name} must be float32, not {bias.dtype}")
+
+
+def _check_residual(residual: Tensor | None, shape: tuple[int, ...]) -> None:
+    if residual is not None:
+        check_image("residual", residual)
+        check(residual.shape == shape, f"residual must be {list(shape)}, not {list(residual.shape)}")
+
+
+def _empty_image(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

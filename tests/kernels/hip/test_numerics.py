@@ -1,0 +1,143 @@
+"""Every HIP kernel built for gfx908, launched as on an MI100 and executed, against float64; outputs start as NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from updp_rt.kernels import hip
+from updp_rt.kernels.checks import ACTIVATIONS
+from updp_rt.kernels.hip import Kernel
+
+from tests.kernels import problems
+from tests.kernels.poison import poison_fresh_memory
+from tests.kernels.problems import Problem, spoiled
+
+KERNELS = hip.load("gfx908").manifest.kernels
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+Make = Callable[..., Problem]
+
+# Several tiles each way with an incomplete last one, and a depth of several steps with an incomplete last one.
+LARGE: dict[str, Make] = {
+    "linear": lambda dtype, act, **given: problems.linear(197, 200, 136, dtype, act, **given),
+    "conv2d": lambda dtype, act, **given: problems.conv2d((3, 40, 9, 8), 136, (3, 3), dtype, act, **given),
+    "depthwise_pointwise": lambda dtype, act, **given: problems.depthwise_pointwise(
+        (2, 72, 9, 11), 136, 7, dtype, act, **given
+    ),
+    "dual_linear": lambda dtype, act, **given: problems.dual_linear(197, 200, 136, 72, dtype, act, **given),
+    "epilogue": lambda dtype, act, **given: problems.epilogue(problems.image(2, 264, 9, 8, dtype), act, **given),
+}
+# Less than a tile, whichever it is.
+SMALL: dict[str, Make] = {
+    "linear": lambda dtype, act, **given: problems.linear(5, 8, 24, dtype, act, gap=8, **given),
+    "conv2d": lambda dtype, act, **given: problems.conv2d((1, 8, 5, 3), 8, (3, 3), dtype, act, stride=(2, 1), **given),
+    "depthwise_pointwise": lambda dtype, act, **given: problems.depthwise_pointwise(
+        (1, 8, 5, 3), 8, 3, dtype, act, stride=2, **given
+    ),
+    "dual_linear": lambda dtype, act, **given: problems.dual_linear(5, 8, 24, 8, dtype, act, gap=8, **given),
+    "epilogue": lambda dtype, act, **given: problems.epilogue(problems.matrix(5, 8, dtype, gap=8), act, **given),
+}
+# Sizes that vectors do not fit; for the kernels that take any.
+ODD: dict[str, list[Make]] = {
+    "linear": [
+        lambda dtype, act, **given: problems.linear(67, 131, 45, dtype, act, gap=3, **given),
+        lambda dtype, act, **given: problems.linear(1, 1, 1, dtype, act, **given),
+    ],
+    "conv2d": [
+        lambda dtype, act, **given: problems.conv2d((1, 3, 25, 23), 37, (7, 7), dtype, act, stride=(2, 2), **given),
+        lambda dtype, act, **given: problems.conv2d((2, 19, 6, 7), 5, (3, 2), dtype, act, padding=(0, 1), **given),
+        lambda dtype, act, **given: problems.conv2d((37, 5, 1, 1), 3, (3, 3), dtype, act, **given),
+    ],
+    "depthwise_pointwise": [
+        lambda dtype, act, **given: problems.depthwise_pointwise((2, 37, 9, 11), 67, 3, dtype, act, stride=2, **given),
+        lambda dtype, act, **given: problems.depthwise_pointwise((1, 3, 1, 1), 1, 7, dtype, act, **given),
+    ],
+    "dual_linear": [
+        lambda dtype, act, **given: problems.dual_linear(67, 131, 45, 19, dtype, act, gap=3, **given),
+        lambda dtype, act, **given: problems.dual_linear(1, 1, 1, 1, dtype, act, **given),
+    ],
+    "epilogue": [
+        lambda dtype, act, **given: problems.epilogue(problems.matrix(37, 71, dtype, gap=3), act, **given),
+        lambda dtype, act, **given: problems.epilogue(problems.image(1, 1, 1, 1, dtype), act, **given),
+    ],
+}
+# Layers of the four models, with few rows or pixels: a block's own channels, kernels and depths.
+LAYERS: dict[str, list[Make]] = {
+    "linear": [
+        lambda dtype, act: problems.linear(197, 576, 192, dtype, act, residual=False),  # DeiT-T's qkv
+        lambda dtype, act: problems.linear(197, 192, 768, dtype, act),  # DeiT-T's second linear layer, and ConvNeXt's
+        lambda dtype, act: problems.linear(49, 96, 384, dtype, act),
+    ],
+    "conv2d": [
+        lambda dtype, act: problems.conv2d((1, 64, 12, 12), 64, (3, 3), dtype, act),  # ResNet34
+        lambda dtype, act: problems.conv2d((2, 128, 7, 7), 256, (3, 3), dtype, act, stride=(2, 2), residual=False),
+        lambda dtype, act: problems.conv2d((1, 64, 9, 9), 64, (5, 5), dtype, act),
+        lambda dtype, act: problems.conv2d((1, 64, 14, 14), 128, (7, 7), dtype, act, stride=(2, 2), residual=False),
+        lambda dtype, act: problems.conv2d((1, 16, 16, 16), 24, (3, 3), dtype, act, stride=(2, 2), residual=False),
+    ],
+    "depthwise_pointwise": [
+        lambda dtype, act: problems.depthwise_pointwise((1, 96, 14, 14), 96, 7, dtype, act),  # ConvNeXt-T
+        lambda dtype, act: problems.depthwise_pointwise((2, 192, 7, 7), 192, 7, dtype, act),
+    ],
+    "dual_linear": [lambda dtype, act: problems.dual_linear(197, 192, 192, 192, dtype, act)],
+    "epilogue": [lambda dtype, act: problems.epilogue(problems.image(2, 64, 14, 14, dtype), act)],
+}
+
+
+def run(problem: Problem, kernel: Kernel) -> Tensor:
+    """Call the operator as on a device, biases in float32 as the kernels take them."""
+    operands = [o.float() if isinstance(o, Tensor) and o.dim() == 1 else o for o in problem.fresh_operands()]
+    with pytest.MonkeyPatch.context() as patch, hip.emulated_mi100():
+        poison_fresh_memory(patch)
+        return getattr(hip, problem.operator)(*operands, kernel)
+
+
+def options(kernel: Kernel) -> list[dict[str, bool]]:
+    """With and without a bias and a residual."""
+    given = [{"bias": True}, {"bias": False}]
+    if kernel.operator == "dual_linear":
+        return given
+    return [{**bias, "residual": residual} for bias in given for residual in (True, False)]
+
+
+@every_kernel
+def test_every_epilogue(kernel: Kernel) -> None:
+    for act in ACTIVATIONS:
+        for given in options(kernel):
+            problem = SMALL[kernel.operator](DTYPES[kernel.dtype], act, **given)
+            assert problem.error(run(problem, kernel)) is None, (act, given)
+
+
+@every_kernel
+def test_several_tiles(kernel: Kernel) -> None:
+    problem = LARGE[kernel.operator](DTYPES[kernel.dtype], "gelu")
+    assert problem.error(run(problem, kernel)) is None
+
+
+@every_kernel
+def test_layers_of_the_models(kernel: Kernel) -> None:
+    for make in LAYERS[kernel.operator]:
+        problem = make(DTYPES[kernel.dtype], "relu")
+        assert problem.error(run(problem, kernel)) is None
+
+
+@pytest.mark.parametrize("kernel", [k for k in KERNELS if not k.aligned], ids=lambda kernel: kernel.name)
+def test_sizes_that_vectors_do_not_fit(kernel: Kernel) -> None:
+    for make in ODD[kernel.operator]:
+        for act, given in zip(ACTIVATIONS[1:], options(kernel) * 2, strict=False):
+            problem = make(DTYPES[kernel.dtype], act, **given)
+            assert problem.error(run(problem, kernel)) is None, (act, given)
+
+
+@every_kernel
+def test_nan_reaches_what_depends_on_it_and_nothing_else(kernel: Kernel) -> None:
+    problem = spoiled(LARGE[kernel.operator](DTYPES[kernel.dtype], "relu6"))
+    assert problem.error(run(problem, kernel)) is None
+
+
+def test_each_operator_and_dtype_has_kernels_of_both_kinds() -> None:
+    found = {(kernel.operator, kernel.dtype, kernel.aligned) for kernel in KERNELS}
+    assert found == {(operator, dtype, aligned) for operator in LARGE for dtype in DTYPES for aligned in (True, False)}

@@ -1,0 +1,45 @@
+"""What the issue asks of the HIP kernels at batch 128, as the model projects it; never measured on a card."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.projection import BOUND
+from benchmarks.projection_shapes import BATCH, DTYPES, MODELS, problems, square
+from updp_rt.backends import Problem
+from updp_rt.projection.candidates import Candidate, candidates
+
+FROZEN = list(dict.fromkeys(problem for dtype in DTYPES for model in MODELS for problem in problems(model, dtype)))
+
+
+def best(problem: Problem, language: str) -> Candidate:
+    found = candidates(problem, (language,))
+    assert found, f"{language} has no kernel"
+    return found[0]
+
+
+@pytest.mark.parametrize("problem", FROZEN, ids=lambda problem: problem.key.replace(" ", "-"))
+def test_the_best_hip_kernel_nears_the_roofline(problem: Problem) -> None:
+    found = best(problem, "hip")
+    if problem.x[0] == BATCH and problem.operator == "linear":
+        # A classifier: its few rows take less time at the roofline than a kernel's loads need to come.
+        assert found.projection.bound == "latency"
+    else:
+        assert found.share >= BOUND, (found.name, found.projection.resources)
+
+
+@pytest.mark.parametrize(
+    "problem", [problem for problem in FROZEN if problem.dtype is torch.float16], ids=lambda p: p.key.replace(" ", "-")
+)
+def test_the_best_hip_kernel_asks_no_more_of_lds_and_memory_than_tritons(problem: Problem) -> None:
+    hip, triton = best(problem, "hip"), best(problem, "triton")
+    for ratio in ("lds_per_mfma", "global_per_mfma"):
+        assert getattr(hip, ratio) <= getattr(triton, ratio), (ratio, hip.name, triton.name)
+
+
+@pytest.mark.parametrize(("size", "measured"), [(1024, 39e12), (1920, 80e12), (2176, 72e12)])
+def test_triton_projects_no_slower_and_not_far_faster_than_users_measured(size: int, measured: float) -> None:
+    problem = square(size)
+    projected = problem.flops / best(problem, "triton").projection.time
+    assert measured <= projected <= 1.6 * measured

@@ -1,0 +1,65 @@
+"""The project's HIP kernels, compiled ahead of time, on AMD's and NVIDIA's GPUs; on a CPU where one is emulated."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from updp_rt.backends.base import Backend, Kernel
+from updp_rt.backends.fused import placed, prepare_fused
+from updp_rt.backends.problem import Problem, Weights
+
+if TYPE_CHECKING:
+    from updp_rt.kernels.hip import Kernel as HipKernel
+
+
+class HipBackend(Backend):
+    """Fused kernels from the code objects built for the GPU; each tile is a candidate."""
+
+    name = "hip"
+
+    def supports(self, problem: Problem) -> tuple[bool, str]:
+        from updp_rt.kernels.hip import MissingObjectsError
+
+        if problem.operator == "attention" or (problem.operator == "conv2d" and problem.geometry.groups != 1):
+            return False, "grouped convolutions and attention have no HIP kernel"
+        if problem.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            return False, f"no kernel for {problem.dtype}"
+        if importlib.util.find_spec("updp_rt._launcher") is None:
+            return False, "the launcher is not built (pip install -e . builds it)"
+        try:
+            fitting = _kernels(problem)
+        except (ValueError, MissingObjectsError) as error:
+            return False, str(error)
+        return (True, "") if fitting else (False, "no kernel for these sizes among the code objects")
+
+    def configs(self, problem: Problem) -> tuple[str, ...]:
+        return tuple(kernel.tile for kernel in _kernels(problem))
+
+    def prepare(self, problem: Problem, weights: Weights, config: str) -> Kernel:
+        from updp_rt.kernels import hip
+
+        chosen = next(kernel for kernel in _kernels(problem) if kernel.tile == config)
+        hip.device_of(torch.device(problem.device)).loaded(chosen)  # now, since nothing loads while a graph is captured
+        unit = _unit(problem) if chosen.aligned else 1
+        weights = tuple(w if w is None or w.dim() != 1 else placed(w.float().contiguous(), unit) for w in weights)
+        return prepare_fused(hip, problem, weights, chosen, unit)
+
+
+def _kernels(problem: Problem) -> tuple[HipKernel, ...]:
+    """Those built for the device that take these sizes, from small tiles to large."""
+    from updp_rt.kernels.hip import device_of
+
+    objects = device_of(torch.device(problem.device)).objects
+    channels = [problem.x[1], problem.output[1]]
+    if problem.operator == "dual_linear":
+        channels.append(problem.shape("w_a")[1])
+    return objects.kernels(problem.operator, problem.dtype, math.gcd(*channels) % _unit(problem) == 0)
+
+
+def _unit(problem: Problem) -> int:
+    """Elements in the 16 bytes that aligned kernels move at once."""
+    return 16 // problem.dtype.itemsize

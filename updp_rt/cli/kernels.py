@@ -1,0 +1,94 @@
+"""Commands of the HIP kernels: ``build`` compiles them ahead of time, ``inspect`` tells what they take of a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from updp_rt.cli.app import app
+from updp_rt.cli.common import out, print_json
+
+if TYPE_CHECKING:
+    from updp_rt.kernels.hip.figures import Figures
+
+kernels = typer.Typer(no_args_is_help=True, help="Compile the HIP kernels for GPUs, and see what they take.")
+app.add_typer(kernels, name="kernels")
+
+_COLUMNS = {
+    "vgprs": "VGPRs",
+    "agprs": "AccVGPRs",
+    "sgprs": "SGPRs",
+    "lds": "LDS",
+    "spills": "spills",
+    "scratch": "scratch",
+    "occupancy": "waves/SIMD",
+    "matrix": "MFMA",
+    "lds_access": "LDS instr.",
+    "global_memory": "global instr.",
+}
+
+
+@kernels.command(epilog="Example: updp-rt kernels build --arch gfx908,gfx90a")
+def build(
+    arch: Annotated[str, typer.Option(help="Architectures, separated by commas: gfx908, gfx90a, gfx942, sm_90.")] = (
+        "gfx908,gfx90a"
+    ),
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Where to; by default where updp_rt looks.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Compile even what has not changed.")] = False,
+) -> None:
+    """Compile every operator for each architecture, on a machine with or without a GPU."""
+    from updp_rt.kernels.hip.build import build as build_objects
+    from updp_rt.kernels.hip.manifest import read_manifest
+
+    columns = (TextColumn("compiling"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=out, transient=True) as progress:
+        task = progress.add_task("compiling", total=None)
+        folders = build_objects(
+            list(dict.fromkeys(arch.split(","))),
+            folder,
+            force=force,
+            advance=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    for path in folders:
+        manifest = read_manifest(path)
+        out.print(f"{path}: {len(manifest.kernels)} kernels, {manifest.recipe.compiler}", soft_wrap=True)
+
+
+@kernels.command(epilog="Example: updp-rt kernels inspect --arch gfx908")
+def inspect(
+    files: Annotated[list[Path] | None, typer.Argument(help="AMD code objects.", show_default=False)] = None,
+    arch: Annotated[str, typer.Option(help="Which of the compiled kernels, where no files are named.")] = "gfx908",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Registers, LDS, spills, occupancy and instructions of each kernel, of any code object or of updp_rt's own."""
+    from dataclasses import asdict
+
+    from updp_rt.kernels.hip.figures import amd_figures
+    from updp_rt.kernels.hip.objects import load
+
+    if files:
+        found = [(name, row) for path in files for name, row in amd_figures(path.read_bytes()).items()]
+    else:
+        found = [(kernel.name, kernel.figures) for kernel in load(arch).manifest.kernels]
+    if json:
+        print_json([{"name": name, **asdict(row)} for name, row in found])
+        return
+    out.print(_table(found))
+
+
+def _table(found: Sequence[tuple[str, Figures]]) -> Table:
+    table = Table(caption="LDS and scratch in bytes; instructions as they stand in the code", caption_justify="left")
+    table.add_column("kernel", no_wrap=True)
+    for title in _COLUMNS.values():
+        table.add_column(title, justify="right")
+    for name, row in found:
+        values = (getattr(row, field) for field in _COLUMNS)
+        table.add_row(name, *("–" if value is None else f"{value:g}" for value in values))
+    return table

@@ -1,0 +1,72 @@
+"""``project``: what a model's operators would take on an MI100, by a model of the card; nothing is measured."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from updp_rt.cli.app import app
+from updp_rt.cli.common import create_model, out, parse_size, print_json
+from updp_rt.cli.runtime import DTYPES
+
+
+@app.command(epilog="Example: updp-rt project resnet34 --arch gfx908 --batch 128 --dtype float16")
+def project(
+    model: Annotated[str, typer.Argument(help="A timm model, or a folder that updp-rt wrote.", show_default=False)],
+    arch: Annotated[str, typer.Option(help="Architecture; gfx908 is the one that is modelled.")] = "gfx908",
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 128,
+    dtype: Annotated[str, typer.Option(help=f"One of {', '.join(DTYPES)}.")] = "float16",
+    img_size: Annotated[str | None, typer.Option("--img-size", help="Image size, such as 224 or 160x192.")] = None,
+    backend: Annotated[str, typer.Option(help="Whose kernels: hip, triton or both.")] = "hip,triton",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Project the time of each fused operator of MODEL on an MI100 (gfx908): a projection, not a measurement.
+
+    Some workgroups of every kernel run on the emulator at the real sizes; what they execute, scaled to the launch,
+    gives a time by a stated model (updp_rt/projection/model.py), the resource that bounds it and the share of the
+    roofline. What is not projected is listed.
+    """
+    if arch != "gfx908":
+        raise ValueError(f"--arch takes gfx908, the one GPU that is modelled, not {arch!r}")
+    if dtype not in DTYPES:
+        raise ValueError(f"--dtype takes {', '.join(DTYPES)}, not {dtype!r}")
+    languages = backend.split(",")
+    if not set(languages) <= {"hip", "triton"}:
+        raise ValueError(f"--backend takes hip, triton or hip,triton, not {backend!r}")
+    if importlib.util.find_spec("updp_rt.emulator._core") is None:
+        raise ValueError(
+            "the emulator is not built; `pip install -e .` in the checkout builds it (needs a C++17 compiler)"
+        )
+    import torch
+
+    import updp_rt
+    from updp_rt.blocks import model_input_size
+    from updp_rt.projection import LABEL
+    from updp_rt.projection.report import project_model
+
+    size = parse_size(img_size)
+    source = updp_rt.load(model) if Path(model).is_dir() else create_model(model, size=size)
+    source = source.eval()
+    channels, *own = model_input_size(source)
+    image = torch.randn(1, channels, *(size or own))
+    columns = (TextColumn(f"projecting ({LABEL})"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=out, transient=True, disable=json) as progress:
+        task = progress.add_task("projecting", total=None)
+        report = project_model(
+            source,
+            image,
+            batch,
+            getattr(torch, dtype),
+            languages,
+            advance=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    if json:
+        print_json(report.to_dict() | {"model": model})
+    elif out.is_terminal:
+        out.print(report)
+    else:
+        print(report)

@@ -1,0 +1,145 @@
+"""Every kernel that could run a problem on an MI100, projected: HIP's and Triton's tiles for gfx908 side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from updp_rt.backends import BACKENDS, Problem, Weights
+from updp_rt.backends.fused import prepare_fused
+from updp_rt.backends.problem import ON_IMAGES
+from updp_rt.projection.model import Launch, Projection, Traffic, project
+from updp_rt.projection.sampling import sampled_hip, sampled_triton
+from updp_rt.runtime.roofline import SHEETS
+
+LANGUAGES = ("hip", "triton")
+_SHEET = SHEETS["MI100"]
+_ALIGNMENT = 512  # bytes, of what torch allocates on a GPU; it decides how many lines a row touches
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A kernel for a problem.
+
+    Attributes:
+        name: ``hip:128x64x32w4`` or ``triton:64x64x32w4s2``, as dispatch calls it.
+        share: of the roofline.
+    """
+
+    name: str
+    launch: Launch
+    projection: Projection
+    share: float
+
+    @property
+    def lds_per_mfma(self) -> float | None:
+        """LDS instructions executed for each MFMA; None of a kernel without MFMA."""
+        return self.launch.work.lds / self.launch.work.matrix if self.launch.work.matrix else None
+
+    @property
+    def global_per_mfma(self) -> float | None:
+        """Global memory instructions executed for each MFMA; None of a kernel without MFMA."""
+        return self.launch.work.global_ / self.launch.work.matrix if self.launch.work.matrix else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; what is ``executed`` is of the whole launch."""
+        return {
+            "kernel": self.name,
+            "ms": self.projection.time * 1e3,
+            "share": self.share,
+            "bound": self.projection.bound,
+            "resources_ms": {name: seconds * 1e3 for name, seconds in self.projection.resources.items()},
+            "workgroups": self.launch.workgroups,
+            "tail": self.projection.tail,
+            "occupancy": self.launch.occupancy,
+            "lds_per_mfma": self.lds_per_mfma,
+            "global_per_mfma": self.global_per_mfma,
+            "executed": {name: round(n * self.launch.workgroups) for name, n in asdict(self.launch.work).items()},
+        }
+
+
+def candidates(problem: Problem, languages: Sequence[str] = LANGUAGES) -> list[Candidate]:
+    """Project `problem` with every tile of `languages`, fastest first.
+
+    Args:
+        problem: one that `refusal` does not refuse; its device does not matter.
+
+    Raises:
+        MissingObjectsError: HIP's kernels are not compiled for gfx908.
+    """
+    problem = replace(problem, device="cpu")
+    found = [candidate for language in languages for candidate in _OF[language](problem)]
+    return sorted(found, key=lambda candidate: candidate.projection.time)
+
+
+def least_seconds(problem: Problem) -> float:
+    """The roofline's time of `problem` by the MI100's data sheet."""
+    return _SHEET.least_seconds(problem)
+
+
+def refusal(problem: Problem) -> str | None:
+    """Why `problem` has no kernel to project; None: it has."""
+    if problem.operator == "attention":
+        return "attention has no kernel of its own for gfx908"
+    if problem.operator == "conv2d" and problem.geometry.groups != 1:
+        return "grouped convolutions have no kernel for gfx908"
+    return None
+
+
+def _hip(problem: Problem) -> Iterator[Candidate]:
+    backend = BACKENDS["hip"]
+    x, other, weights = _operands(problem)
+    with sampled_hip() as launches:
+        for config in backend.configs(problem):
+            backend.prepare(problem, weights, config)(x, other)
+            yield _candidate(f"hip:{config}", problem, launches.pop())
+
+
+def _triton(problem: Problem) -> Iterator[Candidate]:
+    from updp_rt.kernels import triton
+
+    x, other, weights = _operands(problem)
+    for tile in triton.tiles(problem.operator, "gfx908", problem.dtype):
+        with sampled_triton(problem.operator, tile) as launches:
+            prepare_fused(triton, problem, weights, tile)(x, other)
+        yield _candidate(f"triton:{tile.name}", problem, launches.pop())
+
+
+_OF = {"hip": _hip, "triton": _triton}
+
+
+def _candidate(name: str, problem: Problem, launch: Launch) -> Candidate:
+    weights = sum(math.prod(shape) for shape in problem.weights if shape is not None)
+    projection = project(launch, Traffic(problem.bytes_moved, weights * problem.dtype.itemsize))
+    return Candidate(name, launch, projection, least_seconds(problem) / projection.time)
+
+
+def _operands(problem: Problem) -> tuple[Tensor, Tensor | None, Weights]:
+    """Tensors of the problem's shapes: zeros whose memory is never touched, and biases."""
+
+    def zeros(shape: tuple[int, ...]) -> Tensor:
+        size = math.prod(shape) * problem.dtype.itemsize
+        untouched = torch.from_numpy(np.zeros(size + _ALIGNMENT, np.uint8))
+        start = -untouched.data_ptr() % _ALIGNMENT
+        return untouched[start : start + size].view(problem.dtype).view(shape)
+
+    def activation(shape: tuple[int, ...]) -> Tensor:
+        if problem.operator not in ON_IMAGES:
+            return zeros(shape)
+        batch, channels, height, width = shape
+        return zeros((batch, height, width, channels)).permute(0, 3, 1, 2)
+
+    def weight(shape: tuple[int, ...]) -> Tensor:
+        # From -4 to 4 and again, so that any workgroup meets all cases of an activation.
+        return zeros(shape) if len(shape) > 1 else (torch.arange(shape[0]) % 17 / 2 - 4).to(problem.dtype)
+
+    other = activation(problem.output) if problem.residual else None
+    if problem.operator == "dual_linear":
+        other = activation((problem.x[0], problem.shape("w_a")[1]))
+    return activation(problem.x), other, tuple(None if shape is None else weight(shape) for shape in problem.weights)

@@ -1,0 +1,163 @@
+"""Counts what a launch executes by running a few of its workgroups on the emulator, at the launch's real sizes.
+
+The first workgroup, one from the middle and the last one run; the middle one counts for all between. What is counted
+hardly depends on values (an activation may branch on them), so large tensors may be memory that was never touched.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from updp_rt.emulator import Counters, Kernel, Module, run_triton
+from updp_rt.kernels.hip.device import Device, emulated_mi100
+from updp_rt.projection.model import Launch, Work
+from updp_rt.projection.stalls import stall_cycles
+
+if TYPE_CHECKING:
+    import triton  # type: ignore[import-untyped]
+
+    from updp_rt.kernels.hip.manifest import Kernel as HipKernel
+    from updp_rt.kernels.triton import Tile
+
+_OPTIONS = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "GROUP_M", "waves_per_eu", "matrix_instr_nonkdim", "kpack")
+
+
+@contextmanager
+def sampled_hip() -> Iterator[list[Launch]]:
+    """Within it, HIP kernels take CPU tensors, a few workgroups of each launch run, and the list gets a `Launch`.
+
+    Results are left unwritten for the most part: they are of no use.
+    """
+    device = _SamplingDevice()
+    with emulated_mi100(device):
+        yield device.launches
+
+
+@contextmanager
+def sampled_triton(operator: str, tile: Tile) -> Iterator[list[Launch]]:
+    """As `sampled_hip`, for the Triton kernel of `operator`, called with `tile`."""
+    launches: list[Launch] = []
+    import updp_rt.kernels.triton  # noqa: F401 - the operators' modules, where each finds its launcher
+
+    module: Any = sys.modules[f"updp_rt.kernels.triton.{operator}"]
+    before, module.wrap_triton = module.wrap_triton, _triton_launcher(tile, launches.append)
+    try:
+        yield launches
+    finally:
+        module.wrap_triton = before
+
+
+class _SamplingDevice(Device):
+    """Stands in for an MI100, and executes samples of what it is told to launch."""
+
+    def __init__(self) -> None:
+        super().__init__("gfx908", "hip")
+        self.launches: list[Launch] = []
+
+    def launch(
+        self, kernel: HipKernel, grid: int, arguments: Sequence[Tensor | float | None], stream: int | None = None
+    ) -> None:
+        module = _module(self.objects.code(kernel.operator))
+        described = module.kernels[kernel.name]
+
+        def run(first: int, count: int) -> Counters:
+            block = kernel.waves * described.wavefront_size
+            return module.launch(kernel.name, grid, block, *arguments, first_workgroup=first, workgroup_count=count)
+
+        self.launches.append(_sampled(module, described, grid, kernel.waves, 0, run))
+
+    def loaded(self, kernel: HipKernel) -> None:
+        """Nothing is loaded ahead."""
+
+
+def _triton_launcher(tile: Tile, found: Callable[[Launch], None]) -> Callable[[triton.JITFunction], object]:
+    """Takes the place of ``wrap_triton``: ``kernel[grid](...)`` compiles as a launch would, and samples it."""
+
+    class Launcher:
+        def __init__(self, kernel: triton.JITFunction) -> None:
+            self.kernel = kernel
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            def launch(*arguments: object, **keywords: object) -> None:
+                values = dict(zip(self.kernel.arg_names, arguments, strict=False)) | keywords
+                compiled, given = _compiled(self.kernel, tile, values)
+                module = _module(compiled.asm["hsaco"])
+                described = module.kernels[compiled.metadata.name]
+
+                def run(first: int, count: int) -> Counters:
+                    return run_triton(compiled, grid, *given, first_workgroup=first, workgroup_count=count)
+
+                shared = compiled.metadata.shared
+                found(_sampled(module, described, grid[0], tile.num_warps, shared, run))
+
+            return launch
+
+    return Launcher
+
+
+def _compiled(kernel: triton.JITFunction, tile: Tile, values: dict[str, Any]) -> tuple[Any, list[Any]]:
+    """`kernel` compiled for these arguments, and those of them that a launch gives."""
+    from updp_rt.kernels.triton.ahead import build, pointer_type
+
+    # As in a launch: None and 1 are compiled in, and what is a multiple of 16 is known to be.
+    constants = {
+        name: value
+        for name, value in values.items()
+        if name.isupper() or name in _OPTIONS or value is None or isinstance(value, str | bool) or _is_one(value)
+    }
+    given = {name: values[name] for name in kernel.arg_names if name not in constants}
+    tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+    addresses = {name: tensors[name].data_ptr() if name in tensors else value for name, value in given.items()}
+    compiled = build(
+        kernel,
+        tile,
+        "gfx908",
+        types={n: pointer_type(v.dtype) if n in tensors else "i32" if v < 2**31 else "i64" for n, v in given.items()},
+        constants=constants,
+        multiples={name for name, address in addresses.items() if address % 16 == 0},
+        near={name for name, tensor in tensors.items() if tensor.untyped_storage().nbytes() < 2**31},
+    )
+    return compiled, list(given.values())
+
+
+def _is_one(value: Any) -> bool:
+    return isinstance(value, int) and value == 1
+
+
+def _sampled(
+    module: Module, kernel: Kernel, workgroups: int, waves: int, dynamic_lds: int, run: Callable[[int, int], Counters]
+) -> Launch:
+    """The launch of `workgroups` workgroups, of which ``run(first, count)`` executes some."""
+    samples = [(run(first, 1), weight) for first, weight in _sample(workgroups)]
+    work = Work.mean(samples)
+    text = module.disassemble(kernel.name)
+    mfma_cycles = work.matrix_cycles / work.matrix if work.matrix else 0.0
+    return Launch(
+        workgroups=workgroups,
+        waves=waves,
+        vgprs=kernel.vgprs,
+        agprs=kernel.agprs,
+        sgprs=kernel.sgprs,
+        lds=kernel.lds_bytes + dynamic_lds,
+        work=work,
+        stalls=stall_cycles(text, work.matrix / waves, work.global_ / waves, mfma_cycles),
+    )
+
+
+def _sample(workgroups: int) -> list[tuple[int, int]]:
+    """Which workgroups run, and for how many each stands."""
+    last = workgroups - 1
+    if last < 3:
+        return [(index, 1) for index in range(workgroups)]
+    return [(0, 1), (workgroups // 2, workgroups - 2), (last, 1)]
+
+
+@cache
+def _module(code: bytes) -> Module:
+    return Module(code)
