@@ -112,6 +112,9 @@ py::dict launch(const Program& program, std::string kernel, Dimensions grid, Dim
 }
 
 PYBIND11_MODULE(_core, module) {
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
+    throw py::import_error("the emulator needs an x86-64 processor with AVX2, F16C and FMA");
+  }
   module.doc() = "Runs gfx908 (AMD MI100) code objects on the CPU.";
   py::register_exception<Fault>(module, "Fault", PyExc_RuntimeError);
   py::register_exception<CodeObjectError>(module, "CodeObjectError", PyExc_RuntimeError);

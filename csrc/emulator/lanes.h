@@ -4,6 +4,10 @@
 
 #include "numeric.h"
 
+#if !defined(__AVX2__) || !defined(__F16C__) || !defined(__FMA__)
+#error "the emulator is written for x86-64 with AVX2, F16C and FMA: compile it with -march=x86-64-v3"
+#endif
+
 namespace updp::emulator {
 
 // Registers are arrays of 64 lanes; the second of a 64-bit value follows the first.

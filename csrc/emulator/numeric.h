@@ -165,6 +165,7 @@ template <class F> F fix_quotient(F quotient, F denominator, F numerator) {
 // Integers.
 
 inline i32 signed_24(u32 value) { return i32(value << 8) >> 8; }
+inline u32 product_24(u32 a, u32 b) { return u32(signed_24(a)) * u32(signed_24(b)); }
 inline Flagged<u32> with_carry(u64 sum) { return {u32(sum), (sum >> 32) != 0}; }
 inline Flagged<u64> multiply_add(u64 product, u64 c) { return {product + c, product + c < product}; }
 inline u64 lanes_below(int lane) { return (u64{1} << lane) - 1; }

@@ -4,12 +4,13 @@ One source for AMD (MFMA) and NVIDIA (mma.sync). Importing this touches no devic
 """
 
 from ..packing import pack_conv_weight, pack_depthwise_weight
-from .device import device_of, emulated_mi100
+from .device import EmulatedMI100, device_of, emulated_mi100
 from .manifest import Kernel, MissingObjectsError
 from .objects import Objects, load
 from .operators import conv2d, depthwise_pointwise, dual_linear, epilogue, linear
 
 __all__ = [
+    "EmulatedMI100",
     "Kernel",
     "MissingObjectsError",
     "Objects",

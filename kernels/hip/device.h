@@ -80,7 +80,7 @@ class Buffer {
 #else
 
 #define DEVICE __device__ __forceinline__
-#define KERNEL(lanes, waves) extern "C" __global__ __launch_bounds__(lanes) void
+#define KERNEL(lanes, waves) extern "C" __global__ __launch_bounds__(lanes, 1) void
 
 constexpr int WAVE_LANES = 32;
 

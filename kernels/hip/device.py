@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -89,17 +90,26 @@ class Gpu(Device):
 
 
 class EmulatedMI100(Device):
-    """gfx908 by the emulator, behind a stand-in for AMD's driver: tensors lie in the host's memory."""
+    """gfx908 by the emulator, behind a stand-in for AMD's driver: tensors lie in the host's memory.
 
-    def __init__(self) -> None:
+    Args:
+        backward: run a workgroup's waves from the last to the first, and workgroups in random order; what then differs
+            lacks a barrier.
+    """
+
+    def __init__(self, *, backward: bool = False) -> None:
         from updp_rt import emulator
 
-        super().__init__("gfx908", "hip", str(Path(emulator.__file__).with_name("libamdhip64_standin.so")))
+        library = str(Path(emulator.__file__).with_name("libamdhip64_standin.so"))
+        super().__init__("gfx908", "hip", library)
+        self._standin = ctypes.CDLL(library)
+        self._order = (2, 1) if backward else (0, 0)
 
     def launch(
         self, kernel: Kernel, grid: int, arguments: Sequence[Tensor | float | None], stream: int | None = None
     ) -> None:
         """As on a GPU, but at once. The kernel may touch the storages of `arguments`, and nothing else."""
+        self._standin.standin_set_options(*self._order, ctypes.c_uint64(0), ctypes.c_uint(1))
         storages = (a.untyped_storage() for a in arguments if isinstance(a, Tensor))
         ranges = {(storage.data_ptr(), storage.nbytes()) for storage in storages if storage.nbytes()}
         with ExitStack() as stack:

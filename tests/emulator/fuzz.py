@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import resource
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -21,12 +22,17 @@ from updp_rt.emulator import Fault, Module
 GROUPS = 2
 BATCH = 12  # programs a compiler is called for at once
 LEVELS = ("-O1", "-O3")
+PATIENCE = 60  # seconds of a processor for one compilation; clang is now and then lost in a program
 _MEANING = ("-std=c++17", "-w", "-fwrapv", "-fno-strict-aliasing", "-ffp-contract=off", f"-I{Path(__file__).parent}")
 _NAMES = [name for kind in TYPES for name in VARIABLES[kind]] + [f"table[{i}]" for i in range(8)]
 
 
 def findings(seeds: list[int]) -> Iterator[str]:
-    """What is wrong with programs of these seeds, one message each and per level of optimisation."""
+    """What is wrong with programs of these seeds, one message each and per level of optimisation.
+
+    Raises:
+        CalledProcessError: a program does not compile, or not within `PATIENCE`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "programs.cpp"
         source.write_text(translation_unit(seeds))
@@ -41,8 +47,7 @@ def findings(seeds: list[int]) -> Iterator[str]:
                 except Fault as fault:
                     yield f"program {seed} at {level}: {fault}"
                     continue
-                difference = _difference(found, wanted)
-                if difference:
+                if difference := _difference(found, wanted):
                     yield f"program {seed} at {level}: {difference}"
 
 
@@ -51,17 +56,21 @@ Results = tuple[np.ndarray, np.ndarray]  # of every lane, and what workgroups sh
 
 def _compile_for_host(source: Path) -> ctypes.CDLL:
     library = source.with_suffix(".so")
-    command = ["clang-15", "-x", "c++", "-O1", *_MEANING, "-fPIC", "-shared", str(source), "-o", str(library), "-lm"]
-    subprocess.run(command, check=True)
+    clang = find_compiler("gfx908").program
+    _compile([clang, "-x", "c++", "-O1", *_MEANING, "-fPIC", "-shared", str(source), "-o", str(library), "-lm"])
     return ctypes.CDLL(str(library))
 
 
 def _compile_for_gfx908(source: Path, level: str) -> Module:
     compiler = find_compiler("gfx908")
     target = source.with_name(f"programs{level}.hsaco")
-    command = [compiler.program, *compiler.flags, level, *_MEANING, str(source), "-o", str(target)]
-    subprocess.run(command, check=True)
+    _compile([compiler.program, *compiler.flags, level, *_MEANING, str(source), "-o", str(target)])
     return Module(target)
+
+
+def _compile(command: list[str]) -> None:
+    limit = (PATIENCE, PATIENCE)
+    subprocess.run(command, check=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, limit))
 
 
 def _inputs(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -126,13 +135,18 @@ def main() -> None:
     if options.show is not None:
         print(program(options.show))
         return
-    wrong = 0
+    wrong = left_out = 0
     end = options.first + options.count
     for first in range(options.first, end, BATCH):
-        for finding in findings(list(range(first, min(first + BATCH, end)))):
-            print(finding, flush=True)
-            wrong += 1
-    print(f"{options.count} programs at {' and '.join(LEVELS)}: {wrong} findings")
+        seeds = list(range(first, min(first + BATCH, end)))
+        try:
+            for finding in findings(seeds):
+                print(finding, flush=True)
+                wrong += 1
+        except subprocess.CalledProcessError:
+            print(f"programs {seeds[0]} to {seeds[-1]} did not compile in {PATIENCE} s; left out", flush=True)
+            left_out += len(seeds)
+    print(f"{options.count - left_out} programs at {' and '.join(LEVELS)}: {wrong} findings; {left_out} left out")
     raise SystemExit(wrong > 0)
 
 

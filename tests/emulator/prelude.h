@@ -29,6 +29,16 @@ DEVICE inline u16 bits(f16 x) { return x == x ? bits_as<u16>(x) : 0x7e00; }
 DEVICE inline u32 bits(f32 x) { return x == x ? bits_as<u32>(x) : 0x7fc00000; }
 DEVICE inline u64 bits(f64 x) { return x == x ? bits_as<u64>(x) : 0x7ff8000000000000; }
 
+// Of what nothing is known when it is compiled. (clang 15 takes 0xffffffff for a number of 24 bits when it divides.)
+DEVICE inline u32 opaque(u32 x) {
+#ifdef __HIP__
+  asm("" : "+v"(x));
+#else
+  asm("" : "+r"(x));
+#endif
+  return x;
+}
+
 DEVICE inline i32 quotient(i32 a, i32 b) { return b == 0 ? a : b == -1 ? 0 - a : a / b; }
 DEVICE inline i32 remainder(i32 a, i32 b) { return b == 0 || b == -1 ? a : a % b; }
 DEVICE inline i64 quotient(i64 a, i64 b) { return b == 0 ? a : b == -1 ? 0 - a : a / b; }

@@ -362,6 +362,8 @@ def test_counts_lines(body: str, loaded: int, lines: int):
         ("v_lshlrev_b32 v1, 3, v0; ds_read_b64 v[2:3], v1", 4, 0),
         ("v_lshlrev_b32 v1, 4, v0; ds_read_b128 v[4:7], v1", 8, 0),
         ("v_lshlrev_b32 v1, 5, v0; ds_read_b128 v[4:7], v1", 16, 8),
+        ("v_and_b32 v1, 15, v0; v_lshlrev_b32 v1, 4, v1; ds_read_b128 v[4:7], v1", 8, 0),  # 16 lanes at a time
+        ("v_and_b32 v1, 15, v0; v_lshlrev_b32 v1, 3, v1; ds_read_b64 v[4:5], v1", 2, 0),  # 32 lanes at a time
         ("v_lshlrev_b32 v1, 3, v0; ds_read2_b32 v[2:3], v1 offset1:1", 8, 4),
         ("s_mov_b64 exec, 1; ds_read_b32 v2, v1", 1, 0),
         ("v_lshlrev_b32 v1, 1, v0; ds_write_b16 v1, v0", 2, 0),
