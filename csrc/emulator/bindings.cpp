@@ -87,7 +87,8 @@ using MemoryRange = std::tuple<uint64_t, uint64_t, bool>;
 py::dict launch(const Program& program, std::string kernel, Dimensions grid, Dimensions block, const py::bytes& kernarg,
                 const std::vector<MemoryRange>& memory, uint32_t dynamic_lds, const std::string& workgroups,
                 const std::string& waves, uint64_t seed, uint64_t first_workgroup,
-                std::optional<uint64_t> workgroup_count, uint64_t max_instructions, unsigned threads) {
+                std::optional<uint64_t> workgroup_count, uint64_t max_instructions, unsigned threads,
+                std::optional<py::dict> executions) {
   Launch request;
   request.kernel = std::move(kernel);
   request.grid = grid;
@@ -104,10 +105,12 @@ py::dict launch(const Program& program, std::string kernel, Dimensions grid, Dim
   request.max_instructions = max_instructions;
   request.threads = threads;
   Counters counters;
+  Executions executed;
   {
     const py::gil_scoped_release release;
-    counters = program.launch(request);
+    counters = program.launch(request, executions ? &executed : nullptr);
   }
+  for (const auto& [address, times] : executed) (*executions)[py::int_(address)] = times;
   return as_dict(counters);
 }
 
@@ -117,7 +120,7 @@ PYBIND11_MODULE(_core, module) {
   }
   module.doc() = "Runs gfx908 (AMD MI100) code objects on the CPU.";
   py::register_exception<Fault>(module, "Fault", PyExc_RuntimeError);
-  py::register_exception<CodeObjectError>(module, "CodeObjectError", PyExc_RuntimeError);
+  py::register_exception<CodeObjectError>(module, "CodeObjectError", PyExc_ValueError);
   module.def(
       "operations",
       [] {
@@ -147,9 +150,10 @@ PYBIND11_MODULE(_core, module) {
           "launch", launch, py::arg("kernel"), py::arg("grid"), py::arg("block"), py::arg("kernarg"), py::arg("memory"),
           py::kw_only(), py::arg("dynamic_lds") = 0, py::arg("workgroups") = "forward", py::arg("waves") = "forward",
           py::arg("seed") = 0, py::arg("first_workgroup") = 0, py::arg("workgroup_count") = py::none(),
-          py::arg("max_instructions") = 0, py::arg("threads") = 1,
+          py::arg("max_instructions") = 0, py::arg("threads") = 1, py::arg("executions") = py::none(),
           "Executes a kernel. grid: workgroups; block: lanes; kernarg: the argument segment without hidden arguments;\n"
-          "memory: (begin, end, writable) ranges of addresses that the kernel may touch. Returns counters by name.")
+          "memory: (begin, end, writable) ranges of addresses that the kernel may touch. executions: a\n"
+          "dictionary that receives how often each instruction was executed, by address. Returns counters by name.")
       .def(
           "disassemble",
           [](const Program& program, const std::string& kernel) {

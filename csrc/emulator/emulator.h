@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "../code_object.h"
@@ -36,6 +37,9 @@ struct Counters {
   uint64_t global_loaded_bytes, global_stored_bytes;    // asked for by active lanes
   uint64_t global_lines;                        // 64-byte lines touched, each counted once an instruction
 };
+
+// How often a launch's waves executed the instruction at an address (relative to the image's base); not those never met.
+using Executions = std::vector<std::pair<uint64_t, uint64_t>>;
 
 enum class Order { forward, backward, shuffled };
 
@@ -68,7 +72,7 @@ class Program {
   Program(Program&&) noexcept;
 
   const CodeObject& code() const;
-  Counters launch(const Launch& request) const; // throws Fault
+  Counters launch(const Launch& request, Executions* executions = nullptr) const;  // throws Fault
   std::vector<Line> disassemble(std::string_view kernel) const;
 
  private:

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <mutex>
 #include <numeric>
 #include <random>
@@ -232,7 +233,7 @@ std::vector<u64> shuffle(u64 first, u64 count, u64 seed) {
 
 }  // namespace
 
-Counters Program::launch(const Launch& launch) const {
+Counters Program::launch(const Launch& launch, Executions* executions) const {
   const Kernel& kernel = impl_->object.kernel(launch.kernel);
   const u64 lanes = u64{launch.block[0]} * launch.block[1] * launch.block[2];
   const u64 lds_bytes = u64{kernel.lds_bytes} + launch.dynamic_lds;
@@ -266,6 +267,7 @@ Counters Program::launch(const Launch& launch) const {
   }
 
   Counters sum{};
+  std::vector<u64> executed(impl_->code.instructions.size());
   std::atomic<u64> next{0};
   std::mutex mutex;
   std::string fault;
@@ -280,7 +282,7 @@ Counters Program::launch(const Launch& launch) const {
       return;
     }
     const std::lock_guard<std::mutex> lock(mutex);
-    add_executions(impl_->code.instructions, worker.executions(), sum);
+    std::transform(executed.begin(), executed.end(), worker.executions().begin(), executed.begin(), std::plus<>());
     add_memory(worker.memory_counters(), sum);
   };
   const unsigned wanted = launch.threads ? launch.threads : std::max(1u, std::thread::hardware_concurrency());
@@ -289,6 +291,12 @@ Counters Program::launch(const Launch& launch) const {
   work();
   for (std::thread& thread : threads) thread.join();
   if (!fault.empty()) throw Fault(fault);
+  add_executions(impl_->code.instructions, executed, sum);
+  if (executions) {
+    for (size_t k = 0; k < executed.size(); k++) {
+      if (executed[k]) executions->emplace_back(impl_->code.instructions[k].address, executed[k]);
+    }
+  }
   sum.workgroups = plan.count;
   sum.waves = plan.count * plan.waves;
   return sum;

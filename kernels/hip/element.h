@@ -88,7 +88,7 @@ DEVICE Chunk chunk_of(const T (&values)[VECTOR<T>]) {
 }
 
 template <class T>
-DEVICE Chunk pack(const float (&values)[VECTOR<T>]) {
+DEVICE Chunk pack(const float* values) {
   T rounded[VECTOR<T>];
 #pragma unroll
   for (int v = 0; v < VECTOR<T>; v++) rounded[v] = from_float<T>(values[v]);
@@ -96,7 +96,7 @@ DEVICE Chunk pack(const float (&values)[VECTOR<T>]) {
 }
 
 template <class T>
-DEVICE void unpack(Chunk chunk, float (&values)[VECTOR<T>]) {
+DEVICE void unpack(Chunk chunk, float* values) {
   const int words[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
 #pragma unroll
   for (int i = 0; i < 4; i++) {

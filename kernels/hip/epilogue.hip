@@ -17,32 +17,28 @@ DEVICE void epilogue(const Finish<T>& with) {
   auto valid = [&](int i) { return row + at_row + i * DOWN < with.m ? in_row : 0; };
 
   // No branches but around the activation: all loads are under way before the first is waited for.
-  float values[COUNT * V], others[COUNT][V], biases[V];
+  Chunk chunks[COUNT], residuals[COUNT], biases[V / 4];
 #pragma unroll
   for (int i = 0; i < COUNT; i++) {
-    float vector[V];
-    y.load(at_row + i * DOWN, at_column, valid(i), vector);
-    residual.load(at_row + i * DOWN, at_column, with.residual ? valid(i) : 0, others[i]);
-#pragma unroll
-    for (int v = 0; v < V; v++) values[i * V + v] = vector[v];
+    chunks[i] = y.load(at_row + i * DOWN, at_column, valid(i));
+    residuals[i] = residual.load(at_row + i * DOWN, at_column, with.residual ? valid(i) : 0);
   }
 #pragma unroll
-  for (int v = 0; v < V; v += 4) {
-    float part[4];
-    bias.load(0, at_column + v, with.bias ? in_row - v : 0, part);
+  for (int v = 0; v < V; v += 4) biases[v / 4] = bias.load(0, at_column + v, with.bias ? in_row - v : 0);
+
+  float values[COUNT * V], others[COUNT * V], added[V];
 #pragma unroll
-    for (int e = 0; e < 4; e++) biases[v + e] = part[e];
+  for (int v = 0; v < V; v += 4) unpack<float>(biases[v / 4], added + v);
+#pragma unroll
+  for (int i = 0; i < COUNT; i++) {
+    unpack<T>(chunks[i], values + i * V);
+    unpack<T>(residuals[i], others + i * V);
   }
 #pragma unroll
-  for (int i = 0; i < COUNT * V; i++) values[i] = values[i] + biases[i % V] + others[i / V][i % V];
+  for (int i = 0; i < COUNT * V; i++) values[i] = values[i] + added[i % V] + others[i];
   activate(values, with.act);
 #pragma unroll
-  for (int i = 0; i < COUNT; i++) {
-    float vector[V];
-#pragma unroll
-    for (int v = 0; v < V; v++) vector[v] = values[i * V + v];
-    y.store(at_row + i * DOWN, at_column, valid(i), vector);
-  }
+  for (int i = 0; i < COUNT; i++) y.store(at_row + i * DOWN, at_column, valid(i), values + i * V);
 }
 
 // Kernels are named operator_dtype_MxNwWAVES, with `_any` where no alignment is assumed. Arguments: y [m, n], bias [n]

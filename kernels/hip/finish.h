@@ -16,17 +16,16 @@ struct Finish {
   int act;
 };
 
-// Chunks of rows, for a tile whose rows are 16-byte aligned and lie within 2 GB.
+// Reads and writes vectors of a tile of a matrix: place of the first value in the tile, how many of the values exist. Those
+// that do not are read as zeros, or not written. This one is for a tile whose rows are 16-byte aligned and lie within 2 GB.
 template <class T>
 class AlignedTile {
  public:
   DEVICE AlignedTile(const T* matrix, long long stride, int row, int column)
       : buffer_(matrix + row * stride + column), stride_(static_cast<unsigned>(stride * sizeof(T))) {}
 
-  DEVICE void load(int row, int column, int valid, float (&values)[VECTOR<T>]) const {
-    unpack<T>(buffer_.load(offset(row, column, valid)), values);
-  }
-  DEVICE void store(int row, int column, int valid, const float (&values)[VECTOR<T>]) const {
+  DEVICE Chunk load(int row, int column, int valid) const { return buffer_.load(offset(row, column, valid)); }
+  DEVICE void store(int row, int column, int valid, const float* values) const {
     buffer_.store(pack<T>(values), offset(row, column, valid));
   }
 
@@ -38,18 +37,22 @@ class AlignedTile {
   unsigned stride_;
 };
 
-// Single values of any rows.
+// The same for any tile, value by value.
 template <class T>
 class AnyTile {
  public:
   DEVICE AnyTile(const T* matrix, long long stride, int row, int column)
       : matrix_(const_cast<T*>(matrix) + row * stride + column), stride_(stride) {}
 
-  DEVICE void load(int row, int column, int valid, float (&values)[VECTOR<T>]) const {
+  DEVICE Chunk load(int row, int column, int valid) const {
+    T values[VECTOR<T>] = {};
 #pragma unroll
-    for (int v = 0; v < VECTOR<T>; v++) values[v] = v < valid ? to_float(matrix_[row * stride_ + column + v]) : 0.0f;
+    for (int v = 0; v < VECTOR<T>; v++) {
+      if (v < valid) values[v] = matrix_[row * stride_ + column + v];
+    }
+    return chunk_of(values);
   }
-  DEVICE void store(int row, int column, int valid, const float (&values)[VECTOR<T>]) const {
+  DEVICE void store(int row, int column, int valid, const float* values) const {
 #pragma unroll
     for (int v = 0; v < VECTOR<T>; v++) {
       if (v < valid) matrix_[row * stride_ + column + v] = from_float<T>(values[v]);
@@ -66,58 +69,52 @@ template <template <class> class Access, class Tile>
 DEVICE void finish(const Sums<Tile>& sums, int row, int column, const Finish<typename Tile::T>& with) {
   using T = typename Tile::T;
   using Block = typename Mma<T>::Block;
-  constexpr int V = VECTOR<T>;
-  // All of a lane's vectors go through each stage together, so that their memory accesses overlap.
-  constexpr int VECTORS = Tile::BLOCKS_N * Tile::BLOCKS_M * Block::ROWS;
-  float values[VECTORS * V];
-  const int first_row = Tile::wave_row(), first_column = Tile::wave_column() + Block::column();
+  constexpr int V = VECTOR<T>, ROWS = Tile::BLOCKS_M * Block::ROWS, VECTORS = Tile::BLOCKS_N;  // of this lane
+  auto at_row = [](int i) { return Tile::wave_row() + i / Block::ROWS * 16 + Block::row(i % Block::ROWS); };
+  auto at_column = [](int j) { return Tile::wave_column() + j * Mma<T>::COLUMNS + Block::column(); };
+  auto valid = [&](int i, int j) { return row + at_row(i) < with.m ? with.n - column - at_column(j) : 0; };
 
-  // Calls body(first value, row, column, valid) for each vector: its place in the tile, and how many of its values exist.
-  auto each_vector = [&](auto&& body) {
-#pragma unroll
-    for (int i = 0; i < VECTORS; i++) {
-      const int at_row = first_row + i / Block::ROWS % Tile::BLOCKS_M * 16 + Block::row(i % Block::ROWS);
-      const int at_column = first_column + i / (Block::ROWS * Tile::BLOCKS_M) * Mma<T>::COLUMNS;
-      body(i * V, at_row, at_column, row + at_row < with.m ? with.n - column - at_column : 0);
-    }
-  };
-
-#pragma unroll
-  for (int i = 0; i < VECTORS * V; i++) {
-    const int block = i / V / Block::ROWS;
-    values[i] = sums.blocks[block % Tile::BLOCKS_M][block / Tile::BLOCKS_M].value(i / V % Block::ROWS, i % V);
-  }
+  // All is asked for before any of it is waited for.
+  Chunk biases[VECTORS][V / 4] = {}, residuals[VECTORS][ROWS];
   if (with.bias) {
-    const Access<float> access(with.bias, 0, 0, column);
+    const Access<float> bias(with.bias, 0, 0, column);
 #pragma unroll
-    for (int j = 0; j < Tile::BLOCKS_N; j++) {
+    for (int j = 0; j < VECTORS; j++) {
 #pragma unroll
       for (int v = 0; v < V; v += 4) {
-        const int at_column = first_column + j * Mma<T>::COLUMNS + v;
-        float bias[4];
-        access.load(0, at_column, with.n - column - at_column, bias);
-#pragma unroll
-        for (int i = 0; i < Tile::BLOCKS_M * Block::ROWS * 4; i++) {
-          values[(j * Tile::BLOCKS_M * Block::ROWS + i / 4) * V + v + i % 4] += bias[i % 4];
-        }
+        biases[j][v / 4] = bias.load(0, at_column(j) + v, with.n - column - at_column(j) - v);
       }
     }
   }
   if (with.residual) {
-    const Access<T> access(with.residual, with.stride_residual, row, column);
-    each_vector([&](int first, int at_row, int at_column, int valid) {
-      float other[V];
-      access.load(at_row, at_column, valid, other);
+    const Access<T> residual(with.residual, with.stride_residual, row, column);
 #pragma unroll
-      for (int v = 0; v < V; v++) values[first + v] += other[v];
-    });
+    for (int j = 0; j < VECTORS; j++) {
+#pragma unroll
+      for (int i = 0; i < ROWS; i++) residuals[j][i] = residual.load(at_row(i), at_column(j), valid(i, j));
+    }
   }
-  activate(values, with.act);
   const Access<T> y(with.y, with.stride_y, row, column);
-  each_vector([&](int first, int at_row, int at_column, int valid) {
-    float vector[V];
 #pragma unroll
-    for (int v = 0; v < V; v++) vector[v] = values[first + v];
-    y.store(at_row, at_column, valid, vector);
-  });
+  for (int j = 0; j < VECTORS; j++) {
+    float bias[V], values[ROWS * V];
+#pragma unroll
+    for (int v = 0; v < V; v += 4) unpack<float>(biases[j][v / 4], bias + v);
+#pragma unroll
+    for (int i = 0; i < ROWS * V; i++) {
+      values[i] = sums.blocks[i / V / Block::ROWS][j].value(i / V % Block::ROWS, i % V) + bias[i % V];
+    }
+    if (with.residual) {
+#pragma unroll
+      for (int i = 0; i < ROWS; i++) {
+        float residual[V];
+        unpack<T>(residuals[j][i], residual);
+#pragma unroll
+        for (int v = 0; v < V; v++) values[i * V + v] += residual[v];
+      }
+    }
+    activate(values, with.act);
+#pragma unroll
+    for (int i = 0; i < ROWS; i++) y.store(at_row(i), at_column(j), valid(i, j), values + i * V);
+  }
 }

@@ -24,15 +24,18 @@ DEVICE Position tile_position(int m, int n) {
   return {static_cast<int>((first + within % height) * Tile::M), static_cast<int>(within / height * Tile::N)};
 }
 
-// Operands of the loop: two of each, so that one can be filled while the other is read.
+// Operands of the loop: two of each, so that one can be filled while the other is read, unless that would leave no room
+// for a second workgroup in the 64 KB of a gfx9 compute unit.
 template <class Tile>
 struct Operands {
-  Chunk x[2][Tile::M * Tile::CHUNKS];
-  Chunk w[2][Tile::N * Tile::CHUNKS];
+  static constexpr int COUNT = 2 * (Tile::M + Tile::N) * Tile::CHUNKS * sizeof(Chunk) <= 32768 ? 2 : 1;
+  Chunk x[COUNT][Tile::M * Tile::CHUNKS];
+  Chunk w[COUNT][Tile::N * Tile::CHUNKS];
 };
 
 template <class Tile, class SourceX, class SourceW>
 DEVICE void accumulate(Sums<Tile>& sums, Operands<Tile>& operands, SourceX& x, SourceW& w, unsigned steps) {
+  constexpr unsigned COUNT = Operands<Tile>::COUNT;
   Staged<Tile, Tile::M> staged_x;
   Staged<Tile, Tile::N> staged_w;
   x.load(0, staged_x);
@@ -48,10 +51,12 @@ DEVICE void accumulate(Sums<Tile>& sums, Operands<Tile>& operands, SourceX& x, S
       x.load(step + 1, staged_x);
       w.load(step + 1, staged_w);
     }
-    multiply_step(sums, wave_x + step % 2 * Tile::M * Tile::CHUNKS, wave_w + step % 2 * Tile::N * Tile::CHUNKS);
+    const unsigned now = step % COUNT, next = (step + 1) % COUNT;
+    multiply_step(sums, wave_x + now * Tile::M * Tile::CHUNKS, wave_w + now * Tile::N * Tile::CHUNKS);
     if (!more) return;
-    staged_x.put(operands.x[(step + 1) % 2]);
-    staged_w.put(operands.w[(step + 1) % 2]);
+    if (COUNT == 1) barrier();
+    staged_x.put(operands.x[next]);
+    staged_w.put(operands.w[next]);
     barrier();
   }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, replace
 
 import pytest
@@ -61,6 +62,15 @@ def test_every_tensor_crosses_l1_at_least_once(language: str) -> None:
         assert candidate.launch.work.global_lines * candidate.launch.workgroups * 64 >= LINEAR.bytes_moved
 
 
+def test_executions_by_address_are_all_that_is_executed(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+    monkeypatch.setattr(
+        sampling, "stall_cycles", lambda text, executions, _: told.append(sum(executions.values())) or 0
+    )
+    counted = [found.launch.work.instructions / found.launch.waves for found in candidates(LINEAR)]
+    assert sorted(told) == pytest.approx(sorted(counted))
+
+
 def test_candidates_stand_fastest_first_and_below_the_roofline() -> None:
     found = candidates(LINEAR)
     times = [candidate.projection.time for candidate in found]
@@ -71,12 +81,9 @@ def test_candidates_stand_fastest_first_and_below_the_roofline() -> None:
 
 def test_the_operators_launch_as_before_after_sampling() -> None:
     from updp_rt.kernels.hip import device_of
-    from updp_rt.kernels.triton import linear  # noqa: F401 - the module that is looked at
     from updp_rt.kernels.triton.launch import wrap_triton
 
     candidates(LINEAR)
-    import sys
-
     assert sys.modules["updp_rt.kernels.triton.linear"].wrap_triton is wrap_triton
     with pytest.raises(ValueError, match="do not run on"):
         device_of(torch.device("cpu"))

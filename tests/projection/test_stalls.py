@@ -6,9 +6,12 @@ from typing import NamedTuple
 
 import pytest
 
-from updp_rt.projection.stalls import innermost_loops, stall_cycles
+from updp_rt.projection.stalls import stall_cycles
 
 MFMA = 64.0
+LOAD, WAIT = "buffer_load_dword v0", "s_waitcnt vmcnt(0)"
+LDS, LDS_WAIT = "ds_read_b32 v0", "s_waitcnt lgkmcnt(0)"
+MULTIPLY = "v_mfma_f32_32x32x8f16 a0"
 
 
 class Instruction(NamedTuple):
@@ -18,24 +21,22 @@ class Instruction(NamedTuple):
     operands: str
 
 
-def text(*lines: str) -> list[Instruction]:
-    """Instructions of four bytes each; ``back N`` is a branch to the Nth."""
-    instructions = []
+def stalls(*lines: str) -> float:
+    """Of instructions of four bytes each; ``back N`` is a branch to the Nth, ``6:`` before one how often it ran."""
+    text, executions = [], {}
     for index, line in enumerate(lines):
-        mnemonic, _, operands = line.partition(" ")
+        times, _, rest = line.rpartition(": ")
+        mnemonic, _, operands = rest.partition(" ")
         if mnemonic == "back":
             mnemonic, operands = "s_cbranch_scc1", str((int(operands) - index - 1) % 65536)
-        instructions.append(Instruction(4 * index, 4, mnemonic, operands))
-    return instructions
+        text.append(Instruction(4 * index, 4, mnemonic, operands))
+        if times != "0":
+            executions[4 * index] = float(times or 1)
+    return stall_cycles(text, executions, MFMA)
 
 
-LOAD, WAIT = "buffer_load_dwordx4 v[0:3]", "s_waitcnt vmcnt(0)"
-LDS, LDS_WAIT = "ds_read_b128 v[0:3]", "s_waitcnt lgkmcnt(0)"
-MULTIPLY = "v_mfma_f32_32x32x8f16 a[0:15]"
-
-
-def stalls(*lines: str, matrix: float = 0, memory: float = 0) -> float:
-    return stall_cycles(text(*lines), matrix, memory, MFMA)
+def often(times: int, *lines: str) -> list[str]:
+    return [f"{times}: {line}" for line in lines]
 
 
 def test_a_load_that_is_awaited_at_once_stalls_for_its_latency() -> None:
@@ -59,32 +60,43 @@ def test_both_counters_in_one_wait() -> None:
     assert stalls(LDS, LOAD, "s_waitcnt vmcnt(0) lgkmcnt(0)") == 796
 
 
+def test_scalar_loads_come_from_memory() -> None:
+    assert stalls("s_load_dword s0", LDS_WAIT) == 796
+
+
 def test_work_between_load_and_wait_covers_it() -> None:
     assert stalls(LOAD, *["v_add_f32 v0"] * 100, WAIT) == 396
     assert stalls(LOAD, *[MULTIPLY] * 20, WAIT) == 0
 
 
 def test_a_loop_stalls_every_time_round() -> None:
-    assert stalls(LOAD, WAIT, MULTIPLY, "back 0", matrix=6, memory=6) == 6 * 796
+    assert stalls(*often(6, LOAD, WAIT, MULTIPLY, "back 0")) == 6 * 796
 
 
 def test_a_loop_that_loads_ahead_covers_its_latency() -> None:
     multiply = [MULTIPLY] * 16  # 1024 cycles
-    assert stalls(LOAD, WAIT, LOAD, *multiply, WAIT, "back 2", matrix=96, memory=7) == 0
-    assert stalls(LOAD, WAIT, LOAD, *multiply[:4], WAIT, "back 2", matrix=24, memory=7) == 6 * (796 - 256)
+    assert stalls(LOAD, WAIT, *often(6, LOAD, *multiply, WAIT, "back 2")) == 796
+    assert stalls(LOAD, WAIT, *often(6, LOAD, *multiply[:4], WAIT, "back 2")) == 796 + 6 * (796 - 256)
 
 
-def test_loops_without_mfma_run_as_often_as_their_loads_tell() -> None:
-    lines = (LOAD, WAIT, "back 0", LOAD, WAIT, MULTIPLY, "back 3")
-    assert stalls(*lines, matrix=5, memory=5 + 3) == (5 + 3) * 796
+def test_a_loop_meets_what_its_last_round_left_outstanding() -> None:
+    # Each round waits for the load before its own: an MFMA and four instructions have passed since.
+    assert stalls(*often(6, LOAD, "s_waitcnt vmcnt(1)", MULTIPLY, "back 0")) == 6 * (800 - 64 - 4 * 4)
 
 
-def test_only_innermost_loops_are_read() -> None:
-    nest = text("s_nop 0", MULTIPLY, "back 1", "back 0", "s_branch 65535", "s_cbranch_scc0 1", "s_endpgm")
-    assert [[line.address for line in loop] for loop in innermost_loops(nest)] == [[4, 8], [16]]
+def test_text_that_was_not_executed_takes_no_part() -> None:
+    assert stalls(LOAD, *often(0, WAIT, LOAD, WAIT), WAIT) == 796
+
+
+def test_a_branch_back_to_what_ran_once_is_no_loop() -> None:
+    assert stalls(LOAD, WAIT, LOAD, "back 2", WAIT) == stalls(LOAD, WAIT, LOAD, "s_nop 0", WAIT)
+
+
+def test_outer_loops_count_as_often_as_they_ran() -> None:
+    assert stalls(*often(3, LOAD, WAIT), *often(12, LOAD, WAIT, "back 2"), *often(3, "back 0")) == (3 + 12) * 796
 
 
 @pytest.mark.parametrize("branch", ["s_cbranch_scc1 65533", "s_cbranch_scc1 0xfffd", "s_branch -3"])
 def test_branches_as_assemblers_write_them(branch: str) -> None:
-    (loop,) = innermost_loops(text(LOAD, WAIT, branch))
-    assert len(loop) == 3
+    # As a loop the first wait finds the last round's load outstanding; as plain text it would find none.
+    assert stalls(*often(2, WAIT, LOAD, branch)) == 2 * (800 - 2 * 4)

@@ -6,7 +6,7 @@ from typing import Any
 class Fault(RuntimeError):  # noqa: N818 - as in C++
     """A kernel did what real hardware would not do right; names kernel, workgroup, wave, pc, lane and instruction."""
 
-class CodeObjectError(RuntimeError):
+class CodeObjectError(ValueError):
     """Not a whole, sound code object for gfx908."""
 
 def operations() -> list[tuple[str, str, int]]:
@@ -34,5 +34,6 @@ class Program:
         workgroup_count: int | None = None,
         max_instructions: int = 0,
         threads: int = 1,
+        executions: dict[int, int] | None = None,
     ) -> dict[str, int]: ...
     def disassemble(self, kernel: str) -> list[tuple[int, int, str, str]]: ...

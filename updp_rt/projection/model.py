@@ -23,8 +23,7 @@ hits. In particular,
   are ceil(G / (U * r)), the part of the weights beyond half of L2, which activations streaming by are taken to have
   evicted. Activations are read from memory once: workgroups that share them run side by side;
 - alone is what a workgroup takes on an idle CU. A wave issues one instruction in 4 cycles, or an MFMA's own cycles;
-  none overlap. It stalls for its first loads, for the last ones (of a residual), and for what its loops leave
-  uncovered (`updp_rt.projection.stalls`).
+  none overlap. It stalls for what its loads leave uncovered (`updp_rt.projection.stalls`).
 
 Launching is not in the time. Power limits, DVFS, TLB misses, partition camping and instruction fetches are not in the
 model at all.
@@ -87,7 +86,7 @@ class Launch:
         sgprs: scalar registers a wave.
         lds: bytes a workgroup, static and dynamic.
         work: of a workgroup.
-        stalls: cycles that a lone wave waits in its loops.
+        stalls: cycles that a lone wave waits for its loads.
     """
 
     workgroups: int
@@ -173,7 +172,7 @@ def _alone(launch: Launch, machine: Machine) -> float:
     work = launch.work
     issue = machine.issue_cycles * (work.instructions - work.matrix) + work.matrix_cycles
     sharing = math.ceil(launch.waves / machine.simds)
-    return issue / launch.waves * sharing + launch.stalls + 2 * machine.memory_latency
+    return issue / launch.waves * sharing + launch.stalls
 
 
 def _memory_bytes(launch: Launch, traffic: Traffic, machine: Machine) -> float:

@@ -7,6 +7,7 @@ hardly depends on values (an activation may branch on them), so large tensors ma
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -66,9 +67,8 @@ class _SamplingDevice(Device):
         module = _module(self.objects.code(kernel.operator))
         described = module.kernels[kernel.name]
 
-        def run(first: int, count: int) -> Counters:
-            block = kernel.waves * described.wavefront_size
-            return module.launch(kernel.name, grid, block, *arguments, first_workgroup=first, workgroup_count=count)
+        def run(**options: Any) -> Counters:
+            return module.launch(kernel.name, grid, kernel.waves * described.wavefront_size, *arguments, **options)
 
         self.launches.append(_sampled(module, described, grid, kernel.waves, 0, run))
 
@@ -90,8 +90,8 @@ def _triton_launcher(tile: Tile, found: Callable[[Launch], None]) -> Callable[[t
                 module = _module(compiled.asm["hsaco"])
                 described = module.kernels[compiled.metadata.name]
 
-                def run(first: int, count: int) -> Counters:
-                    return run_triton(compiled, grid, *given, first_workgroup=first, workgroup_count=count)
+                def run(**options: Any) -> Counters:
+                    return run_triton(compiled, grid, *given, **options)
 
                 shared = compiled.metadata.shared
                 found(_sampled(module, described, grid[0], tile.num_warps, shared, run))
@@ -131,13 +131,18 @@ def _is_one(value: Any) -> bool:
 
 
 def _sampled(
-    module: Module, kernel: Kernel, workgroups: int, waves: int, dynamic_lds: int, run: Callable[[int, int], Counters]
+    module: Module, kernel: Kernel, workgroups: int, waves: int, dynamic_lds: int, run: Callable[..., Counters]
 ) -> Launch:
-    """The launch of `workgroups` workgroups, of which ``run(first, count)`` executes some."""
-    samples = [(run(first, 1), weight) for first, weight in _sample(workgroups)]
+    """The launch of `workgroups` workgroups, of which `run`, with keywords of `Module.launch`, executes some."""
+    samples: list[tuple[Counters, int]] = []
+    executions: Counter[int] = Counter()
+    for first, weight in _sample(workgroups):
+        executed: dict[int, int] = {}
+        samples.append((run(first_workgroup=first, workgroup_count=1, executions=executed), weight))
+        executions.update({address: times * weight for address, times in executed.items()})
     work = Work.mean(samples)
-    text = module.disassemble(kernel.name)
     mfma_cycles = work.matrix_cycles / work.matrix if work.matrix else 0.0
+    by_wave = {address: times / (workgroups * waves) for address, times in executions.items()}
     return Launch(
         workgroups=workgroups,
         waves=waves,
@@ -146,7 +151,7 @@ def _sampled(
         sgprs=kernel.sgprs,
         lds=kernel.lds_bytes + dynamic_lds,
         work=work,
-        stalls=stall_cycles(text, work.matrix / waves, work.global_ / waves, mfma_cycles),
+        stalls=stall_cycles(module.disassemble(kernel.name), by_wave, mfma_cycles),
     )
 
 
