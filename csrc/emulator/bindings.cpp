@@ -67,6 +67,7 @@ py::dict as_dict(const Counters& counters) {
   FIELD(global_loaded_bytes)
   FIELD(global_stored_bytes)
   FIELD(global_lines)
+  FIELD(l2_lines)
 #undef FIELD
   return result;
 }
@@ -88,7 +89,7 @@ py::dict launch(const Program& program, std::string kernel, Dimensions grid, Dim
                 const std::vector<MemoryRange>& memory, uint32_t dynamic_lds, const std::string& workgroups,
                 const std::string& waves, uint64_t seed, uint64_t first_workgroup,
                 std::optional<uint64_t> workgroup_count, uint64_t max_instructions, unsigned threads,
-                std::optional<py::dict> executions) {
+                uint32_t l1_bytes, std::optional<py::dict> executions) {
   Launch request;
   request.kernel = std::move(kernel);
   request.grid = grid;
@@ -104,6 +105,7 @@ py::dict launch(const Program& program, std::string kernel, Dimensions grid, Dim
   if (workgroup_count) request.workgroup_count = *workgroup_count;
   request.max_instructions = max_instructions;
   request.threads = threads;
+  request.l1_bytes = l1_bytes;
   Counters counters;
   Executions executed;
   {
@@ -150,7 +152,8 @@ PYBIND11_MODULE(_core, module) {
           "launch", launch, py::arg("kernel"), py::arg("grid"), py::arg("block"), py::arg("kernarg"), py::arg("memory"),
           py::kw_only(), py::arg("dynamic_lds") = 0, py::arg("workgroups") = "forward", py::arg("waves") = "forward",
           py::arg("seed") = 0, py::arg("first_workgroup") = 0, py::arg("workgroup_count") = py::none(),
-          py::arg("max_instructions") = 0, py::arg("threads") = 1, py::arg("executions") = py::none(),
+          py::arg("max_instructions") = 0, py::arg("threads") = 1, py::arg("l1_bytes") = 0,
+          py::arg("executions") = py::none(),
           "Executes a kernel. grid: workgroups; block: lanes; kernarg: the argument segment without hidden arguments;\n"
           "memory: (begin, end, writable) ranges of addresses that the kernel may touch. executions: a\n"
           "dictionary that receives how often each instruction was executed, by address. Returns counters by name.")

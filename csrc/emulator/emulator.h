@@ -36,6 +36,7 @@ struct Counters {
   uint64_t lds_bytes, lds_cycles, lds_conflict_cycles;  // of a CU's LDS: 128 bytes a cycle; conflicts: above the least
   uint64_t global_loaded_bytes, global_stored_bytes;    // asked for by active lanes
   uint64_t global_lines;                        // 64-byte lines touched, each counted once an instruction
+  uint64_t l2_lines;                            // ... those stored to, or not held by an L1 of `Launch::l1_bytes`
 };
 
 // How often a launch's waves executed the instruction at an address (relative to the image's base); not those never met.
@@ -54,6 +55,7 @@ struct Launch {
   Order waves = Order::forward;                 // of a workgroup, between barriers: forward or backward
   uint64_t seed = 0;                            // of shuffled workgroups
   uint64_t first_workgroup = 0, workgroup_count = ~0ull;  // a part of the grid, to sample a large launch
+  uint32_t l1_bytes = 0;                        // of a workgroup's own L1, for l2_lines only
   uint64_t max_instructions = 0;                // a wave; 0: no limit
   unsigned threads = 1;                         // of the host; 0: as many as it has
 };

@@ -14,8 +14,9 @@ struct Places {
   u64 dropped = 0;   // those beyond a buffer's end: loads give 0, stores do nothing
 };
 
-// Lines of 64 bytes that the lanes touch, each counted once.
-u64 count_lines(const u64* addresses, u64 lanes, u32 bytes) {
+// Counts the lines of 64 bytes that the lanes touch, each once, and those that their compute unit's L1 does not hold;
+// stores go through it.
+void count_lines(Workgroup& group, const u64* addresses, u64 lanes, u32 bytes, bool write) {
   u64 lines[2 * kLanes];
   int count = 0;
   bool ascending = true;
@@ -25,12 +26,16 @@ u64 count_lines(const u64* addresses, u64 lanes, u32 bytes) {
     lines[count++] = line;
   };
   for_each_lane(lanes, [&](int l) {
-    touch(addresses[l] / 64);
-    touch((addresses[l] + bytes - 1) / 64);
+    touch(addresses[l] / FirstLevel::kLine);
+    touch((addresses[l] + bytes - 1) / FirstLevel::kLine);
   });
-  if (ascending) return count;
-  std::sort(lines, lines + count);
-  return std::unique(lines, lines + count) - lines;
+  if (!ascending) {
+    std::sort(lines, lines + count);
+    count = std::unique(lines, lines + count) - lines;
+  }
+  group.counters.lines += count;
+  group.counters.second_level_lines += std::count_if(
+      lines, lines + count, [&](u64 line) { return write || !group.first_level.touch(line); });
 }
 
 // Checks the lanes' addresses in the host's memory and counts what they move.
@@ -54,7 +59,7 @@ void locate_global(Wave& wave, const Instruction& i, const u64* addresses, u64 l
   const u64 moved = u64{bytes} * __builtin_popcountll(lanes);
   if (i.operation->access != Access::store) group.counters.loaded_bytes += moved;
   if (write) group.counters.stored_bytes += moved;
-  group.counters.lines += count_lines(addresses, lanes, bytes);
+  count_lines(group, addresses, lanes, bytes, write);
 }
 
 void locate_scratch(Wave& wave, const Instruction& i, Places& places) {
@@ -110,7 +115,8 @@ void locate_buffer(Wave& wave, const Instruction& i, bool write, Places& places)
   constexpr u32 kAddThreadId = 1u << 23, kSwizzle = 1u << 31;  // of words 3 and 1
   if (descriptor[3] & kAddThreadId) {  // private memory, interleaved by lane on hardware
     places.lanes = exec;
-    for_each_lane(exec, [&](int l) { places.memory[l] = wave.scratch_at(scalar_offset + offset_of(l), bytes, l); });
+    const u32 frame = scalar_offset / kLanes;  // the scalar offset counts the bytes of all lanes
+    for_each_lane(exec, [&](int l) { places.memory[l] = wave.scratch_at(frame + offset_of(l), bytes, l); });
     return;
   }
   if (descriptor[1] & kSwizzle) fail(-1, "swizzled buffers are not implemented");

@@ -106,12 +106,13 @@ class Worker {
  public:
   Worker(const Plan& plan)
       : plan_(plan), memory_(plan.memory), group_{plan.code, memory_, {}, std::vector<u8>(plan.lds_bytes),
-                                                  plan.kernel.scratch_bytes, {}},
+                                                  plan.kernel.scratch_bytes, {}, FirstLevel(plan.launch.l1_bytes)},
         waves_(new Wave[plan.waves]), executions_(plan.code.instructions.size()) {}
 
   void execute(u64 workgroup) {
     current_workgroup_ = workgroup;
     std::fill(group_.lds.begin(), group_.lds.end(), 0xff);
+    group_.first_level.clear();
     for (u32 w = 0; w < plan_.waves; w++) begin_wave(w, workgroup);
     const u64 limit = plan_.launch.max_instructions ? plan_.launch.max_instructions : ~u64{0};
     for (u32 running = plan_.waves; running > 0;) {
@@ -209,6 +210,7 @@ void add_memory(const MemoryCounters& counters, Counters& sum) {
   sum.global_loaded_bytes += counters.loaded_bytes;
   sum.global_stored_bytes += counters.stored_bytes;
   sum.global_lines += counters.lines;
+  sum.l2_lines += counters.second_level_lines;
 }
 
 void check(const Kernel& kernel, const Launch& launch, u64 lanes, u64 lds_bytes) {

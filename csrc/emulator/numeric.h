@@ -133,17 +133,20 @@ template <class F> Flagged<F> scale_for_division(F value, F denominator, F numer
   if (n - d >= kFarApart<F>) return {value == denominator ? up : value, true};
   if (is_subnormal(denominator)) return {up, false};
   if (d >= kBias<F> - 1) {
-    if (sizeof(F) == 4 && is_subnormal(quotient)) return {value == denominator ? up : value, true};
-    return {std::ldexp(value, -kScale<F>), false};
+    const F down = std::ldexp(value, -kScale<F>);
+    if (is_subnormal(quotient) || quotient == 0) return {value == denominator ? down : value, true};
+    return {down, false};
   }
   if (is_subnormal(quotient) || quotient == 0) return {value == numerator ? up : value, true};
   if (n + kBias<F> <= kDigits<F>) return {up, false};
   return {value, false};
 }
 
+// Rounded once, after it has been scaled: the result may be subnormal.
 template <class F> F scaled_fma(F a, F b, F c, bool scale) {
-  const F result = std::fma(a, b, c);
-  return scale ? std::ldexp(result, std::ilogb(c) > 0 ? kScale<F> : -kScale<F>) : result;
+  if (!scale) return std::fma(a, b, c);
+  const __float128 up = std::ldexp(1.0, kScale<F>), sum = __float128(a) * b + c;
+  return static_cast<F>(std::ilogb(c) > 0 ? sum * up : sum / up);
 }
 
 // The quotient where it is one, and what division gives for zeros, infinities and NaNs where it is not.
@@ -159,6 +162,7 @@ template <class F> F fix_quotient(F quotient, F denominator, F numerator) {
   if (denominator == 0 || std::isinf(numerator)) return with_sign(infinity);
   if (std::isinf(denominator) || numerator == 0) return with_sign(0);
   if (std::ilogb(numerator) - std::ilogb(denominator) < -(kBias<F> + kDigits<F>)) return with_sign(0);
+  if (quotient != quotient) return with_sign(infinity);  // the iteration overflowed
   return with_sign(std::fabs(quotient));
 }
 

@@ -71,7 +71,7 @@ Operand OperandDecoder::literal_operand(Type type) {
   const u32 word = place < available_ ? words_[place] : 0;
   u64 value = word;
   if (type == Type::f64) value = u64{word} << 32;
-  else if (is_64_bits(type)) value = static_cast<u64>(i64{static_cast<i32>(word)});
+  else if (type == Type::i64) value = static_cast<u64>(i64{static_cast<i32>(word)});
   return constant(kLiteral, type, value);
 }
 

@@ -4,6 +4,7 @@
 #include <cstdarg>
 
 #include "emulator.h"
+#include "first_level.h"
 #include "lanes.h"
 #include "lds_timing.h"
 #include "memory.h"
@@ -41,7 +42,8 @@ struct Code {
 
 // Only what depends on addresses; the rest follows from how often each instruction was executed.
 struct MemoryCounters {
-  u64 lds_bytes = 0, lds_cycles = 0, lds_conflict_cycles = 0, loaded_bytes = 0, stored_bytes = 0, lines = 0;
+  u64 lds_bytes = 0, lds_cycles = 0, lds_conflict_cycles = 0, loaded_bytes = 0, stored_bytes = 0;
+  u64 lines = 0, second_level_lines = 0;
 };
 
 struct Workgroup {
@@ -51,6 +53,7 @@ struct Workgroup {
   std::vector<u8> lds;
   u32 scratch_bytes;   // a lane
   LdsTiming lds_timing;
+  FirstLevel first_level;
 
   u8* lds_at(u64 address, u32 bytes, int lane) {
     if (address + bytes > lds.size()) fail_lds(address, bytes, lane);

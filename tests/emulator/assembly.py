@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -130,6 +131,16 @@ def execute(module: Module, index: int, inputs: Words) -> Wave:
     return Wave(out)
 
 
-def run(body: str, inputs: Words, out: Words, *, waves: int = 1, order: str = "forward", **sizes: int) -> Counters:
+def run(
+    body: str,
+    inputs: Words,
+    out: Words,
+    *,
+    waves: int = 1,
+    order: Literal["forward", "backward"] = "forward",
+    l1_bytes: int = 0,
+    **sizes: int,
+) -> Counters:
     """Run a whole kernel written in assembly, one workgroup of so many waves."""
-    return assemble(body, **sizes).launch("case_0", 1, LANES * waves, inputs, out, waves=order)  # type: ignore[arg-type]
+    module = assemble(body, **sizes)
+    return module.launch("case_0", 1, LANES * waves, inputs, out, waves=order, l1_bytes=l1_bytes)

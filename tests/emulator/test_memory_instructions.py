@@ -325,11 +325,11 @@ def test_flat_addresses_of_lds():
 # Counters.
 
 
-def counted(body: str, size: int = 4096) -> Counters:
+def counted(body: str, size: int = 4096, **options: int) -> Counters:
     data = np.zeros(size // 4 + 16, U32)
     aligned = data[-data.ctypes.data % 64 // 4 :]  # on a line of 64 bytes
     begin = "s_load_dwordx4 s[4:7], s[0:1], 0x0\nv_lshlrev_b32_e32 v1, 2, v0\ns_waitcnt lgkmcnt(0)\n"
-    return run(begin + body.replace(";", "\n"), aligned, aligned, lds=16384)
+    return run(begin + body.replace(";", "\n"), aligned, aligned, lds=16384, **options)
 
 
 @pytest.mark.parametrize(
@@ -385,3 +385,23 @@ def test_counts_instructions_by_kind():
     assert counters.vector_cycles == 4 + 4 + 16 + 16 + 8
     assert counters.global_stored_bytes == 512
     assert counters.lds_bytes == 256
+
+
+LOAD = "global_load_dword v2, v1, s[4:5];"
+FAR = "global_load_dword v3, v1, s[4:5] offset:1024;"  # 16 lines further on
+
+
+@pytest.mark.parametrize(
+    ("body", "l1_bytes", "lines"),
+    [
+        (LOAD + LOAD, 0, 8),  # none is modelled
+        (LOAD + LOAD, 16384, 4),
+        (LOAD + FAR + LOAD, 16384, 8),
+        (LOAD + FAR * 3 + LOAD, 1024, 8),  # 4 sets of 4 ways: both have a place in each
+        (LOAD + "v_lshlrev_b32 v1, 6, v0; global_load_dword v3, v1, s[4:5]; v_lshlrev_b32 v1, 2, v0;" + LOAD, 1024, 68),
+        (LOAD + LOAD, 256, 4),  # one set, four ways
+        (LOAD + "s_waitcnt vmcnt(0); global_store_dword v1, v2, s[4:5]", 16384, 8),  # stores go through
+    ],
+)
+def test_counts_lines_that_the_first_level_cache_lacks(body: str, l1_bytes: int, lines: int):
+    assert counted(body, l1_bytes=l1_bytes).l2_lines == lines

@@ -50,7 +50,7 @@ def test_each_resource_can_be_the_bound() -> None:
 
 
 def test_lines_bound_by_l2_on_the_whole_device_and_by_l1_on_one_cu() -> None:
-    assert project(launch(workgroups=120, global_lines=1e6), NOTHING).bound == "l2"
+    assert project(launch(workgroups=120, global_lines=1e6, l2_lines=1e6), NOTHING).bound == "l2"
     assert project(launch(workgroups=1, global_lines=1e6), NOTHING).bound == "l1"
 
 

@@ -34,6 +34,7 @@ class Program:
         workgroup_count: int | None = None,
         max_instructions: int = 0,
         threads: int = 1,
+        l1_bytes: int = 0,
         executions: dict[int, int] | None = None,
     ) -> dict[str, int]: ...
     def disassemble(self, kernel: str) -> list[tuple[int, int, str, str]]: ...

@@ -21,6 +21,7 @@ class Counters:
         lds_conflict_cycles: those above the fewest the accesses could take.
         global_loaded_bytes, global_stored_bytes: asked for by active lanes.
         global_lines: 64-byte lines touched, each counted once an instruction.
+        l2_lines: of these, lines stored to, and lines loaded that an L1 of the launch's ``l1_bytes`` did not hold.
     """
 
     waves: int
@@ -43,6 +44,7 @@ class Counters:
     global_loaded_bytes: int
     global_stored_bytes: int
     global_lines: int
+    l2_lines: int
 
     @classmethod
     def of(cls, counts: dict[str, int]) -> Counters:

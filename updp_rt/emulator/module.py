@@ -60,6 +60,7 @@ class Module:
         workgroup_count: int | None = None,
         max_instructions: int | None = None,
         threads: int = 1,
+        l1_bytes: int = 0,
         executions: dict[int, int] | None = None,
     ) -> Counters:
         """Run a kernel to its end.
@@ -79,6 +80,7 @@ class Module:
             first_workgroup, workgroup_count: a part of the grid, x fastest; all by default.
             max_instructions: a wave that executes more raises Fault; no limit by default.
             threads: of this machine; 0: as many as it has. Workgroups are divided among them.
+            l1_bytes: of each workgroup's own first-level cache (4 ways, LRU); changes nothing but `Counters.l2_lines`.
             executions: receives how often waves executed each instruction, by its address in `disassemble`.
 
         The kernel may touch what the arrays hold (a tensor: its whole storage), and writes only where numpy may.
@@ -107,6 +109,7 @@ class Module:
                 workgroup_count=workgroup_count,
                 max_instructions=max_instructions or 0,
                 threads=threads,
+                l1_bytes=l1_bytes,
                 executions=executions,
             )
         except Fault as fault:

@@ -17,7 +17,7 @@ class Machine:
         compute_units, simds: of the device, and of a compute unit (CU).
         clock: cycles a second; assumed to be held under load.
         hbm_bandwidth, l2_bandwidth: bytes a second, of the device.
-        l2_bytes: what L2 holds.
+        l1_bytes, l2_bytes: what a CU's L1 and the device's L2 hold.
         l1_line_cycles: a CU's cycles for one line of 64 bytes from or to its L1.
         lds_share: of a CU's LDS's 128 bytes a cycle, what is reached.
         memory_latency: cycles from a load to its data, when neither L1 nor L2 helps.
@@ -31,6 +31,7 @@ class Machine:
     clock: float
     hbm_bandwidth: float
     l2_bandwidth: float
+    l1_bytes: int
     l2_bytes: int
     l1_line_cycles: float
     lds_share: float
@@ -48,6 +49,8 @@ MI100 = Machine(
     clock=_CLOCK,
     hbm_bandwidth=1.041e12,  # measured; 85% of the data sheet's 1.2288e12
     l2_bandwidth=2.530e12,  # measured; 82% of 32 channels (AMD's profiler manual) of 64 bytes a cycle
+    l1_bytes=16
+    << 10,  # AMD's GCN white paper, which also has the 4 ways, lines of 64 bytes and LRU of the emulator's L1
     l2_bytes=8 << 20,  # data sheet
     l1_line_cycles=64 * _UNITS * _CLOCK / 8.1908e12,  # measured; 1.41, the profiler's peak is 1
     lds_share=2.15786e13 / (128 * _UNITS * _CLOCK),  # measured; 0.93

@@ -7,7 +7,7 @@ at once: as many as registers, LDS and wave slots allow. Per workgroup, on avera
     vector    n * (vector_cycles + 4 * MFMA) / SIMDs            an MFMA takes the vector unit's turn to issue, too
     lds       n * lds_cycles / share                            bank conflicts are in lds_cycles
     l1        n * lines * cycles a line                         64-byte lines, each counted once an instruction
-    l2        G * lines * 64 / L2 bandwidth                     as if L1 never hit
+    l2        G * misses * 64 / L2 bandwidth                    see below
     memory    bytes / HBM bandwidth                             see below
     latency   ceil(n / r) * alone                               see below
 
@@ -16,9 +16,11 @@ at once: as many as registers, LDS and wave slots allow. Per workgroup, on avera
     share     of the roofline: the data sheet's least time for the operator (`updp_rt.runtime.roofline`) over time
 
 Resources overlap perfectly, as in any roofline, which errs towards fast: MFMA of one wave runs beside vector
-instructions of another. The rest errs towards slow, where it could be helped: bandwidths are measured ones, L1 never
-hits. In particular,
+instructions of another. The rest errs towards slow, where it could be helped: bandwidths are measured ones. In
+particular,
 
+- misses are lines stored, and lines loaded that L1 does not hold. A workgroup has its share of L1 for itself, an r-th,
+  whatever it may find there of its neighbours';
 - bytes are those of the operator, each tensor once, and for every further round of resident workgroups, of which there
   are ceil(G / (U * r)), the part of the weights beyond half of L2, which activations streaming by are taken to have
   evicted. Activations are read from memory once: workgroups that share them run side by side;
@@ -61,6 +63,7 @@ class Work:
     lds_cycles: float
     lds_conflict_cycles: float
     global_lines: float
+    l2_lines: float
 
     @classmethod
     def mean(cls, samples: Sequence[tuple[Counters, int]]) -> Self:
@@ -101,13 +104,21 @@ class Launch:
     @property
     def occupancy(self) -> float:
         """Waves that a SIMD holds at once; 0: none, the kernel cannot run."""
-        registers = {"vgprs": self.vgprs, "agprs": self.agprs, "sgprs": self.sgprs}
-        return occupancy("gfx908", **registers, lds=self.lds, waves=self.waves)
+        return _occupancy(self.vgprs, self.agprs, self.sgprs, self.lds, self.waves)
 
     @property
     def resident(self) -> int:
         """Workgroups that a CU holds at once."""
-        return min(_GROUPS, int(self.occupancy * _SIMDS / self.waves))
+        return resident_workgroups(self.vgprs, self.agprs, self.sgprs, self.lds, self.waves)
+
+
+def resident_workgroups(vgprs: int, agprs: int, sgprs: int, lds: int, waves: int) -> int:
+    """Workgroups that a CU holds at once; the arguments are `Launch`'s."""
+    return min(_GROUPS, int(_occupancy(vgprs, agprs, sgprs, lds, waves) * _SIMDS / waves))
+
+
+def _occupancy(vgprs: int, agprs: int, sgprs: int, lds: int, waves: int) -> float:
+    return occupancy("gfx908", vgprs=vgprs, agprs=agprs, sgprs=sgprs, lds=lds, waves=waves)
 
 
 @dataclass(frozen=True)
@@ -156,7 +167,7 @@ def project(launch: Launch, traffic: Traffic, machine: Machine = MI100) -> Proje
         "latency": math.ceil(busiest / launch.resident) * _alone(launch, machine),
     }
     resources = {name: count / machine.clock for name, count in cycles.items()}
-    resources["l2"] = launch.workgroups * work.global_lines * LINE / machine.l2_bandwidth
+    resources["l2"] = launch.workgroups * work.l2_lines * LINE / machine.l2_bandwidth
     resources["memory"] = _memory_bytes(launch, traffic, machine) / machine.hbm_bandwidth
     bound = max(resources, key=lambda name: resources[name])
     return Projection(

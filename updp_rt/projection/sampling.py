@@ -17,7 +17,8 @@ from torch import Tensor
 
 from updp_rt.emulator import Counters, Kernel, Module, run_triton
 from updp_rt.kernels.hip.device import Device, emulated_mi100
-from updp_rt.projection.model import Launch, Work
+from updp_rt.projection.machine import MI100
+from updp_rt.projection.model import Launch, Work, resident_workgroups
 from updp_rt.projection.stalls import stall_cycles
 
 if TYPE_CHECKING:
@@ -134,11 +135,14 @@ def _sampled(
     module: Module, kernel: Kernel, workgroups: int, waves: int, dynamic_lds: int, run: Callable[..., Counters]
 ) -> Launch:
     """The launch of `workgroups` workgroups, of which `run`, with keywords of `Module.launch`, executes some."""
+    registers = {"vgprs": kernel.vgprs, "agprs": kernel.agprs, "sgprs": kernel.sgprs}
+    resident = resident_workgroups(**registers, lds=kernel.lds_bytes + dynamic_lds, waves=waves)
+    options = {"workgroup_count": 1, "l1_bytes": MI100.l1_bytes // max(1, resident)}
     samples: list[tuple[Counters, int]] = []
     executions: Counter[int] = Counter()
     for first, weight in _sample(workgroups):
         executed: dict[int, int] = {}
-        samples.append((run(first_workgroup=first, workgroup_count=1, executions=executed), weight))
+        samples.append((run(first_workgroup=first, executions=executed, **options), weight))
         executions.update({address: times * weight for address, times in executed.items()})
     work = Work.mean(samples)
     mfma_cycles = work.matrix_cycles / work.matrix if work.matrix else 0.0
@@ -146,9 +150,7 @@ def _sampled(
     return Launch(
         workgroups=workgroups,
         waves=waves,
-        vgprs=kernel.vgprs,
-        agprs=kernel.agprs,
-        sgprs=kernel.sgprs,
+        **registers,
         lds=kernel.lds_bytes + dynamic_lds,
         work=work,
         stalls=stall_cycles(module.disassemble(kernel.name), by_wave, mfma_cycles),
