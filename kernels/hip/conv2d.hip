@@ -4,7 +4,16 @@
 #include "gemm.h"
 #include "windows.h"
 
-template <class Tile, template <class> class Windows, template <class> class Taps, template <class> class Access>
+// Whether rows of the result, of the residual and of the bias are made of whole chunks, as AlignedTile takes them.
+template <class T>
+DEVICE bool has_whole_chunks(const Finish<T>& with) {
+  const auto addresses = reinterpret_cast<unsigned long long>(with.y) |
+                         reinterpret_cast<unsigned long long>(with.residual) |
+                         reinterpret_cast<unsigned long long>(with.bias);
+  return with.n % VECTOR<T> == 0 && addresses % 16 == 0;
+}
+
+template <class Tile, template <class> class Windows, template <class> class Taps, bool WHOLE_CHUNKS>
 DEVICE void conv2d(const typename Tile::T* x, const typename Tile::T* weight, const Convolution& c,
                    const Finish<typename Tile::T>& with) {
   __shared__ Operands<Tile> operands;
@@ -13,7 +22,12 @@ DEVICE void conv2d(const typename Tile::T* x, const typename Tile::T* weight, co
   Taps<Tile> taps(weight, c, at.column, with.n);
   Sums<Tile> sums;
   accumulate(sums, operands, windows, taps, c.steps<Tile>());
-  finish<Access>(sums, at.row, at.column, with);
+  // A stem has 3 channels, but writes many.
+  if (WHOLE_CHUNKS || has_whole_chunks(with)) {
+    finish<AlignedTile>(sums, at.row, at.column, with);
+  } else {
+    finish<AnyTile>(sums, at.row, at.column, with);
+  }
 }
 
 // Kernels are named operator_dtype_MxNxKwWAVES, with `_any` where no alignment is assumed: the others take channels and
@@ -21,22 +35,21 @@ DEVICE void conv2d(const typename Tile::T* x, const typename Tile::T* weight, co
 // weight [out_channels, kernel_h, kernel_w, channels], bias [out_channels] float32 or null, residual and y [batch,
 // out_height, out_width, out_channels], residual or null; sizes; an Activation.
 // Workgroups: ceil(batch * out_height * out_width / M) * ceil(out_channels / N).
-#define CONV2D(NAME, T, M, N, K, WAVES, OCCUPANCY, WINDOWS, TAPS, ACCESS)                                              \
+#define CONV2D(NAME, T, M, N, K, WAVES, OCCUPANCY, WINDOWS, TAPS, WHOLE_CHUNKS)                                        \
   KERNEL(WAVES* WAVE_LANES, OCCUPANCY)                                                                                 \
   NAME(const T* x, const T* weight, const float* bias, const T* residual, T* y, int batch, int height, int width,      \
        int channels, int out_height, int out_width, int out_channels, int kernel_h, int kernel_w, int stride_h,        \
        int stride_w, int pad_h, int pad_w, int act) {                                                                  \
     const Convolution convolution{height,   width,    channels, out_height, out_width, kernel_h,                       \
                                   kernel_w, stride_h, stride_w, pad_h,      pad_w};                                    \
-    conv2d<Tile<T, M, N, K, WAVES>, WINDOWS, TAPS, ACCESS>(                                                            \
+    conv2d<Tile<T, M, N, K, WAVES>, WINDOWS, TAPS, WHOLE_CHUNKS>(                                                      \
         x, weight, convolution,                                                                                        \
         {bias, residual, y, batch * out_height * out_width, out_channels, out_channels, out_channels, act});           \
   }
-#define ALIGNED(T, M, N, K, WAVES, OCCUPANCY)                                                                    \
-  CONV2D(conv2d_##T##_##M##x##N##x##K##w##WAVES, T, M, N, K, WAVES, OCCUPANCY, AlignedWindows, AlignedTaps,      \
-         AlignedTile)
+#define ALIGNED(T, M, N, K, WAVES, OCCUPANCY) \
+  CONV2D(conv2d_##T##_##M##x##N##x##K##w##WAVES, T, M, N, K, WAVES, OCCUPANCY, AlignedWindows, AlignedTaps, true)
 #define ANY(T, M, N, K, WAVES, OCCUPANCY) \
-  CONV2D(conv2d_##T##_##M##x##N##x##K##w##WAVES##_any, T, M, N, K, WAVES, OCCUPANCY, AnyWindows, AnyTaps, AnyTile)
+  CONV2D(conv2d_##T##_##M##x##N##x##K##w##WAVES##_any, T, M, N, K, WAVES, OCCUPANCY, AnyWindows, AnyTaps, false)
 
 #if defined(__HIP__)
 ALIGNED(float32, 128, 128, 16, 4, 2)

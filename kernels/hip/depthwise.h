@@ -1,20 +1,21 @@
-// The depthwise half of depthwise_pointwise: from an image straight into the operand in LDS that the 1x1 half multiplies.
+// The depthwise half of depthwise_pointwise: from an image straight into the operand in LDS that the 1x1 half takes.
 //
 //   MixedTile                    a tile of eight strips of neighbouring output pixels; all waves compute all its rows
 //   AlignedDepthwise             for channels that are a multiple of VECTOR<T>
 //   AnyDepthwise                 nothing assumed; a value at a time
 //
-// A lane mixes 4 bytes of channels of one strip at a time. Of the 7x7 kernel at stride 1, it reads each row of the image
-// once for the whole strip; neighbouring lanes read neighbouring channels, so that caches see whole lines.
+// A lane mixes 4 bytes of channels of one strip at a time. Of the 7x7 kernel at stride 1, it reads each row of the
+// image once for the whole strip; neighbouring lanes read neighbouring channels, so that caches see whole lines.
 #pragma once
 
 #include "strip.h"
 #include "windows.h"
 
-template <class T_, int STRIP_, int N_, int K_, int WAVES_>
+template <class T_, int PIXELS_, int N_, int K_, int WAVES_>
 struct MixedTile {
   using T = T_;
-  static constexpr int STRIP = STRIP_, PIXELS = 8 * STRIP, N = N_, K = K_, WAVES = WAVES_;
+  static constexpr int PIXELS = PIXELS_, N = N_, K = K_, WAVES = WAVES_;
+  static constexpr int STRIP = PIXELS / 8;
   static constexpr int M = divide_up(PIXELS, 16) * 16;  // rows past PIXELS are of no pixel, and not stored
   static constexpr int LANES = WAVES * WAVE_LANES;
   static constexpr int CHUNKS = K / VECTOR<T>;  // of a row
@@ -97,7 +98,7 @@ class AlignedDepthwise {
   }
 
  private:
-  // Where the pixels left of a strip, of it, and right of it begin, in bytes; and the row of the image of the first tap.
+  // Where the pixels left of a strip, of it, and right of it begin, in bytes; and the first tap's row of the image.
   struct Strip {
     unsigned left, middle, right;
     int top;
@@ -123,7 +124,7 @@ class AlignedDepthwise {
       const bool in_column = static_cast<unsigned>(top + tap) < static_cast<unsigned>(c_.height);
       const int line = anew(tap * line_bytes), taps = anew(tap * TAPS * pixel_bytes);
 #pragma unroll
-      for (int j = 0; j < STRIP + TAPS - 1; j++) {
+      for (int j = 0; j < row.PIXELS; j++) {
         const unsigned from = j < MARGIN ? left : j < MARGIN + STRIP ? middle : right;
         const int first = j < MARGIN ? 0 : j < MARGIN + STRIP ? MARGIN : MARGIN + STRIP;
         row.x[j] = x_.load_word(in_column ? from : Buffer::NOWHERE, line + (j - first) * pixel_bytes);

@@ -53,7 +53,7 @@ DEVICE void depthwise_pointwise(const typename Tile::T* x, const typename Tile::
 
 // Kernels are named operator_dtype_MxNxKwWAVES, M being pixels, with `_any` where no alignment is assumed: the others
 // take channels and out_channels that are multiples of 16 bytes, and addresses that are. They are fast where the kernel
-// is 7x7 at stride 1 with padding 3 and M / 8 divides the width. Arguments: x [batch, height, width, channels], w_dw
+// is 7x7 at stride 1 with padding 3, and M / 8 divides the width. Arguments: x [batch, height, width, channels], w_dw
 // [kernel_h, kernel_w, channels], w_pw [out_channels, channels], b_dw and b_pw float32 or null, residual and y [batch,
 // out_height, out_width, out_channels], residual or null; sizes; an Activation.
 // Workgroups: ceil(batch * out_height * out_width / M) * ceil(out_channels / N).
@@ -64,11 +64,11 @@ DEVICE void depthwise_pointwise(const typename Tile::T* x, const typename Tile::
        int kernel_w, int stride_h, int stride_w, int pad_h, int pad_w, int act) {                                     \
     const Convolution convolution{height,   width,    channels, out_height, out_width, kernel_h,                      \
                                   kernel_w, stride_h, stride_w, pad_h,      pad_w};                                   \
-    depthwise_pointwise<MixedTile<T, M / 8, N, K, WAVES>, DEPTHWISE, POINTWISE, ACCESS>(                              \
+    depthwise_pointwise<MixedTile<T, M, N, K, WAVES>, DEPTHWISE, POINTWISE, ACCESS>(                                  \
         x, w_dw, b_dw, w_pw, convolution,                                                                             \
         {b_pw, residual, y, batch * out_height * out_width, out_channels, out_channels, out_channels, act});          \
   }
-#define ALIGNED(T, M, N, K, WAVES, OCCUPANCY)                                                               \
+#define ALIGNED(T, M, N, K, WAVES, OCCUPANCY)                                                                \
   MIXED(depthwise_pointwise_##T##_##M##x##N##x##K##w##WAVES, T, M, N, K, WAVES, OCCUPANCY, AlignedDepthwise, \
         AlignedPointwise, AlignedTile)
 #define ANY(T, M, N, K, WAVES, OCCUPANCY)                                                                       \

@@ -5,7 +5,8 @@
 //   WAVE_LANES           64 on gfx9, 32 on sm
 //   lane_of_workgroup(), workgroup(), barrier()
 //   Chunk                16 bytes, the most a lane moves at once: words .x .y .z .w
-//   Buffer               memory seen through 32-bit offsets from a uniform address; reading at NOWHERE, or past it, gives zeros
+//   Buffer               memory seen through 32-bit offsets from a uniform address; reading at NOWHERE, or past it,
+//                        gives zeros
 //   anew                 keeps scalar registers free
 //   exp2_fast, reciprocal  float32 within 1 ulp, without care for denormal results
 #pragma once

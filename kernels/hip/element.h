@@ -32,6 +32,15 @@ DEVICE float float_of_bits(unsigned bits) {
 #endif
 }
 
+// The upper halves of two words in one, `low`'s below.
+DEVICE unsigned upper_halves(unsigned low, unsigned high) {
+#if defined(__HIP__)
+  return __builtin_amdgcn_perm(high, low, 0x07060302);
+#else
+  return __byte_perm(low, high, 0x7632);
+#endif
+}
+
 DEVICE float to_float(float32 x) { return x; }
 
 DEVICE float to_float(float16 x) {
@@ -65,12 +74,14 @@ DEVICE float16 from_float<float16>(float x) {
 #endif
 }
 
+// The upper half is x rounded, unless x is a NaN whose payload the rounding carries over into infinity or zero.
+DEVICE unsigned rounded_to_half(float x) { return float_bits(x) + 0x7fff + (float_bits(x) >> 16 & 1); }
+
+constexpr unsigned QUIET_NAN = 0x7fc00000;
+
 template <>
 DEVICE bfloat16 from_float<bfloat16>(float x) {
-  unsigned bits = float_bits(x);
-  unsigned rounded = bits + 0x7fff + (bits >> 16 & 1);
-  // Rounding would carry some NaNs over into infinities or zeros.
-  return {static_cast<unsigned short>((x == x ? rounded : bits | 0x400000) >> 16)};
+  return {static_cast<unsigned short>((x == x ? rounded_to_half(x) : QUIET_NAN) >> 16)};
 }
 
 template <class T>
@@ -93,6 +104,28 @@ DEVICE Chunk pack(const float* values) {
 #pragma unroll
   for (int v = 0; v < VECTOR<T>; v++) rounded[v] = from_float<T>(values[v]);
   return chunk_of(rounded);
+}
+
+// NaNs are rare: one branch for all values costs less than a choice for each.
+template <>
+DEVICE Chunk pack<bfloat16>(const float* values) {
+  float numbers[8];
+  bool nan = false;
+#pragma unroll
+  for (int v = 0; v < 8; v++) {
+    numbers[v] = values[v];
+    nan |= values[v] != values[v];
+  }
+  if (__builtin_expect(nan, false)) {
+#pragma unroll
+    for (int v = 0; v < 8; v++) numbers[v] = values[v] == values[v] ? values[v] : float_of_bits(QUIET_NAN);
+  }
+  int words[4];
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    words[i] = static_cast<int>(upper_halves(rounded_to_half(numbers[2 * i]), rounded_to_half(numbers[2 * i + 1])));
+  }
+  return Chunk{words[0], words[1], words[2], words[3]};
 }
 
 template <class T>

@@ -4,8 +4,8 @@
 #include "activation.h"
 #include "tile.h"
 
-// What follows the sums. `bias` (float32, a value a column) and `residual` may be null. Rows of `residual` and of `y` lie
-// `stride_residual` and `stride_y` values apart.
+// What follows the sums. `bias` (float32, a value a column) and `residual` may be null. Rows of `residual` and of `y`
+// lie `stride_residual` and `stride_y` values apart.
 template <class T>
 struct Finish {
   const float* bias;
@@ -16,8 +16,9 @@ struct Finish {
   int act;
 };
 
-// Reads and writes vectors of a tile of a matrix: place of the first value in the tile, how many of the values exist. Those
-// that do not are read as zeros, or not written. This one is for a tile whose rows are 16-byte aligned and lie within 2 GB.
+// Reads and writes vectors of a tile of a matrix: place of the first value in the tile, how many of the values exist.
+// Those that do not are read as zeros, or not written. This one is for a tile whose rows are 16-byte aligned and lie
+// within 2 GB.
 template <class T>
 class AlignedTile {
  public:
@@ -31,7 +32,8 @@ class AlignedTile {
 
  private:
   DEVICE unsigned offset(int row, int column, int valid) const {
-    return valid > 0 ? static_cast<unsigned>(row) * stride_ + static_cast<unsigned>(column * sizeof(T)) : Buffer::NOWHERE;
+    const unsigned place = static_cast<unsigned>(row) * stride_ + static_cast<unsigned>(column * sizeof(T));
+    return valid > 0 ? place : Buffer::NOWHERE;
   }
   Buffer buffer_;
   unsigned stride_;
@@ -64,6 +66,28 @@ class AnyTile {
   long long stride_;
 };
 
+// Sums of the tile whose first result is in column `column` of n, before anything was multiplied: the bias, which may
+// be null. So it comes from memory together with the first operands, and no register holds it till the end. Such sums
+// are finished without it.
+template <template <class> class Access, class Tile>
+DEVICE void begin(Sums<Tile>& sums, const float* bias, int column, int n) {
+  using T = typename Tile::T;
+  using Block = typename Mma<T>::Block;
+  const Access<float> access(bias, 0, 0, column);
+#pragma unroll
+  for (int i = 0; i < Tile::BLOCKS_N * VECTOR<T>; i += 4) {
+    const int j = i / VECTOR<T>, v = i % VECTOR<T>;
+    const int at_column = Tile::wave_column() + j * Mma<T>::COLUMNS + Block::column() + v;
+    // No branch if there is none: so the compiler may ask for all of it at once, and for the operands.
+    float values[4];
+    unpack<float>(access.load(0, at_column, bias ? n - column - at_column : 0), values);
+#pragma unroll
+    for (int k = 0; k < Tile::BLOCKS_M * Block::ROWS * 4; k++) {
+      sums.blocks[k / 4 / Block::ROWS][j].set(k / 4 % Block::ROWS, v + k % 4, values[k % 4]);
+    }
+  }
+}
+
 // Finishes the tile whose first result is (row, column). `Access` is AlignedTile or AnyTile.
 template <template <class> class Access, class Tile>
 DEVICE void finish(const Sums<Tile>& sums, int row, int column, const Finish<typename Tile::T>& with) {
@@ -75,7 +99,7 @@ DEVICE void finish(const Sums<Tile>& sums, int row, int column, const Finish<typ
   auto valid = [&](int i, int j) { return row + at_row(i) < with.m ? with.n - column - at_column(j) : 0; };
 
   // All is asked for before any of it is waited for.
-  Chunk biases[VECTORS][V / 4] = {}, residuals[VECTORS][ROWS];
+  Chunk biases[VECTORS][V / 4], residuals[VECTORS][ROWS];
   if (with.bias) {
     const Access<float> bias(with.bias, 0, 0, column);
 #pragma unroll
@@ -97,12 +121,17 @@ DEVICE void finish(const Sums<Tile>& sums, int row, int column, const Finish<typ
   const Access<T> y(with.y, with.stride_y, row, column);
 #pragma unroll
   for (int j = 0; j < VECTORS; j++) {
-    float bias[V], values[ROWS * V];
-#pragma unroll
-    for (int v = 0; v < V; v += 4) unpack<float>(biases[j][v / 4], bias + v);
+    float values[ROWS * V];
 #pragma unroll
     for (int i = 0; i < ROWS * V; i++) {
-      values[i] = sums.blocks[i / V / Block::ROWS][j].value(i / V % Block::ROWS, i % V) + bias[i % V];
+      values[i] = sums.blocks[i / V / Block::ROWS][j].value(i / V % Block::ROWS, i % V);
+    }
+    if (with.bias) {
+      float bias[V];
+#pragma unroll
+      for (int v = 0; v < V; v += 4) unpack<float>(biases[j][v / 4], bias + v);
+#pragma unroll
+      for (int i = 0; i < ROWS * V; i++) values[i] += bias[i % V];
     }
     if (with.residual) {
 #pragma unroll

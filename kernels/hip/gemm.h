@@ -1,8 +1,8 @@
 // The matrix product of a tile, x * w^T, over the whole depth.
 //
-//   tile_position       which tile a workgroup computes
-//   AlignedRows, AnyRows  sources: rows of a matrix, a step of the depth at a time
-//   accumulate          the loop over the depth, for any two sources
+//   tile_position  which tile a workgroup computes
+//   Operands       the operands in LDS, to be __shared__
+//   accumulate     the loop over the depth, for any two sources: rows.h has those of matrices
 //
 // A source of ROWS rows has `load(int step, Staged<Tile, ROWS>&)`, which reads this lane's chunks of that step, with
 // zeros past the depth's end. Steps come in order, each once.
@@ -54,7 +54,7 @@ DEVICE void accumulate(Sums<Tile>& sums, Operands<Tile>& operands, SourceX& x, S
     const unsigned now = step % COUNT, next = (step + 1) % COUNT;
     multiply_step(sums, wave_x + now * Tile::M * Tile::CHUNKS, wave_w + now * Tile::N * Tile::CHUNKS);
     if (!more) return;
-    if (COUNT == 1) barrier();
+    if constexpr (COUNT == 1) barrier();
     staged_x.put(operands.x[next]);
     staged_w.put(operands.w[next]);
     barrier();

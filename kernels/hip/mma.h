@@ -4,8 +4,9 @@
 //   Mma<T>::X, W        what a lane holds of 16 rows of x, of COLUMNS rows of the weight: COUNT chunks, of `row(i)` and
 //                       of the `chunk()`-th 16 bytes of the step's depth
 //   Mma<T>::Block       16 x COLUMNS sums; a lane has ROWS rows of one vector (VECTOR<T> neighbouring columns) each:
-//                       value(i, v) is that of row `row(i)` and of column `column() + v`
-//   Mma<T>::multiply    block += x * w^T over WORDS words of each chunk, from `word` on; to be called for 0, WORDS, ... 4
+//                       value(i, v) is that of row `row(i)` and of column `column() + v`; set(i, v, value) replaces it
+//   Mma<T>::multiply    block += x * w^T over WORDS words of each chunk, from `word` on; to be called for 0, WORDS, ...
+//                       up to 4
 //   Mma<T>::column_of(p)  row p of w must hold the weight of this column of the block: the order that gives a lane
 //                       neighbouring columns
 //
@@ -88,6 +89,7 @@ struct Mma {
     static DEVICE int row(int) { return lane_of_wave() % 16; }
     static DEVICE int column() { return lane_of_wave() / 16 * VECTOR<T>; }
     DEVICE float value(int, int v) const { return sums[v / 4][v % 4]; }
+    DEVICE void set(int, int v, float value) { sums[v / 4][v % 4] = value; }
     Float4 sums[PARTS] = {};
   };
 
@@ -118,6 +120,7 @@ struct MmaLanes {
     static DEVICE int row(int i) { return lane_of_wave() / 4 + 8 * i; }
     static DEVICE int column() { return lane_of_wave() % 4 * VECTOR<T>; }
     DEVICE float value(int i, int v) const { return sums[v / 2][2 * i + v % 2]; }
+    DEVICE void set(int i, int v, float value) { sums[v / 2][2 * i + v % 2] = value; }
     float sums[VECTOR<T> / 2][4] = {};  // two columns of both rows, as mma.sync's fragment has them
   };
 };
@@ -163,7 +166,8 @@ struct Mma : MmaLanes<T> {
 
 template <>
 DEVICE void Mma<float16>::apply(float (&d)[4], const int (&a)[4], int b0, int b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }

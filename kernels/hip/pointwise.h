@@ -31,7 +31,8 @@ class AlignedPointwise {
 
   // `weight` is [out_channels, channels], of which the tile takes rows from `first` on.
   DEVICE AlignedPointwise(const T* weight, int channels, int first, int out_channels)
-      : buffer_(weight + static_cast<long long>(first) * channels), channels_(channels), columns_(out_channels - first) {
+      : buffer_(weight + static_cast<long long>(first) * channels), channels_(channels),
+        columns_(out_channels - first) {
 #pragma unroll
     for (int i = 0; i < W::COUNT; i++) offsets_[i] = Parts::column(0, i) * channels * sizeof(T) + W::chunk() * 16;
   }

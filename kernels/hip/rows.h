@@ -3,8 +3,8 @@
 //   AlignedRows  rows 16-byte aligned, the depth a whole number of chunks, ROWS rows within 2 GB
 //   AnyRows      nothing assumed; a value at a time
 //
-// Both are made from the matrix's address, the distance of its rows in values, the first row (from 0 to `count` - 1), how
-// many rows the matrix has, its depth, and `Order`: which row, after the first, the operand's row r is.
+// Both are made from the matrix's address, the distance of its rows in values, the first row (from 0 to `count` - 1),
+// how many rows the matrix has, its depth, and `Order`: which row, after the first, the operand's row r is.
 #pragma once
 
 #include "tile.h"

@@ -1,4 +1,5 @@
-// Sums of a depthwise convolution with seven taps a row, over a strip of neighbouring pixels: 4 bytes of channels a lane.
+// Sums of a depthwise convolution with seven taps a row, over a strip of neighbouring pixels: 4 bytes of channels a
+// lane.
 //
 //   StripRow<STRIP>      what one row of the kernel meets: the strip's pixels, three more at both ends, and the taps
 //   StripRows<T, STRIP>  one or two of them, ready to be mixed
@@ -19,7 +20,9 @@ DEVICE void unpack_word(int word, float (&values)[CHANNELS_OF_WORD<T>]) {
     values[0] = float_of_bits(word);
   } else {
 #pragma unroll
-    for (int v = 0; v < 2; v++) values[v] = to_float(T{static_cast<unsigned short>(static_cast<unsigned>(word) >> 16 * v)});
+    for (int v = 0; v < 2; v++) {
+      values[v] = to_float(T{static_cast<unsigned short>(static_cast<unsigned>(word) >> 16 * v)});
+    }
   }
 }
 

@@ -2,11 +2,11 @@
 //
 //   Convolution                    the sizes of one
 //   AlignedWindows, AlignedTaps    for channels that are a multiple of VECTOR<T>
-//   AnyWindows, AnyTaps            nothing assumed; a value at a time
+//   AnyWindows, AnyTaps            nothing assumed
 //
-// In channels-last memory the pixels under one row of the kernel are one run of kernel_w * channels neighbouring values,
-// in x and in the weight alike. So the depth is walked run by run, without any division, and few channels (a stem's 3)
-// fill a step as well as many do. The run leaves the image at its left or right exactly where its position leaves
+// In channels-last memory the pixels under one row of the kernel are one run of kernel_w * channels values, in x and in
+// the weight alike. So the depth is walked run by run, without any division, and few channels (a stem's 3) fill a step
+// as well as many do. The run leaves the image at its left or right exactly where its position leaves
 // 0 .. width * channels.
 #pragma once
 
@@ -49,8 +49,8 @@ struct Window {
 };
 
 // Where 32-bit offsets to the windows of a tile start, `corner` being its first: before all of them, so that none is
-// negative. With more padding than kernel, an image's first windows lie above its predecessor's last, by less than twice
-// the padding.
+// negative. With more padding than kernel, an image's first windows lie above its predecessor's last, by less than
+// twice the padding.
 template <class T>
 DEVICE const T* window_origin(const T* x, const Convolution& c, const Window& corner) {
   const long long rows = static_cast<long long>(corner.image) * c.height + corner.top - 2 * c.pad_h;
@@ -139,49 +139,90 @@ class AlignedTaps {
   unsigned offsets_[Chunks::COUNT];
 };
 
+// VECTOR<T> values from any address on, which gfx9 reads at once.
+template <class T>
+DEVICE Chunk load_anywhere(const T* from) {
+#if defined(__HIP__)
+  struct __attribute__((packed, aligned(sizeof(T)))) Anywhere {
+    Chunk chunk;
+  };
+  return reinterpret_cast<const Anywhere*>(from)->chunk;
+#else
+  T values[VECTOR<T>];
+#pragma unroll
+  for (int v = 0; v < VECTOR<T>; v++) values[v] = from[v];
+  return chunk_of(values);
+#endif
+}
+
+// The first `count` values of a chunk, then zeros.
+template <class T>
+DEVICE Chunk first_values(Chunk chunk, int count) {
+  constexpr int OF_WORD = 4 / sizeof(T);
+  int words[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const int kept = count - i * OF_WORD;
+    words[i] = kept >= OF_WORD ? words[i] : kept == 1 ? words[i] & 0xffff : 0;
+  }
+  return Chunk{words[0], words[1], words[2], words[3]};
+}
+
+// The values from `first` to `end` - 1, at most a chunk of them, of a row that holds those from 0 to `size` - 1; zeros
+// where there are none.
+template <class T>
+DEVICE Chunk load_values(const T* row, int size, int first, int end) {
+  constexpr int V = VECTOR<T>;
+  const int last = end < size ? end : size;
+  if (first >= last || last <= 0 || first + V <= 0) return Chunk{};
+  if (first >= 0 && first + V <= size) {
+    const Chunk chunk = load_anywhere(row + first);
+    return first + V <= end ? chunk : first_values<T>(chunk, end - first);
+  }
+  T values[V];
+#pragma unroll
+  for (int v = 0; v < V; v++) {
+    const int at = first + v;
+    const bool exists = at >= 0 && at < last;
+    const T value = row[exists ? at : 0];
+    values[v] = exists ? value : T{};
+  }
+  return chunk_of(values);
+}
+
 template <class Tile>
 class AnyWindows {
   using T = typename Tile::T;
   using Chunks = Staged<Tile, Tile::M>;
 
  public:
-  DEVICE AnyWindows(const T* x, const Convolution& c, int first, int pixels) : c_(c), x_(x) {
+  DEVICE AnyWindows(const T* x, const Convolution& c, int first, int pixels) : c_(c) {
 #pragma unroll
     for (int i = 0; i < Chunks::COUNT; i++) {
       const int pixel = first + Chunks::row(i);
       const Window window(c, pixel);
       tops_[i] = pixel < pixels ? window.top : -1 - c.kernel_h;
-      positions_[i] = window.left + Chunks::chunk() * VECTOR<T>;
-      rows_[i] = (static_cast<long long>(window.image) * c.height + window.top) * c.line();
+      lefts_[i] = window.left;
+      rows_[i] = x + (static_cast<long long>(window.image) * c.height + window.top) * c.line();
     }
   }
 
   DEVICE void load(int, Chunks& staged) {
-    const int rest = c_.run() - walk_.start - Chunks::chunk() * VECTOR<T>;
+    const int start = walk_.start + Chunks::chunk() * VECTOR<T>;
 #pragma unroll
     for (int i = 0; i < Chunks::COUNT; i++) {
       const bool in_column = static_cast<unsigned>(tops_[i] + walk_.tap) < static_cast<unsigned>(c_.height);
-      const long long row = rows_[i] + static_cast<long long>(walk_.tap) * c_.line();
-      float values[VECTOR<T>];
-#pragma unroll
-      for (int v = 0; v < VECTOR<T>; v++) {
-        const int position = positions_[i] + walk_.start + v;
-        const bool in_row = static_cast<unsigned>(position) < static_cast<unsigned>(c_.line());
-        const bool exists = v < rest && in_row && in_column;
-        const T value = x_[exists ? row + position : 0];
-        values[v] = exists ? to_float(value) : 0.0f;
-      }
-      staged.chunks[i] = pack<T>(values);
+      const T* row = rows_[i] + static_cast<long long>(walk_.tap) * c_.line();
+      staged.chunks[i] = load_values(row, in_column ? c_.line() : 0, lefts_[i] + start, lefts_[i] + c_.run());
     }
     walk_.advance(c_.run());
   }
 
  private:
   Convolution c_;
-  const T* x_;
   Walk<Tile> walk_;
-  int tops_[Chunks::COUNT], positions_[Chunks::COUNT];
-  long long rows_[Chunks::COUNT];
+  int tops_[Chunks::COUNT], lefts_[Chunks::COUNT];
+  const T* rows_[Chunks::COUNT];
 };
 
 template <class Tile>
@@ -190,33 +231,28 @@ class AnyTaps {
   using Chunks = Staged<Tile, Tile::N>;
 
  public:
-  DEVICE AnyTaps(const T* weight, const Convolution& c, int first, int out_channels) : run_(c.run()) {
+  DEVICE AnyTaps(const T* weight, const Convolution& c, int first, int out_channels)
+      : run_(c.run()), depth_(c.kernel_h * c.run()) {
 #pragma unroll
     for (int i = 0; i < Chunks::COUNT; i++) {
       const int row = first + column_of_row<Tile>(Chunks::row(i));
       // Rows past the last one repeat it; their results are not stored.
-      rows_[i] = weight + static_cast<long long>(row < out_channels ? row : out_channels - 1) * c.kernel_h * c.run();
+      rows_[i] = weight + static_cast<long long>(row < out_channels ? row : out_channels - 1) * depth_;
     }
   }
 
   DEVICE void load(int, Chunks& staged) {
-    const int start = walk_.start + Chunks::chunk() * VECTOR<T>;
+    const int begin = walk_.tap * run_;
 #pragma unroll
     for (int i = 0; i < Chunks::COUNT; i++) {
-      float values[VECTOR<T>];
-#pragma unroll
-      for (int v = 0; v < VECTOR<T>; v++) {
-        const bool exists = start + v < run_;
-        const T value = rows_[i][walk_.tap * run_ + (exists ? start + v : 0)];
-        values[v] = exists ? to_float(value) : 0.0f;
-      }
-      staged.chunks[i] = pack<T>(values);
+      const int first = begin + walk_.start + Chunks::chunk() * VECTOR<T>;
+      staged.chunks[i] = load_values(rows_[i], depth_, first, begin + run_);
     }
     walk_.advance(run_);
   }
 
  private:
-  int run_;
+  int run_, depth_;
   Walk<Tile> walk_;
   const T* rows_[Chunks::COUNT];
 };
