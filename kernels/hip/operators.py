@@ -19,6 +19,8 @@ from ..checks import (
 from .device import device_of
 from .manifest import Kernel
 
+FAR = 2**22  # distance of rows, in elements, from which aligned kernels' 32-bit offsets do not span a tile of 128
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, kernel: Kernel) -> Tensor:
     """``act(x @ weight.T + bias + residual)``, accumulated in float32.
@@ -224,7 +226,8 @@ def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, 
 
 
 def _tiles(kernel: Kernel, rows: int, columns: int) -> int:
-    """Workgroups for a result of this size."""
+    """Workgroups for a result of this size; ValueError where its rows cannot be counted in 31 bits."""
+    check(rows < 2**31, f"{rows} rows or pixels are more than kernels count: split the batch")
     return -(-rows // kernel.block[0]) * -(-columns // kernel.block[1])
 
 
@@ -244,8 +247,10 @@ def _check_kernel(
     if kernel.aligned:
         unit = 16 // x.element_size()
         check(
-            all(size % unit == 0 for size in sizes) and all(t is None or t.data_ptr() % 16 == 0 for t in tensors),
-            f"{kernel.name} takes addresses on 16 bytes, and channels and row distances that are multiples of {unit}",
+            all(size % unit == 0 and size < FAR for size in sizes)
+            and all(t is None or t.data_ptr() % 16 == 0 for t in tensors),
+            f"{kernel.name} takes addresses on 16 bytes, and channels and row distances that are multiples of {unit} "
+            f"below {FAR}",
         )
 
 

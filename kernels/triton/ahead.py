@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from typing import Any
 
 import torch
 import triton
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
@@ -79,6 +81,42 @@ def compile_kernel(
     types = {name: pointer_type(dtype) if name in _POINTERS else "i32" for name in names}
     multiples = _POINTERS | _MULTIPLES if aligned else _POINTERS
     return build(kernel, tile, arch, types=types, constants=constants, multiples=multiples, near=_POINTERS)
+
+
+def compile_launch(
+    kernel: triton.JITFunction, tile: Tile, arch: str, values: dict[str, Any]
+) -> tuple[CompiledKernel, list[Any]]:
+    """Compile `kernel` for the arguments of one launch, as that launch would.
+
+    Args:
+        values: all arguments by name; tensors may lie in the host's memory.
+
+    Returns:
+        Triton's compiled kernel, and those of `values` that a launch gives it: None, 1 and constants are compiled in.
+    """
+    options = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "GROUP_M", *_AMD_OPTIONS)
+    constants = {
+        name: value
+        for name, value in values.items()
+        if name.isupper() or name in options or value is None or isinstance(value, str | bool) or _is_one(value)
+    }
+    given = {name: values[name] for name in kernel.arg_names if name not in constants}
+    tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+    addresses = {name: tensors[name].data_ptr() if name in tensors else value for name, value in given.items()}
+    compiled = build(
+        kernel,
+        tile,
+        arch,
+        types={n: pointer_type(v.dtype) if n in tensors else "i32" if v < 2**31 else "i64" for n, v in given.items()},
+        constants=constants,
+        multiples={name for name, address in addresses.items() if address % 16 == 0},
+        near={name for name, tensor in tensors.items() if tensor.untyped_storage().nbytes() < 2**31},
+    )
+    return compiled, list(given.values())
+
+
+def _is_one(value: Any) -> bool:
+    return isinstance(value, int) and value == 1
 
 
 def pointer_type(dtype: torch.dtype) -> str:

@@ -82,6 +82,10 @@ _PREPARE = {
 }
 
 
+# Distance of rows from which kernels that move 16 bytes at once do not reach all rows of a tile.
+_FAR = 2**22
+
+
 def placed(tensor: Tensor, unit: int) -> Tensor:
     """`tensor` itself, or a copy of it on an address that is a multiple of 16 bytes where `unit` asks for one."""
     return tensor if unit == 1 or tensor.data_ptr() % 16 == 0 else tensor.clone()
@@ -89,7 +93,7 @@ def placed(tensor: Tensor, unit: int) -> Tensor:
 
 def _rows(x: Tensor, unit: int) -> Tensor:
     rows = x.reshape(-1, x.shape[-1])
-    fit = rows.stride(1) == 1 and rows.stride(0) % unit == 0
+    fit = rows.stride(1) == 1 and (unit == 1 or (rows.stride(0) % unit == 0 and rows.stride(0) < _FAR))
     return placed(rows, unit) if fit else rows.clone(memory_format=torch.contiguous_format)
 
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from updp_rt.kernels.hip.manifest import Kernel as HipKernel
     from updp_rt.kernels.triton import Tile
 
-_OPTIONS = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "GROUP_M", "waves_per_eu", "matrix_instr_nonkdim", "kpack")
-
 
 @contextmanager
 def sampled_hip() -> Iterator[list[Launch]]:
@@ -80,6 +78,8 @@ class _SamplingDevice(Device):
 def _triton_launcher(tile: Tile, found: Callable[[Launch], None]) -> Callable[[triton.JITFunction], object]:
     """Takes the place of ``wrap_triton``: ``kernel[grid](...)`` compiles as a launch would, and samples it."""
 
+    from updp_rt.kernels.triton.ahead import compile_launch
+
     class Launcher:
         def __init__(self, kernel: triton.JITFunction) -> None:
             self.kernel = kernel
@@ -87,7 +87,7 @@ def _triton_launcher(tile: Tile, found: Callable[[Launch], None]) -> Callable[[t
         def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
             def launch(*arguments: object, **keywords: object) -> None:
                 values = dict(zip(self.kernel.arg_names, arguments, strict=False)) | keywords
-                compiled, given = _compiled(self.kernel, tile, values)
+                compiled, given = compile_launch(self.kernel, tile, "gfx908", values)
                 module = _module(compiled.asm["hsaco"])
                 described = module.kernels[compiled.metadata.name]
 
@@ -100,35 +100,6 @@ def _triton_launcher(tile: Tile, found: Callable[[Launch], None]) -> Callable[[t
             return launch
 
     return Launcher
-
-
-def _compiled(kernel: triton.JITFunction, tile: Tile, values: dict[str, Any]) -> tuple[Any, list[Any]]:
-    """`kernel` compiled for these arguments, and those of them that a launch gives."""
-    from updp_rt.kernels.triton.ahead import build, pointer_type
-
-    # As in a launch: None and 1 are compiled in, and what is a multiple of 16 is known to be.
-    constants = {
-        name: value
-        for name, value in values.items()
-        if name.isupper() or name in _OPTIONS or value is None or isinstance(value, str | bool) or _is_one(value)
-    }
-    given = {name: values[name] for name in kernel.arg_names if name not in constants}
-    tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
-    addresses = {name: tensors[name].data_ptr() if name in tensors else value for name, value in given.items()}
-    compiled = build(
-        kernel,
-        tile,
-        "gfx908",
-        types={n: pointer_type(v.dtype) if n in tensors else "i32" if v < 2**31 else "i64" for n, v in given.items()},
-        constants=constants,
-        multiples={name for name, address in addresses.items() if address % 16 == 0},
-        near={name for name, tensor in tensors.items() if tensor.untyped_storage().nbytes() < 2**31},
-    )
-    return compiled, list(given.values())
-
-
-def _is_one(value: Any) -> bool:
-    return isinstance(value, int) and value == 1
 
 
 def _sampled(
