@@ -52,23 +52,33 @@ DEVICE void conv2d(const typename Tile::T* x, const typename Tile::T* weight, co
   CONV2D(conv2d_##T##_##M##x##N##x##K##w##WAVES##_any, T, M, N, K, WAVES, OCCUPANCY, AnyWindows, AnyTaps, false)
 
 #if defined(__HIP__)
+
 ALIGNED(float32, 128, 128, 16, 4, 2)
+ALIGNED(float32, 192, 64, 16, 4, 2)
+
 ALIGNED(float16, 128, 128, 32, 4, 2)
+ALIGNED(float16, 192, 64, 32, 4, 2)
+
 ALIGNED(bfloat16, 128, 128, 32, 4, 2)
-#else  // twice the waves, since each has half the lanes
+ALIGNED(bfloat16, 192, 64, 32, 4, 2)
+
+#else  // waves have half the lanes, and each twice the sums
+
 ALIGNED(float32, 128, 128, 16, 8, 1)
+ALIGNED(float32, 128, 64, 16, 4, 1)
+
 ALIGNED(float16, 128, 128, 32, 8, 1)
+ALIGNED(float16, 128, 64, 32, 4, 1)
+
 ALIGNED(bfloat16, 128, 128, 32, 8, 1)
+ALIGNED(bfloat16, 128, 64, 32, 4, 1)
+
 #endif
 
-ALIGNED(float32, 192, 64, 16, 4, 2)
 ALIGNED(float32, 64, 64, 16, 4, 4)
-ANY(float32, 64, 64, 16, 4, 2)
-
-ALIGNED(float16, 192, 64, 32, 4, 2)
 ALIGNED(float16, 64, 64, 32, 4, 4)
-ANY(float16, 64, 64, 32, 4, 2)
-
-ALIGNED(bfloat16, 192, 64, 32, 4, 2)
 ALIGNED(bfloat16, 64, 64, 32, 4, 4)
+
+ANY(float32, 64, 64, 16, 4, 2)
+ANY(float16, 64, 64, 32, 4, 2)
 ANY(bfloat16, 64, 64, 32, 4, 2)

@@ -5,7 +5,7 @@
 //   AnyDepthwise                 nothing assumed; a value at a time
 //
 // A lane mixes 4 bytes of channels of one strip at a time. Of the 7x7 kernel at stride 1, it reads each row of the
-// image once for the whole strip; neighbouring lanes read neighbouring channels, so that caches see whole lines.
+// image once for the whole strip.
 #pragma once
 
 #include "strip.h"
@@ -30,7 +30,8 @@ struct MixedTile {
   static DEVICE int wave_column() { return wave_of_workgroup() * WAVE_N; }
 };
 
-// What a lane mixes of a step: always the same word of channels, in each turn of another strip.
+// What a lane mixes of a step: always the same word of channels, in each turn of another strip. Sixteen lanes share a
+// strip, and with it lines of 64 bytes; the next sixteen have the next strip, which needs nearly the same lines.
 template <class Tile>
 struct Share {
   using T = typename Tile::T;
@@ -38,8 +39,8 @@ struct Share {
   static constexpr int STRIPS = Tile::LANES / WORDS, TURNS = 8 / STRIPS;
   static_assert(Tile::LANES % WORDS == 0 && 8 % STRIPS == 0, "all lanes mix as much");
 
-  static DEVICE int word() { return lane_of_workgroup() % WORDS; }
-  static DEVICE int strip(int turn) { return turn * STRIPS + lane_of_workgroup() / WORDS; }
+  static DEVICE int word() { return lane_of_workgroup() / (16 * STRIPS) * 16 + lane_of_workgroup() % 16; }
+  static DEVICE int strip(int turn) { return turn * STRIPS + lane_of_workgroup() / 16 % STRIPS; }
 
   // Rounds the values of pixel `p` of the strip to T, and puts them into their row of the operand.
   static DEVICE void put(Chunk* operand, int strip, int p, const float (&values)[VALUES]) {

@@ -95,7 +95,7 @@ ALIGNED(bfloat16, 56, 384, 64, 4, 2)
 ALIGNED(bfloat16, 56, 768, 128, 8, 2)
 ALIGNED(bfloat16, 64, 192, 32, 2, 2)
 
-#else  // half the lanes, twice the sums in each
+#else  // waves have half the lanes, and each twice the sums
 
 ALIGNED(float32, 56, 64, 16, 4, 1)
 ALIGNED(float32, 56, 128, 32, 8, 1)
