@@ -4,29 +4,33 @@
 #include "gemm.h"
 #include "windows.h"
 
-// Whether rows of the result, of the residual and of the bias are made of whole chunks, as AlignedTile takes them.
+// Whether rows of the result and of the residual are made of whole chunks, as AlignedTile takes them.
 template <class T>
 DEVICE bool has_whole_chunks(const Finish<T>& with) {
-  const auto addresses = reinterpret_cast<unsigned long long>(with.y) |
-                         reinterpret_cast<unsigned long long>(with.residual) |
-                         reinterpret_cast<unsigned long long>(with.bias);
+  const auto addresses =
+      reinterpret_cast<unsigned long long>(with.y) | reinterpret_cast<unsigned long long>(with.residual);
   return with.n % VECTOR<T> == 0 && addresses % 16 == 0;
 }
 
 template <class Tile, template <class> class Windows, template <class> class Taps, bool WHOLE_CHUNKS>
-DEVICE void conv2d(const typename Tile::T* x, const typename Tile::T* weight, const Convolution& c,
+DEVICE void conv2d(const typename Tile::T* x, const typename Tile::T* weight, const float* bias, const Convolution& c,
                    const Finish<typename Tile::T>& with) {
   __shared__ Operands<Tile> operands;
   const Position at = tile_position<Tile>(with.m, with.n);
   Windows<Tile> windows(x, c, at.row, with.m);
-  Taps<Tile> taps(weight, c, at.column, with.n);
+  Taps<Tile> taps(weight, windows.walk(), c, at.column, with.n);
   Sums<Tile> sums;
-  accumulate(sums, operands, windows, taps, c.steps<Tile>());
+  if constexpr (WHOLE_CHUNKS) {
+    begin<AlignedTile>(sums, bias, at.column, with.n);
+  } else {
+    begin<AnyTile>(sums, bias, at.column, with.n);
+  }
+  accumulate(sums, operands, windows, taps, windows.walk().steps());
   // A stem has 3 channels, but writes many.
   if (WHOLE_CHUNKS || has_whole_chunks(with)) {
     finish<AlignedTile>(sums, at.row, at.column, with);
   } else {
-    finish<AnyTile>(sums, at.row, at.column, with);
+    finish<AnywhereTile>(sums, at.row, at.column, with);
   }
 }
 
@@ -43,8 +47,8 @@ DEVICE void conv2d(const typename Tile::T* x, const typename Tile::T* weight, co
     const Convolution convolution{height,   width,    channels, out_height, out_width, kernel_h,                       \
                                   kernel_w, stride_h, stride_w, pad_h,      pad_w};                                    \
     conv2d<Tile<T, M, N, K, WAVES>, WINDOWS, TAPS, WHOLE_CHUNKS>(                                                      \
-        x, weight, convolution,                                                                                        \
-        {bias, residual, y, batch * out_height * out_width, out_channels, out_channels, out_channels, act});           \
+        x, weight, bias, convolution,                                                                                  \
+        {nullptr, residual, y, batch * out_height * out_width, out_channels, out_channels, out_channels, act});        \
   }
 #define ALIGNED(T, M, N, K, WAVES, OCCUPANCY) \
   CONV2D(conv2d_##T##_##M##x##N##x##K##w##WAVES, T, M, N, K, WAVES, OCCUPANCY, AlignedWindows, AlignedTaps, true)
@@ -61,6 +65,13 @@ ALIGNED(float16, 192, 64, 32, 4, 2)
 
 ALIGNED(bfloat16, 128, 128, 32, 4, 2)
 ALIGNED(bfloat16, 192, 64, 32, 4, 2)
+
+ANY(float32, 128, 192, 16, 4, 2)
+ANY(float32, 256, 64, 16, 4, 2)
+ANY(float16, 128, 192, 32, 4, 2)
+ANY(float16, 256, 64, 32, 4, 2)
+ANY(bfloat16, 128, 192, 32, 4, 2)
+ANY(bfloat16, 256, 64, 32, 4, 2)
 
 #else  // waves have half the lanes, and each twice the sums
 

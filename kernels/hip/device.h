@@ -7,6 +7,8 @@
 //   Chunk                16 bytes, the most a lane moves at once: words .x .y .z .w
 //   Buffer               memory seen through 32-bit offsets from a uniform address; reading at NOWHERE, or past it,
 //                        gives zeros
+//   load_anywhere, store_anywhere  16 bytes at an address that is a multiple of UNIT
+//   any_chunk            of no particular value
 //   anew                 keeps scalar registers free
 //   exp2_fast, reciprocal  float32 within 1 ulp, without care for denormal results
 #pragma once
@@ -48,6 +50,28 @@ DEVICE int anew(int value) {
 }
 
 using Chunk = int __attribute__((ext_vector_type(4)));
+
+// gfx9 reads and writes vectors at any address.
+template <int UNIT>
+struct __attribute__((packed, aligned(UNIT))) Unaligned {
+  Chunk chunk;
+};
+template <int UNIT>
+DEVICE Chunk load_anywhere(const void* from) {
+  return static_cast<const Unaligned<UNIT>*>(from)->chunk;
+}
+
+template <int UNIT>
+DEVICE void store_anywhere(void* to, Chunk value) {
+  static_cast<Unaligned<UNIT>*>(to)->chunk = value;
+}
+
+// Of no particular value, without an instruction.
+DEVICE Chunk any_chunk() {
+  Chunk chunk;
+  asm("" : "=v"(chunk));
+  return chunk;
+}
 
 // The compiler's own intrinsics, for which clang 15 has no builtin functions.
 __device__ Chunk raw_buffer_load(Chunk, int, int, int) __asm("llvm.amdgcn.raw.buffer.load.v4i32");
@@ -98,6 +122,47 @@ DEVICE float reciprocal(float x) { return __frcp_rn(x); }
 DEVICE int anew(int value) { return value; }
 
 using Chunk = int4;
+
+// Vectors must lie at multiples of their size, so that elsewhere pieces are moved.
+template <int UNIT>
+struct Pieces;
+template <>
+struct Pieces<4> {
+  int values[4];
+};
+template <>
+struct Pieces<2> {
+  short values[8];
+};
+
+template <int UNIT>
+DEVICE Chunk load_anywhere(const void* from) {
+  if (reinterpret_cast<unsigned long long>(from) % 16 == 0) return *static_cast<const Chunk*>(from);
+  union {
+    Pieces<UNIT> pieces;
+    Chunk chunk;
+  };
+#pragma unroll
+  for (int i = 0; i < 16 / UNIT; i++) pieces.values[i] = static_cast<const Pieces<UNIT>*>(from)->values[i];
+  return chunk;
+}
+
+template <int UNIT>
+DEVICE void store_anywhere(void* to, Chunk value) {
+  if (reinterpret_cast<unsigned long long>(to) % 16 == 0) {
+    *static_cast<Chunk*>(to) = value;
+    return;
+  }
+  union {
+    Chunk chunk;
+    Pieces<UNIT> pieces;
+  };
+  chunk = value;
+#pragma unroll
+  for (int i = 0; i < 16 / UNIT; i++) static_cast<Pieces<UNIT>*>(to)->values[i] = pieces.values[i];
+}
+
+DEVICE Chunk any_chunk() { return {0, 0, 0, 0}; }
 
 class Buffer {
  public:

@@ -5,7 +5,8 @@
 //   accumulate     the loop over the depth, for any two sources: rows.h has those of matrices
 //
 // A source of ROWS rows has `load(int step, Staged<Tile, ROWS>&)`, which reads this lane's chunks of that step, with
-// zeros past the depth's end. Steps come in order, each once.
+// zeros past the depth's end. Steps come in order, each once. What can be done only when the chunks have come, an
+// overload of `complete` does.
 #pragma once
 
 #include "tile.h"
@@ -33,6 +34,9 @@ struct Operands {
   Chunk w[COUNT][Tile::N * Tile::CHUNKS];
 };
 
+template <class Source, class Chunks>
+DEVICE void complete(const Source&, Chunks&) {}
+
 template <class Tile, class SourceX, class SourceW>
 DEVICE void accumulate(Sums<Tile>& sums, Operands<Tile>& operands, SourceX& x, SourceW& w, unsigned steps) {
   constexpr unsigned COUNT = Operands<Tile>::COUNT;
@@ -40,6 +44,8 @@ DEVICE void accumulate(Sums<Tile>& sums, Operands<Tile>& operands, SourceX& x, S
   Staged<Tile, Tile::N> staged_w;
   x.load(0, staged_x);
   w.load(0, staged_w);
+  complete(x, staged_x);
+  complete(w, staged_w);
   staged_x.put(operands.x[0]);
   staged_w.put(operands.w[0]);
   barrier();
@@ -54,6 +60,8 @@ DEVICE void accumulate(Sums<Tile>& sums, Operands<Tile>& operands, SourceX& x, S
     const unsigned now = step % COUNT, next = (step + 1) % COUNT;
     multiply_step(sums, wave_x + now * Tile::M * Tile::CHUNKS, wave_w + now * Tile::N * Tile::CHUNKS);
     if (!more) return;
+    complete(x, staged_x);
+    complete(w, staged_w);
     if constexpr (COUNT == 1) barrier();
     staged_x.put(operands.x[next]);
     staged_w.put(operands.w[next]);

@@ -2,15 +2,15 @@
 //
 //   Convolution                    the sizes of one
 //   AlignedWindows, AlignedTaps    for channels that are a multiple of VECTOR<T>
-//   AnyWindows, AnyTaps            nothing assumed
+//   AnyWindows, AnyTaps            nothing assumed: chunks begin anywhere, and are cut where a row or run ends
 //
 // In channels-last memory the pixels under one row of the kernel are one run of kernel_w * channels values, in x and in
 // the weight alike. So the depth is walked run by run, without any division, and few channels (a stem's 3) fill a step
 // as well as many do. The run leaves the image at its left or right exactly where its position leaves
-// 0 .. width * channels.
+// 0 .. width * channels. Runs of whole chunks take whole steps each; others only as many chunks as hold them.
 #pragma once
 
-#include "tile.h"
+#include "runs.h"
 
 struct Convolution {
   int height, width, channels, out_height, out_width;
@@ -27,8 +27,10 @@ struct Convolution {
 // A step's place: which row of the kernel, and where in its run.
 template <class Tile>
 struct Walk {
+  int taps, run;
   int tap = 0, start = 0;
-  DEVICE void advance(int run) {
+  DEVICE int steps() const { return taps * divide_up(run, Tile::K); }
+  DEVICE void advance() {
     start += Tile::K;
     if (start >= run) {
       start = 0;
@@ -37,15 +39,55 @@ struct Walk {
   }
 };
 
-// The window of one output pixel: its image, its first row, and where its runs begin in a row of the image.
+// Where an output pixel lies.
+struct Pixel {
+  int image, row, column;
+  DEVICE Pixel(const Convolution& c, unsigned pixel) {
+    const unsigned rows = pixel / static_cast<unsigned>(c.out_width);
+    image = rows / static_cast<unsigned>(c.out_height);
+    row = rows - image * c.out_height;
+    column = pixel - rows * c.out_width;
+  }
+};
+
+// Its window: the image, the first row, and where the window's runs begin in a row of the image.
 struct Window {
   int image, top, left;
-  DEVICE Window(const Convolution& c, unsigned pixel) {
-    const unsigned row = pixel / static_cast<unsigned>(c.out_width);
-    image = row / static_cast<unsigned>(c.out_height);
-    top = static_cast<int>(row - image * c.out_height) * c.stride_h - c.pad_h;
-    left = (static_cast<int>(pixel - row * c.out_width) * c.stride_w - c.pad_w) * c.channels;
+  DEVICE Window(const Convolution& c, const Pixel& pixel)
+      : image(pixel.image),
+        top(pixel.row * c.stride_h - c.pad_h),
+        left((pixel.column * c.stride_w - c.pad_w) * c.channels) {}
+  DEVICE Window(const Convolution& c, unsigned pixel) : Window(c, Pixel(c, pixel)) {}
+};
+
+// Places of pixels after one that a tile begins with, at a fraction of what dividing integers takes.
+class Pixels {
+ public:
+  DEVICE Pixels(const Convolution& c, unsigned first)
+      : first(c, first),
+        height_(c.out_height),
+        width_(c.out_width),
+        of_height_(reciprocal(c.out_height)),
+        of_width_(reciprocal(c.out_width)) {}
+
+  // The pixel `count` pixels after the first: fewer than 2^20 together with the image's width.
+  DEVICE Pixel after(int count) const {
+    Pixel pixel = first;
+    pixel.column += count;
+    const int rows = quotient(pixel.column, of_width_);
+    pixel.column -= rows * width_;
+    pixel.row += rows;
+    const int images = quotient(pixel.row, of_height_);
+    pixel.row -= images * height_;
+    pixel.image += images;
+    return pixel;
   }
+
+  Pixel first;
+
+ private:
+  int height_, width_;
+  float of_height_, of_width_;
 };
 
 // Where 32-bit offsets to the windows of a tile start, `corner` being its first: before all of them, so that none is
@@ -71,7 +113,7 @@ class AlignedWindows {
  public:
   // The windows of pixels from `first` on, of the `pixels` there are; the images they lie in span less than 2 GB.
   DEVICE AlignedWindows(const T* x, const Convolution& c, int first, int pixels)
-      : c_(c), buffer_(window_origin(x, c, Window(c, first))) {
+      : c_(c), buffer_(window_origin(x, c, Window(c, first))), walk_{c.kernel_h, c.run()} {
     const Window corner(c, first);
 #pragma unroll
     for (int i = 0; i < Chunks::COUNT; i++) {
@@ -84,6 +126,8 @@ class AlignedWindows {
     }
   }
 
+  DEVICE const Walk<Tile>& walk() const { return walk_; }
+
   DEVICE void load(int, Chunks& staged) {
     const int uniform = (walk_.tap * c_.line() + walk_.start) * sizeof(T);
     const bool in_run = walk_.start + Chunks::chunk() * VECTOR<T> < c_.run();
@@ -94,7 +138,7 @@ class AlignedWindows {
       const bool exists = in_run & in_row & in_column;
       staged.chunks[i] = buffer_.load(exists ? offsets_[i] : Buffer::NOWHERE, uniform);
     }
-    walk_.advance(c_.run());
+    walk_.advance();
   }
 
  private:
@@ -105,15 +149,16 @@ class AlignedWindows {
   int tops_[Chunks::COUNT], positions_[Chunks::COUNT];
 };
 
-// The weight [out_channels, kernel_h, kernel_w, channels], its rows in the order in which the operand has them.
+// The weight [out_channels, kernel_h, kernel_w, channels], its rows in the order in which the operand has them, from
+// where the windows begin their walk.
 template <class Tile>
 class AlignedTaps {
   using T = typename Tile::T;
   using Chunks = Staged<Tile, Tile::N>;
 
  public:
-  DEVICE AlignedTaps(const T* weight, const Convolution& c, int first, int out_channels)
-      : run_(c.run()), buffer_(weight + static_cast<long long>(first) * c.kernel_h * c.run()) {
+  DEVICE AlignedTaps(const T* weight, const Walk<Tile>& walk, const Convolution& c, int first, int out_channels)
+      : walk_(walk), buffer_(weight + static_cast<long long>(first) * c.kernel_h * c.run()) {
 #pragma unroll
     for (int i = 0; i < Chunks::COUNT; i++) {
       const int row = column_of_row<Tile>(Chunks::row(i));
@@ -123,106 +168,92 @@ class AlignedTaps {
   }
 
   DEVICE void load(int, Chunks& staged) {
-    const int uniform = (walk_.tap * run_ + walk_.start) * sizeof(T);
-    const bool in_run = walk_.start + Chunks::chunk() * VECTOR<T> < run_;
+    const int uniform = (walk_.tap * walk_.run + walk_.start) * sizeof(T);
+    const bool in_run = walk_.start + Chunks::chunk() * VECTOR<T> < walk_.run;
 #pragma unroll
     for (int i = 0; i < Chunks::COUNT; i++) {
       staged.chunks[i] = buffer_.load(in_run ? offsets_[i] : Buffer::NOWHERE, uniform);
     }
-    walk_.advance(run_);
+    walk_.advance();
   }
 
  private:
-  int run_;
-  Buffer buffer_;
   Walk<Tile> walk_;
+  Buffer buffer_;
   unsigned offsets_[Chunks::COUNT];
 };
-
-// VECTOR<T> values from any address on, which gfx9 reads at once.
-template <class T>
-DEVICE Chunk load_anywhere(const T* from) {
-#if defined(__HIP__)
-  struct __attribute__((packed, aligned(sizeof(T)))) Anywhere {
-    Chunk chunk;
-  };
-  return reinterpret_cast<const Anywhere*>(from)->chunk;
-#else
-  T values[VECTOR<T>];
-#pragma unroll
-  for (int v = 0; v < VECTOR<T>; v++) values[v] = from[v];
-  return chunk_of(values);
-#endif
-}
-
-// The first `count` values of a chunk, then zeros.
-template <class T>
-DEVICE Chunk first_values(Chunk chunk, int count) {
-  constexpr int OF_WORD = 4 / sizeof(T);
-  int words[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    const int kept = count - i * OF_WORD;
-    words[i] = kept >= OF_WORD ? words[i] : kept == 1 ? words[i] & 0xffff : 0;
-  }
-  return Chunk{words[0], words[1], words[2], words[3]};
-}
-
-// The values from `first` to `end` - 1, at most a chunk of them, of a row that holds those from 0 to `size` - 1; zeros
-// where there are none.
-template <class T>
-DEVICE Chunk load_values(const T* row, int size, int first, int end) {
-  constexpr int V = VECTOR<T>;
-  const int last = end < size ? end : size;
-  if (first >= last || last <= 0 || first + V <= 0) return Chunk{};
-  if (first >= 0 && first + V <= size) {
-    const Chunk chunk = load_anywhere(row + first);
-    return first + V <= end ? chunk : first_values<T>(chunk, end - first);
-  }
-  T values[V];
-#pragma unroll
-  for (int v = 0; v < V; v++) {
-    const int at = first + v;
-    const bool exists = at >= 0 && at < last;
-    const T value = row[exists ? at : 0];
-    values[v] = exists ? value : T{};
-  }
-  return chunk_of(values);
-}
 
 template <class Tile>
 class AnyWindows {
   using T = typename Tile::T;
   using Chunks = Staged<Tile, Tile::M>;
+  static constexpr int V = VECTOR<T>;
 
  public:
-  DEVICE AnyWindows(const T* x, const Convolution& c, int first, int pixels) : c_(c) {
+  // As AlignedWindows.
+  DEVICE AnyWindows(const T* x, const Convolution& c, int first, int pixels) : c_(c), walk_(c.kernel_h, c.run()) {
+    const Pixels place(c, first);
+    const Window corner(c, place.first);
+    // The origin: before all windows of the tile, as for window_origin, but within x.
+    const int top = corner.image * c.height + corner.top - 2 * c.pad_h;
+    const long long start = static_cast<long long>(top) * c.line() - c.pad_w * c.channels;
+    const long long origin = start > 0 ? start : 0;
+    const int margin = static_cast<int>(start - origin) + c.pad_w * c.channels;
 #pragma unroll
     for (int i = 0; i < Chunks::COUNT; i++) {
-      const int pixel = first + Chunks::row(i);
-      const Window window(c, pixel);
-      tops_[i] = pixel < pixels ? window.top : -1 - c.kernel_h;
+      const int row = Chunks::row(i);
+      const Window window(c, place.after(row));
+      // A pixel past the last one sees only rows outside the image.
+      tops_[i] = first + row < pixels ? window.top : -1 - c.kernel_h;
       lefts_[i] = window.left;
-      rows_[i] = x + (static_cast<long long>(window.image) * c.height + window.top) * c.line();
+      offsets_[i] = ((window.image * c.height + window.top - top) * c.line() + window.left + margin) * sizeof(T);
+    }
+    // To the next image's end, if there is one: chunks that end after an image are read whole.
+    const int last = place.after((pixels - first < Tile::M ? pixels - first : Tile::M) - 1).image;
+    const int images = last + ((last + 1) * c.out_height * c.out_width < pixels ? 2 : 1);
+    x_ = Span<T>(x + origin, x + static_cast<long long>(images) * c.height * c.line());
+    places_ = c.line() < V ? 0 : c.line() - V + 1;
+  }
+
+  // Where the step lies that was loaded last: the weight's is loaded after the windows'.
+  DEVICE const ChunkWalk<Tile>& walk() const { return walk_; }
+
+  DEVICE void load(int step, Chunks& staged) {
+    if (step > 0) walk_.advance();
+    const int along = offset();
+#pragma unroll
+    for (int i = 0; i < Chunks::COUNT; i++) {
+      staged.chunks[i] = x_.load(in_image(i), offsets_[i] + along);
     }
   }
 
-  DEVICE void load(int, Chunks& staged) {
-    const int start = walk_.start + Chunks::chunk() * VECTOR<T>;
+  // Makes zeros of what lies outside of the image or the run.
+  DEVICE void complete(Chunks& staged) const {
+    const int along = offset();
 #pragma unroll
     for (int i = 0; i < Chunks::COUNT; i++) {
-      const bool in_column = static_cast<unsigned>(tops_[i] + walk_.tap) < static_cast<unsigned>(c_.height);
-      const T* row = rows_[i] + static_cast<long long>(walk_.tap) * c_.line();
-      staged.chunks[i] = load_values(row, in_column ? c_.line() : 0, lefts_[i] + start, lefts_[i] + c_.run());
+      const int at = lefts_[i] + walk_.start;
+      if (!in_image(i)) {
+        staged.chunks[i] = Chunk{0, 0, 0, 0};
+      } else if (static_cast<unsigned>(at) >= places_) {
+        staged.chunks[i] = x_.part(staged.chunks[i], offsets_[i] + along, -at, c_.line() - at);
+      }
     }
-    walk_.advance(c_.run());
+    walk_.cut(staged);
   }
 
  private:
+  DEVICE bool in_image(int i) const {
+    return walk_.in_depth() & (static_cast<unsigned>(tops_[i] + walk_.tap) < static_cast<unsigned>(c_.height));
+  }
+  DEVICE int offset() const { return (walk_.tap * c_.line() + walk_.start) * static_cast<int>(sizeof(T)); }
+
   Convolution c_;
-  Walk<Tile> walk_;
+  ChunkWalk<Tile> walk_;
+  Span<T> x_;
+  unsigned places_;             // in a row of the image where a whole chunk may begin
+  int offsets_[Chunks::COUNT];  // of the windows, in bytes
   int tops_[Chunks::COUNT], lefts_[Chunks::COUNT];
-  const T* rows_[Chunks::COUNT];
 };
 
 template <class Tile>
@@ -231,28 +262,53 @@ class AnyTaps {
   using Chunks = Staged<Tile, Tile::N>;
 
  public:
-  DEVICE AnyTaps(const T* weight, const Convolution& c, int first, int out_channels)
-      : run_(c.run()), depth_(c.kernel_h * c.run()) {
+  DEVICE AnyTaps(const T* weight, const ChunkWalk<Tile>& walk, const Convolution& c, int first, int out_channels)
+      : walk_(walk) {
+    const long long depth = c.kernel_h * c.run();
+    weight_ = Span<T>(weight + first * depth, weight + out_channels * depth);
+    const int rows = out_channels - first;
 #pragma unroll
     for (int i = 0; i < Chunks::COUNT; i++) {
-      const int row = first + column_of_row<Tile>(Chunks::row(i));
+      const int row = column_of_row<Tile>(Chunks::row(i));
       // Rows past the last one repeat it; their results are not stored.
-      rows_[i] = weight + static_cast<long long>(row < out_channels ? row : out_channels - 1) * depth_;
+      offsets_[i] = (row < rows ? row : rows - 1) * static_cast<int>(depth * sizeof(T));
     }
   }
 
   DEVICE void load(int, Chunks& staged) {
-    const int begin = walk_.tap * run_;
+#pragma unroll
+    for (int i = 0; i < Chunks::COUNT; i++) staged.chunks[i] = weight_.load(walk_.in_depth(), offset(i));
+  }
+
+  // Makes zeros of what lies outside of the run.
+  DEVICE void complete(Chunks& staged) const {
 #pragma unroll
     for (int i = 0; i < Chunks::COUNT; i++) {
-      const int first = begin + walk_.start + Chunks::chunk() * VECTOR<T>;
-      staged.chunks[i] = load_values(rows_[i], depth_, first, begin + run_);
+      if (!walk_.in_depth()) {
+        staged.chunks[i] = Chunk{0, 0, 0, 0};
+      } else if (!weight_.has_chunk(offset(i))) {
+        staged.chunks[i] = weight_.part(staged.chunks[i], offset(i), 0, walk_.run - walk_.start);
+      }
     }
-    walk_.advance(run_);
+    walk_.cut(staged);
   }
 
  private:
-  int run_, depth_;
-  Walk<Tile> walk_;
-  const T* rows_[Chunks::COUNT];
+  DEVICE int offset(int i) const {
+    return offsets_[i] + (walk_.tap * walk_.run + walk_.start) * static_cast<int>(sizeof(T));
+  }
+
+  const ChunkWalk<Tile>& walk_;
+  Span<T> weight_;
+  int offsets_[Chunks::COUNT];
 };
+
+// For accumulate.
+template <class Tile, class Chunks>
+DEVICE void complete(const AnyWindows<Tile>& windows, Chunks& staged) {
+  windows.complete(staged);
+}
+template <class Tile, class Chunks>
+DEVICE void complete(const AnyTaps<Tile>& taps, Chunks& staged) {
+  taps.complete(staged);
+}

@@ -29,7 +29,8 @@ DEVICE inline u16 bits(f16 x) { return x == x ? bits_as<u16>(x) : 0x7e00; }
 DEVICE inline u32 bits(f32 x) { return x == x ? bits_as<u32>(x) : 0x7fc00000; }
 DEVICE inline u64 bits(f64 x) { return x == x ? bits_as<u64>(x) : 0x7ff8000000000000; }
 
-// Of what nothing is known when it is compiled. (clang 15 takes 0xffffffff for a number of 24 bits when it divides.)
+// Of what nothing is known when it is compiled: for clang 15, 0xffffffff is a number of 24 bits where it divides by, or
+// takes the high half of a product with, another such number.
 DEVICE inline u32 opaque(u32 x) {
 #ifdef __HIP__
   asm("" : "+v"(x));
@@ -43,6 +44,9 @@ DEVICE inline i32 quotient(i32 a, i32 b) { return b == 0 ? a : b == -1 ? 0 - a :
 DEVICE inline i32 remainder(i32 a, i32 b) { return b == 0 || b == -1 ? a : a % b; }
 DEVICE inline i64 quotient(i64 a, i64 b) { return b == 0 ? a : b == -1 ? 0 - a : a / b; }
 DEVICE inline i64 remainder(i64 a, i64 b) { return b == 0 || b == -1 ? a : a % b; }
+
+// The GPU's division is a Newton iteration, which may be one off for a denominator whose digits are all ones.
+DEVICE inline f64 quotient(f64 a, f64 b) { return a / bits_as<f64>(bits_as<u64>(b) & ~1ull); }
 
 // Conversions of what does not fit are undefined.
 DEVICE inline i32 to_i32(f32 x) { return x > -2147483648.0f && x < 2147483648.0f ? (i32)x : 7; }
@@ -81,7 +85,7 @@ DEVICE inline u32 zeros_above(u64 x) { return x ? __builtin_clzll(x) : 64; }
 DEVICE inline u32 rotate(u32 x, u32 by) { return x << (by & 31) | x >> (-by & 31); }
 DEVICE inline u32 funnel(u32 high, u32 low, u32 by) { return (u32)((((u64)high << 32) | low) >> (by & 31)); }
 DEVICE inline u32 field(u32 x, u32 from, u32 width) { return x >> (from & 31) & ((1u << (width & 31)) - 1); }
-DEVICE inline u32 high_product(u32 a, u32 b) { return (u32)((u64)a * b >> 32); }
+DEVICE inline u32 high_product(u32 a, u32 b) { return (u32)((u64)opaque(a) * b >> 32); }
 DEVICE inline i32 high_product(i32 a, i32 b) { return (i32)((i64)a * b >> 32); }
 DEVICE inline u32 product24(u32 a, u32 b) { return (a & 0xffffff) * (b & 0xffffff); }
 DEVICE inline i32 product24(i32 a, i32 b) { return (a << 8 >> 8) * (b << 8 >> 8); }
@@ -89,8 +93,10 @@ DEVICE inline u32 byte_of(u32 x, u32 which) { return x >> 8 * (which & 3) & 255;
 DEVICE inline u32 blend(u32 mask, u32 a, u32 b) { return (mask & a) | (~mask & b); }
 
 #ifdef __HIP__
+// The assembly keeps reads of LDS before the barrier; see late_read in compiled.hip.
 DEVICE inline void barrier() {
   __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
+  asm volatile("" ::: "memory");
   __builtin_amdgcn_s_barrier();
   __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
 }

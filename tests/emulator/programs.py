@@ -10,192 +10,15 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from tests.emulator.crossing import Across, random_across
+from tests.emulator.operations import CONSTANTS, COUNTS, OPERATIONS, TYPES, VARIABLES
+
 LANES = 128  # a workgroup: two waves, so that barriers matter
 INPUTS = 32  # words of input a lane
 MEETING = 16  # places where lanes of all workgroups meet, of up to 8 bytes
 
-TYPES = ("i32", "u32", "i64", "u64", "u16", "f16", "f32", "f64")
-COUNTS = {"i32": 3, "u32": 4, "i64": 2, "u64": 2, "u16": 2, "f16": 2, "f32": 4, "f64": 2}
-VARIABLES = {kind: [f"{kind}_{n}" for n in range(count)] for kind, count in COUNTS.items()}
-
-# By type of the result: a template, and the types of what fills it.
-_SAME_INTEGER = ("{0} + {1}", "{0} - {1}", "{0} * {1}", "{0} & {1}", "{0} | {1}", "{0} ^ {1}")
-OPERATIONS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
-    **{kind: [(f"({text})", (kind, kind)) for text in _SAME_INTEGER] for kind in ("i32", "u32", "i64", "u64")},
-    "u16": [(f"(u16)({text})", ("u16", "u16")) for text in _SAME_INTEGER],
-    **{
-        kind: [(f"({text})", (kind, kind)) for text in ("{0} + {1}", "{0} - {1}", "{0} * {1}")]
-        for kind in ("f16", "f32", "f64")
-    },
-}
-for _kind, _bits in (("i32", 31), ("u32", 31), ("i64", 63), ("u64", 63)):
-    OPERATIONS[_kind] += [
-        (f"({{0}} << ({{1}} & {_bits}))", (_kind, "u32")),
-        (f"({{0}} >> ({{1}} & {_bits}))", (_kind, "u32")),
-        ("(~{0})", (_kind,)),
-        ("({0} * {1} + {2})", (_kind, _kind, _kind)),
-        ("({0} + {1} + {2})", (_kind, _kind, _kind)),
-    ]
-for _kind in TYPES:
-    _other = "f64" if _kind == "f32" else "f32"
-    OPERATIONS[_kind] += [
-        ("smaller({0}, {1})", (_kind, _kind)),
-        ("larger({0}, {1})", (_kind, _kind)),
-        ("middle({0}, {1}, {2})", (_kind, _kind, _kind)),
-        ("({0} < {1} ? {2} : {3})", ("i32", "i32", _kind, _kind)),
-        # Of another type than the result, or LLVM might take it for a minimum: see prelude.h.
-        ("({0} >= {1} ? {2} : {3})", (_other, _other, _kind, _kind)),
-        ("({0} != {1} ? {2} : {3})", (_kind, _kind, _kind, _kind)),
-    ]
-OPERATIONS["i32"] += [
-    ("(i32){0}", ("u32",)), ("(i32){0}", ("i64",)), ("(i32)(short){0}", ("u16",)), ("(i32)(signed char){0}", ("u32",)),
-    ("to_i32({0})", ("f32",)), ("to_i32({0})", ("f64",)), ("to_i32({0})", ("f16",)),
-    ("quotient({0}, {1})", ("i32", "i32")), ("remainder({0}, {1})", ("i32", "i32")),
-    ("({0} < 0 ? 0 - {0} : {0})", ("i32",)), ("high_product({0}, {1})", ("i32", "i32")),
-    ("(product24({0}, {1}) + {2})", ("i32", "i32", "i32")), ("((i32)({0} << 7) >> 19)", ("u32",)),
-]  # fmt: skip
-OPERATIONS["u32"] += [
-    ("(u32){0}", ("i32",)), ("(u32){0}", ("u64",)), ("(u32){0}", ("u16",)), ("(u32)({0} >> 32)", ("u64",)),
-    ("to_u32({0})", ("f32",)), ("to_u32({0})", ("f64",)), ("bits({0})", ("f32",)), ("(u32)bits({0})", ("f16",)),
-    ("(opaque({0}) / ({1} | 1u))", ("u32", "u32")), ("(opaque({0}) % ({1} | 1u))", ("u32", "u32")),
-    ("({0} / 7u)", ("u32",)), ("(({0} & 0xffffffu) / (({1} & 0xffffu) | 1u))", ("u32", "u32")),
-    ("(u32)__builtin_popcount({0})", ("u32",)), ("(u32)__builtin_popcountll({0})", ("u64",)),
-    ("zeros_above({0})", ("u32",)), ("zeros_below({0})", ("u32",)), ("zeros_above({0})", ("u64",)),
-    ("rotate({0}, {1})", ("u32", "u32")), ("rotate({0}, 9)", ("u32",)), ("funnel({0}, {1}, {2})", ("u32",) * 3),
-    ("field({0}, {1}, {2})", ("u32",) * 3), ("field({0}, 5, 11)", ("u32",)), ("blend({0}, {1}, {2})", ("u32",) * 3),
-    ("__builtin_bitreverse32({0})", ("u32",)), ("__builtin_bswap32({0})", ("u32",)),
-    ("high_product({0}, {1})", ("u32", "u32")), ("(product24({0}, {1}) + {2})", ("u32", "u32", "u32")),
-    ("(byte_of({0}, 2) + byte_of({1}, 1))", ("u32", "u32")), ("byte_of({0}, {1})", ("u32", "u32")),
-    ("(({0} & 0xffffu) | {1} << 16)", ("u32", "u32")), ("(({0} << 3) + {1})", ("u32", "u32")),
-    ("(({0} + {1}) << 5)", ("u32", "u32")), ("(u32)({0} < {1})", ("f64", "f64")), ("in[{0} % INPUTS]", ("u32",)),
-    ("(u32)((const u8*)in)[{0} % (4 * INPUTS)]", ("u32",)), ("(u32)((const u16*)in)[{0} % (2 * INPUTS)]", ("u32",)),
-    ("table[{0} & 7]", ("u32",)),
-]  # fmt: skip
-OPERATIONS["i64"] += [
-    ("(i64){0}", ("i32",)), ("(i64){0}", ("u32",)), ("(i64){0}", ("u64",)),
-    ("to_i64({0})", ("f32",)), ("to_i64({0})", ("f64",)), ("((i64){0} * {1})", ("i32", "i32")),
-    ("((i64){0} * {1} + {2})", ("i32", "i32", "i64")),
-]  # fmt: skip
-OPERATIONS["u64"] += [
-    ("(u64){0}", ("u32",)), ("(u64){0}", ("i64",)), ("((u64){0} << 32 | {1})", ("u32", "u32")),
-    ("((u64){0} * {1} + {2})", ("u32", "u32", "u64")), ("to_u64({0})", ("f64",)), ("bits({0})", ("f64",)),
-]  # fmt: skip
-OPERATIONS["u16"] += [
-    ("(u16){0}", ("u32",)), ("bits({0})", ("f16",)), ("(u16)({0} * {1} + {2})", ("u16",) * 3),
-    ("(u16)({0} << ({1} & 15))", ("u16", "u16")), ("(u16)({0} >> ({1} & 15))", ("u16", "u16")),
-    ("(u16)((short){0} >> ({1} & 15))", ("u16", "u16")), ("(u16)({0} >> 16)", ("u32",)),
-]  # fmt: skip
-OPERATIONS["f16"] += [
-    ("(f16){0}", ("f32",)), ("(f16)(short){0}", ("u16",)), ("bits_as<f16>({0})", ("u16",)), ("(-{0})", ("f16",)),
-    ("(f16)__builtin_fabsf({0})", ("f16",)),
-]  # fmt: skip
-OPERATIONS["f32"] += [
-    ("(f32){0}", ("i32",)), ("(f32){0}", ("u32",)), ("(f32){0}", ("i64",)), ("(f32){0}", ("u64",)),
-    ("(f32){0}", ("f16",)), ("(f32){0}", ("f64",)), ("bits_as<f32>({0})", ("u32",)), ("(f32)byte_of({0}, 3)", ("u32",)),
-    ("({0} / {1})", ("f32", "f32")), ("(-{0})", ("f32",)), ("__builtin_fabsf({0})", ("f32",)),
-    ("__builtin_fmaf({0}, {1}, {2})", ("f32",) * 3), ("__builtin_fmaf(-{0}, __builtin_fabsf({1}), {2})", ("f32",) * 3),
-    ("__builtin_floorf({0})", ("f32",)), ("__builtin_ceilf({0})", ("f32",)), ("__builtin_truncf({0})", ("f32",)),
-    ("__builtin_rintf({0})", ("f32",)), ("__builtin_copysignf({0}, {1})", ("f32", "f32")),
-    ("__builtin_fminf({0}, 1.5f)", ("f32",)), ("__builtin_fmaxf({0}, -2.0f)", ("f32",)),
-    ("__builtin_fminf(__builtin_fmaxf({0}, 1.0f), 64.0f)", ("f32",)), ("scaled({0}, {1} & 15)", ("f32", "i32")),
-]  # fmt: skip
-OPERATIONS["f64"] += [
-    ("(f64){0}", ("i32",)), ("(f64){0}", ("u32",)), ("(f64){0}", ("i64",)), ("(f64){0}", ("u64",)),
-    ("(f64){0}", ("f32",)), ("bits_as<f64>({0})", ("u64",)), ("({0} / {1})", ("f64", "f64")), ("(-{0})", ("f64",)),
-    ("__builtin_fma({0}, {1}, {2})", ("f64",) * 3), ("__builtin_floor({0})", ("f64",)),
-    ("__builtin_fabs({0})", ("f64",)), ("__builtin_rint({0})", ("f64",)), ("__builtin_trunc({0})", ("f64",)),
-    ("__builtin_fmin({0}, 3.0)", ("f64",)),
-]  # fmt: skip
-
-CONSTANTS: dict[str, tuple[str, ...]] = {
-    "i32": ("0", "1", "(-1)", "5", "(-17)", "64", "65", "1000003", "(-2147483647 - 1)"),
-    "u32": ("0u", "1u", "31u", "63u", "64u", "255u", "0xffffu", "0x80000000u", "0xffffffffu", "2654435761u"),
-    "i64": ("0ll", "(-1ll)", "3ll", "0x123456789abll", "(-9223372036854775807ll - 1)"),
-    "u64": ("0ull", "1ull", "0xffffffffull", "0x100000000ull", "0x9e3779b97f4a7c15ull"),
-    "u16": ("(u16)0", "(u16)1", "(u16)77", "(u16)0x8000", "(u16)0xffff"),
-    "f16": ("(f16)0", "(f16)1", "(f16)-0.5", "(f16)65504", "(f16)6e-8", "(f16)0.1"),
-    "f32": ("0.0f", "1.0f", "(-0.5f)", "4.0f", "0.15915494f", "1e-40f", "3e38f", "16777216.0f", "0.1f"),
-    "f64": ("0.0", "1.0", "(-2.0)", "0.1", "1e-310", "1e300"),
-}
-
-
 _ATOMICS = ("add", "sub", "and", "or", "xor", "min", "max")
 _ATOMIC_TYPES = ("u32", "i32", "u64")
-
-
-@dataclass(frozen=True)
-class Across:
-    """A way to move 32-bit values across a wave.
-
-    Attributes:
-        device: an expression in `value` and `other`, one number each.
-        host: the same for `lane` of 64, `value` and `other` arrays of a wave.
-    """
-
-    device: str
-    host: str
-
-
-def _dpp(control: int, row_mask: int, bank_mask: int, bound_ctrl: bool, source: str) -> Across:
-    """`source`: the lane a value comes from, negative where there is none."""
-    device = (
-        f"(u32)__builtin_amdgcn_update_dpp((int)other, (int)value, {control}, {row_mask}, {bank_mask}, "
-        f"{str(bound_ctrl).lower()})"
-    )
-    written = f"({row_mask} >> lane / 16 & 1) && ({bank_mask} >> lane % 16 / 4 & 1)"
-    outside = "0u" if bound_ctrl else "other[lane]"
-    host = f"!({written}) ? other[lane] : ({source}) < 0 ? {outside} : value[{source}]"
-    return Across(device, host)
-
-
-def _random_dpp(rng: random.Random) -> Across:
-    by = rng.randrange(1, 16)
-    quad = [rng.randrange(4) for _ in range(4)]
-    packed = sum(lane << 2 * place for place, lane in enumerate(quad))
-    control, source = rng.choice([
-        (packed, f"(lane & ~3) + ({packed} >> 2 * (lane & 3) & 3)"),
-        (0x100 + by, f"lane % 16 + {by} < 16 ? lane + {by} : -1"),
-        (0x110 + by, f"lane % 16 >= {by} ? lane - {by} : -1"),
-        (0x120 + by, f"(lane & ~15) + (lane + 16 - {by}) % 16"),
-        (0x130, "lane < 63 ? lane + 1 : -1"),
-        (0x134, "(lane + 1) % 64"),
-        (0x138, "lane - 1"),
-        (0x13C, "(lane + 63) % 64"),
-        (0x140, "lane ^ 15"),
-        (0x141, "lane ^ 7"),
-        (0x142, "lane >= 16 ? (lane & ~15) - 1 : -1"),
-        (0x143, "lane >= 32 ? 31 : -1"),
-    ])  # fmt: skip
-    masks = rng.choice([(15, 15), (15, 15), (rng.randrange(1, 16), rng.randrange(1, 16))])
-    return _dpp(control, *masks, rng.random() < 0.5, source)
-
-
-def _random_swizzle(rng: random.Random) -> Across:
-    keep, flip_on, flip = rng.randrange(32), rng.randrange(32), rng.randrange(32)
-    control = keep | flip_on << 5 | flip << 10
-    device = f"(u32)__builtin_amdgcn_ds_swizzle((int)value, {control}) + other"
-    return Across(device, f"value[(lane & 32) + (((lane & {keep}) | {flip_on}) ^ {flip}) % 32] + other[lane]")
-
-
-def _random_across(rng: random.Random) -> Across:
-    lane, odd, start = rng.randrange(64), rng.randrange(1, 64, 2), rng.randrange(64)
-    ways = [
-        Across(
-            "(u32)__builtin_amdgcn_ds_bpermute((int)(other * 4), (int)value)",
-            "value[other[lane] % 64]",
-        ),
-        Across(
-            f"(u32)__builtin_amdgcn_ds_permute((int)((lane_id * {odd} + {start}) % 64 * 4), (int)value) ^ other",
-            f"value[pushed_from(lane, {odd}, {start})] ^ other[lane]",
-        ),
-        Across(f"(u32)__builtin_amdgcn_readlane((int)value, {lane}) + other", f"value[{lane}] + other[lane]"),
-        Across("(u32)__builtin_amdgcn_readfirstlane((int)value) ^ other", "value[0] ^ other[lane]"),
-        Across(
-            "(u32)__builtin_popcountll(__builtin_amdgcn_uicmp(value, other, 34) >> (lane_id & 31))",
-            "(u32)__builtin_popcountll(ballot_greater(value, other) >> (lane & 31))",
-        ),
-    ]
-    return rng.choice([*ways, _random_swizzle(rng), *[_random_dpp(rng)] * 6])
 
 
 class _Writer:
@@ -269,16 +92,25 @@ class _Writer:
 
 @dataclass(frozen=True)
 class _Phase:
-    """One phase: what a lane does, or how values move across a wave. `shares`: a barrier has to follow."""
+    """What every lane does."""
 
     lines: list[str]
-    shares: bool = False
-    across: Across | None = None
-    called: bool = False  # a function call on the GPU, its arguments in memory
+    shares: bool = False  # memory with other lanes, so that a barrier has to follow
+    called: bool = False  # as a function of the GPU's own, not inlined
 
 
-def _phases(writer: _Writer) -> list[_Phase]:
-    phases = [_Phase(["  lds[lane] = lane;", "  lds[LANES + lane] = ~lane;"], shares=True)]
+@dataclass(frozen=True)
+class _Crossing:
+    """Moves values across each wave: variables of a lane."""
+
+    target: str
+    value: str
+    other: str
+    across: Across
+
+
+def _phases(writer: _Writer) -> list[_Phase | _Crossing]:
+    phases: list[_Phase | _Crossing] = [_Phase(["  lds[lane] = lane;", "  lds[LANES + lane] = ~lane;"], shares=True)]
     for _ in range(writer.rng.randrange(2, 5)):
         lines = writer.statements(writer.rng.randrange(3, 9), 3, "s")
         phases.append(_Phase(lines, called=writer.rng.random() < 0.1))
@@ -318,9 +150,9 @@ def _atomics(writer: _Writer) -> list[_Phase]:
     return [_Phase([line], shares=True), _Phase([read], shares=True)]
 
 
-def _crossing(writer: _Writer) -> list[_Phase]:
+def _crossing(writer: _Writer) -> list[_Crossing]:
     target, value, other = (writer.target("u32") for _ in range(3))
-    return [_Phase([target, value, other], across=_random_across(writer.rng))]
+    return [_Crossing(target, value, other, random_across(writer.rng))]
 
 
 def program(seed: int) -> str:
@@ -331,7 +163,7 @@ def program(seed: int) -> str:
     text = [f"namespace program_{seed} {{"]
     text += ["DEVICE void uniform(State& q, const u32* in, u32* table) {", *uniform, "}"]
     for number, phase in enumerate(phases):
-        if not phase.across:
+        if isinstance(phase, _Phase):
             inline = "__attribute__((noinline))" if phase.called else "inline"
             text += [f"DEVICE {inline} void phase_{number}({_PARAMETERS}) {{", *phase.lines, "}"]
     text += ["}  // namespace", "#ifdef __HIP__"]
@@ -340,25 +172,25 @@ def program(seed: int) -> str:
     return "\n".join(text)
 
 
-def _device_calls(phases: list[_Phase]) -> list[str]:
+def _device_calls(phases: list[_Phase | _Crossing]) -> list[str]:
     lines = []
     for number, phase in enumerate(phases):
-        if phase.across:
-            target, value, other = phase.lines
-            lines.append(f"  {{ u32 value = {value}, other = {other}; {target} = {phase.across.device}; }}")
-        else:
-            lines.append(f"  phase_{number}(s, q, mine, table, lds, shared, lane);")
+        if isinstance(phase, _Crossing):
+            operands = f"u32 value = {phase.value}, other = {phase.other};"
+            lines.append(f"  {{ {operands} {phase.target} = {phase.across.device}; }}")
+            continue
+        lines.append(f"  phase_{number}(s, q, mine, table, lds, shared, lane);")
         if phase.shares:
             lines.append("  barrier();")
     return lines
 
 
-def _host_calls(phases: list[_Phase]) -> list[str]:
+def _host_calls(phases: list[_Phase | _Crossing]) -> list[str]:
     lines = []
     for number, phase in enumerate(phases):
-        if phase.across:
-            target, value, other = (name.removeprefix("s.") for name in phase.lines)
-            lines.append(_HOST_ACROSS.format(target=target, value=value, other=other, across=phase.across.host))
+        if isinstance(phase, _Crossing):
+            variables = {name: getattr(phase, name).removeprefix("s.") for name in ("target", "value", "other")}
+            lines.append(_HOST_ACROSS.format(**variables, across=phase.across.host))
         else:
             call = f"phase_{number}(s[i], q, mine + i * INPUTS, table[i], lds, shared, i);"
             lines.append(f"    for (u32 i = 0; i < LANES; ++i) {call}")

@@ -50,6 +50,19 @@ ODD: dict[str, list[Make]] = {
         lambda dtype, act, **given: problems.conv2d((1, 3, 25, 23), 37, (7, 7), dtype, act, stride=(2, 2), **given),
         lambda dtype, act, **given: problems.conv2d((2, 19, 6, 7), 5, (3, 2), dtype, act, padding=(0, 1), **given),
         lambda dtype, act, **given: problems.conv2d((37, 5, 1, 1), 3, (3, 3), dtype, act, **given),
+        lambda dtype, act, **given: problems.conv2d((1, 1, 1, 1), 1, (1, 1), dtype, act, **given),
+        lambda dtype, act, **given: problems.conv2d((2, 2, 5, 9), 17, (3, 5), dtype, act, padding=(4, 6), **given),
+        # Stems: ResNet's, ConvNeXt's, DeiT's, and a patch of rows with 12 channels.
+        lambda dtype, act, **given: problems.conv2d((2, 3, 19, 31), 64, (7, 7), dtype, act, stride=(2, 2), **given),
+        lambda dtype, act, **given: problems.conv2d(
+            (2, 3, 13, 23), 96, (4, 4), dtype, act, stride=(4, 4), padding=(0, 0), **given
+        ),
+        lambda dtype, act, **given: problems.conv2d(
+            (3, 3, 32, 53), 192, (16, 16), dtype, act, stride=(16, 16), padding=(0, 0), **given
+        ),
+        lambda dtype, act, **given: problems.conv2d(
+            (2, 12, 9, 5), 40, (4, 1), dtype, act, stride=(4, 1), padding=(0, 0), **given
+        ),
     ],
     "depthwise_pointwise": [
         lambda dtype, act, **given: problems.depthwise_pointwise((2, 37, 9, 11), 67, 3, dtype, act, stride=2, **given),
@@ -81,6 +94,13 @@ LAYERS: dict[str, list[Make]] = {
     "depthwise_pointwise": [
         lambda dtype, act: problems.depthwise_pointwise((1, 96, 14, 14), 96, 7, dtype, act),  # ConvNeXt-T
         lambda dtype, act: problems.depthwise_pointwise((2, 192, 7, 7), 192, 7, dtype, act),
+        # Its widths and others that strips of 7 or 8 pixels fill; heights that rows in pairs do not.
+        lambda dtype, act: problems.depthwise_pointwise((2, 24, 5, 56), 24, 7, dtype, act),
+        lambda dtype, act: problems.depthwise_pointwise((1, 40, 11, 28), 16, 7, dtype, act),
+        lambda dtype, act: problems.depthwise_pointwise((3, 16, 3, 14), 8, 7, dtype, act, residual=False),
+        lambda dtype, act: problems.depthwise_pointwise((5, 8, 7, 7), 24, 7, dtype, act, bias=False),
+        lambda dtype, act: problems.depthwise_pointwise((3, 24, 9, 16), 40, 7, dtype, act),
+        lambda dtype, act: problems.depthwise_pointwise((3, 8, 1, 8), 8, 7, dtype, act),
     ],
     "dual_linear": [lambda dtype, act: problems.dual_linear(197, 192, 192, 192, dtype, act)],
     "epilogue": [lambda dtype, act: problems.epilogue(problems.image(2, 64, 14, 14, dtype), act)],
