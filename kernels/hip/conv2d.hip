@@ -61,7 +61,8 @@ ALIGNED(float32, 128, 128, 16, 4, 2)
 ALIGNED(float32, 192, 64, 16, 4, 2)
 
 ALIGNED(float16, 128, 128, 32, 4, 2)
-ALIGNED(float16, 192, 64, 32, 4, 2)
+ALIGNED(float16, 128, 192, 32, 4, 2)
+ALIGNED(float16, 320, 64, 32, 4, 2)
 
 ALIGNED(bfloat16, 128, 128, 32, 4, 2)
 ALIGNED(bfloat16, 192, 64, 32, 4, 2)

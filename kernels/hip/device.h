@@ -30,6 +30,8 @@ DEVICE unsigned workgroup() { return __builtin_amdgcn_workgroup_id_x(); }
 // Also a fence for LDS: what a wave wrote before it, every wave of the workgroup reads after it.
 DEVICE void barrier() {
   __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
+  // Without this clang 15 moves a read of LDS beyond the barrier, where its value is first used behind a loop.
+  asm volatile("" ::: "memory");
   __builtin_amdgcn_s_barrier();
   __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
 }
