@@ -11,8 +11,12 @@ namespace updp::emulator {
 
 class FirstLevel {
  public:
-  // As many sets as `bytes` holds; 0: a cache that holds nothing.
-  explicit FirstLevel(u32 bytes) : sets_(bytes / (kWays * kLine)) { clear(); }
+  // As many sets as `bytes` holds, rounded down to a power of two; 0: a cache that holds nothing.
+  explicit FirstLevel(u32 bytes) {
+    const u32 sets = bytes / (kWays * kLine);
+    if (sets) sets_.resize(u32{1} << (31 - __builtin_clz(sets)));
+    clear();
+  }
 
   static constexpr u32 kLine = 64, kWays = 4;
 

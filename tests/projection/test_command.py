@@ -19,7 +19,7 @@ MODEL = ("project", "test_vit", "--batch", "8", "--img-size", "96")
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "TERM": "xterm"})
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, result.stdout, result.stderr
 
@@ -71,7 +71,10 @@ def test_a_folder_projects_as_its_model(tmp_path: Path) -> None:
         json.loads(run("project", name, "--batch", "8", "--img-size", "96", "--backend", "hip", "--json")[1])
         for name in (str(tmp_path / "saved"), "test_vit")
     )
-    assert by_folder["rows"] == by_name["rows"]
+    counts = [{row["problem"]: row["count"] for row in report["rows"]} for report in (by_folder, by_name)]
+    assert counts[0] == counts[1]
+    # Which lines share a set of L1 depends on where memory happened to lie.
+    assert by_folder["total"]["ms"] == pytest.approx(by_name["total"]["ms"], rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_errors_say_what_to_do() -> None:
     model, images = model_and_images("resnet18")
     with pytest.raises(ValueError, match=r"call model\.eval\(\) first"):
         updp_rt.accelerate(copy.deepcopy(model).train(), images)
-    with pytest.raises(ValueError, match="unknown backend 'cuda': choose among onednn, triton, vendor, reference"):
+    with pytest.raises(ValueError, match="unknown backend 'cuda': choose among onednn, triton, hip, vendor, reference"):
         updp_rt.accelerate(model, images, backends=["cuda"])
     with pytest.raises(ValueError, match="nothing to restore"):
         updp_rt.restore(model)
