@@ -7,14 +7,12 @@ from torch import Tensor
 
 from ..checks import (
     ACTIVATIONS,
-    as_rows,
     check,
-    check_activation,
-    check_dtypes,
-    check_image,
-    check_rows,
-    check_shape,
-    output_size,
+    check_conv2d,
+    check_depthwise_pointwise,
+    check_dual_linear,
+    check_epilogue,
+    check_linear,
 )
 from .device import device_of
 from .manifest import Kernel
@@ -39,18 +37,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | No
     Raises:
         ValueError: shapes, memory layouts, dtypes or the activation do not fit the operator or the kernel.
     """
+    check_linear(x, weight, bias, residual, act)
     m, k, n = x.shape[0], x.shape[-1], weight.shape[0]
-    check_activation(act)
     check(k > 0, "x has no columns")
-    check_dtypes(x, weight=weight, residual=residual)
-    check_rows("x", x, k)
-    check_shape("weight", weight, (n, k))
-    _check_bias("bias", bias, n)
-    if residual is not None:
-        check_rows("residual", residual, n)
-        check(residual.shape[0] == m, f"residual has {residual.shape[0]} rows, x {m}")
     stride_residual = n if residual is None else residual.stride(0)
-    _check_kernel(kernel, "linear", x, (x, weight, residual), (k, n, x.stride(0), stride_residual))
+    _check_kernel(kernel, "linear", x, (bias,), (x, weight, residual), (k, n, x.stride(0), stride_residual))
     y = torch.empty((m, n), dtype=x.dtype, device=x.device)
     if m:
         sizes = (m, n, k, x.stride(0), stride_residual)
@@ -76,17 +67,10 @@ def dual_linear(
     Raises:
         ValueError: shapes, memory layouts, dtypes or the activation do not fit the operator or the kernel.
     """
+    check_dual_linear(x, a, w_x, w_a, bias, act)
     m, k_x, k_a, n = x.shape[0], x.shape[-1], a.shape[-1], w_x.shape[0]
-    check_activation(act)
     check(k_x > 0 and k_a > 0, "x and a must have columns")
-    check_dtypes(x, a=a, w_x=w_x, w_a=w_a)
-    check_rows("x", x, k_x)
-    check_rows("a", a, k_a)
-    check(a.shape[0] == m, f"a has {a.shape[0]} rows, x {m}")
-    check_shape("w_x", w_x, (n, k_x))
-    check_shape("w_a", w_a, (n, k_a))
-    _check_bias("bias", bias, n)
-    _check_kernel(kernel, "dual_linear", x, (x, a, w_x, w_a), (k_x, k_a, n, x.stride(0), a.stride(0)))
+    _check_kernel(kernel, "dual_linear", x, (bias,), (x, a, w_x, w_a), (k_x, k_a, n, x.stride(0), a.stride(0)))
     y = torch.empty((m, n), dtype=x.dtype, device=x.device)
     if m:
         sizes = (m, n, k_x, k_a, x.stride(0), a.stride(0))
@@ -121,18 +105,11 @@ def conv2d(
     Raises:
         ValueError: shapes, memory layouts, dtypes or the activation do not fit the operator or the kernel.
     """
-    check_activation(act)
-    check_image("x", x)
-    check_dtypes(x, weight=weight, residual=residual)
-    batch, channels, height, width = x.shape
-    check(weight.dim() == 4, f"weight must be packed [O, KH, KW, I], not {list(weight.shape)}")
-    out_channels, kernel_h, kernel_w = weight.shape[:3]
-    check_shape("weight", weight, (out_channels, kernel_h, kernel_w, channels))
-    out = output_size((height, width), (kernel_h, kernel_w), stride, padding)
-    _check_bias("bias", bias, out_channels)
-    _check_residual(residual, (batch, out_channels, *out))
-    _check_kernel(kernel, "conv2d", x, (x, weight, residual), (channels, out_channels))
-    y = _empty_image(x, (batch, out_channels, *out))
+    shape = check_conv2d(x, weight, bias, residual, act, stride, padding)
+    (_, channels, height, width), (kernel_h, kernel_w) = x.shape, weight.shape[1:3]
+    batch, out_channels, *out = shape
+    _check_kernel(kernel, "conv2d", x, (bias,), (x, weight, residual), (channels, out_channels))
+    y = _empty_image(x, shape)
     if batch:
         sizes = (batch, height, width, channels, *out, out_channels, kernel_h, kernel_w, *stride, *padding)
         grid = _tiles(kernel, batch * out[0] * out[1], out_channels)
@@ -172,21 +149,11 @@ def depthwise_pointwise(
     Raises:
         ValueError: shapes, memory layouts, dtypes or the activation do not fit the operator or the kernel.
     """
-    check_activation(act)
-    check_image("x", x)
-    check_dtypes(x, w_dw=w_dw, w_pw=w_pw, residual=residual)
-    batch, channels, height, width = x.shape
-    out_channels = w_pw.shape[0]
-    check(w_dw.dim() == 3, f"w_dw must be packed [KH, KW, C], not {list(w_dw.shape)}")
-    kernel_h, kernel_w = w_dw.shape[:2]
-    check_shape("w_dw", w_dw, (kernel_h, kernel_w, channels))
-    check_shape("w_pw", w_pw, (out_channels, channels))
-    out = output_size((height, width), (kernel_h, kernel_w), stride, padding)
-    _check_bias("b_dw", b_dw, channels)
-    _check_bias("b_pw", b_pw, out_channels)
-    _check_residual(residual, (batch, out_channels, *out))
-    _check_kernel(kernel, "depthwise_pointwise", x, (x, w_dw, w_pw, residual), (channels, out_channels))
-    y = _empty_image(x, (batch, out_channels, *out))
+    shape = check_depthwise_pointwise(x, w_dw, b_dw, w_pw, b_pw, residual, act, stride, padding)
+    (_, channels, height, width), (kernel_h, kernel_w) = x.shape, w_dw.shape[:2]
+    batch, out_channels, *out = shape
+    _check_kernel(kernel, "depthwise_pointwise", x, (b_dw, b_pw), (x, w_dw, w_pw, residual), (channels, out_channels))
+    y = _empty_image(x, shape)
     if batch:
         sizes = (batch, height, width, channels, *out, out_channels, kernel_h, kernel_w, *stride, *padding)
         tensors = (x, w_dw, b_dw, w_pw, b_pw, residual, y)
@@ -211,14 +178,10 @@ def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, 
     Raises:
         ValueError: shapes, memory layouts, dtypes or the activation do not fit the operator or the kernel.
     """
-    check_activation(act)
-    check_dtypes(y, residual=residual)
-    check(residual is None or residual.shape == y.shape, "residual must have the shape of y")
-    rows, other = as_rows("y", y), None if residual is None else as_rows("residual", residual)
+    rows, other = check_epilogue(y, bias, residual, act)
     m, n = rows.shape
-    _check_bias("bias", bias, n)
     stride_residual = n if other is None else other.stride(0)
-    _check_kernel(kernel, "epilogue", y, (rows, other), (n, rows.stride(0), stride_residual))
+    _check_kernel(kernel, "epilogue", y, (bias,), (rows, other), (n, rows.stride(0), stride_residual))
     if m:
         sizes = (m, n, rows.stride(0), stride_residual)
         _launch(kernel, _tiles(kernel, m, n), (rows, bias, other, *sizes, ACTIVATIONS.index(act)))
@@ -238,32 +201,27 @@ def _launch(kernel: Kernel, grid: int, arguments: tuple[Tensor | int | None, ...
 
 
 def _check_kernel(
-    kernel: Kernel, operator: str, x: Tensor, tensors: tuple[Tensor | None, ...], sizes: tuple[int, ...]
+    kernel: Kernel,
+    operator: str,
+    x: Tensor,
+    biases: tuple[Tensor | None, ...],
+    tensors: tuple[Tensor | None, ...],
+    sizes: tuple[int, ...],
 ) -> None:
     check(
         kernel.operator == operator and f"torch.{kernel.dtype}" == str(x.dtype),
         f"{kernel.name} is a kernel for {kernel.operator} in {kernel.dtype}, not for {operator} in {x.dtype}",
     )
+    for bias in biases:
+        check(bias is None or bias.dtype == torch.float32, "HIP kernels take biases in float32")
     if kernel.aligned:
         unit = 16 // x.element_size()
         check(
             all(size % unit == 0 and size < FAR for size in sizes)
-            and all(t is None or t.data_ptr() % 16 == 0 for t in tensors),
+            and all(t is None or t.data_ptr() % 16 == 0 for t in (*tensors, *biases)),
             f"{kernel.name} takes addresses on 16 bytes, and channels and row distances that are multiples of {unit} "
             f"below {FAR}",
         )
-
-
-def _check_bias(name: str, bias: Tensor | None, size: int) -> None:
-    if bias is not None:
-        check_shape(name, bias, (size,))
-        check(bias.dtype == torch.float32, f"{name} must be float32, not {bias.dtype}")
-
-
-def _check_residual(residual: Tensor | None, shape: tuple[int, ...]) -> None:
-    if residual is not None:
-        check_image("residual", residual)
-        check(residual.shape == shape, f"residual must be {list(shape)}, not {list(residual.shape)}")
 
 
 def _empty_image(x: Tensor, shape: tuple[int, ...]) -> Tensor:

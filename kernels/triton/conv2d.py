@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..checks import check, check_activation, check_dtypes, check_image, check_shape, output_size
+from ..checks import check_conv2d
 from .gemm import multiple, rows_of_tile, store_tile, tile_position
 from .launch import common_unit, wrap_triton
 from .tiles import Tile, tile_for
@@ -115,20 +115,9 @@ def conv2d(
     Raises:
         ValueError: shapes, memory layouts, dtypes or the activation do not fit.
     """
-    check_activation(act)
-    check_image("x", x)
-    check_dtypes(x, weight=weight, residual=residual)
-    batch, channels, height, width = x.shape
-    check(weight.dim() == 4, f"weight must be packed [O, KH, KW, I], not {list(weight.shape)}")
-    out_channels, kernel_h, kernel_w = weight.shape[:3]
-    check_shape("weight", weight, (out_channels, kernel_h, kernel_w, channels))
-    out_height, out_width = output_size((height, width), (kernel_h, kernel_w), stride, padding)
-    shape = (batch, out_channels, out_height, out_width)
-    if bias is not None:
-        check_shape("bias", bias, (out_channels,))
-    if residual is not None:
-        check_image("residual", residual)
-        check(residual.shape == shape, f"residual must be {list(shape)}, not {list(residual.shape)}")
+    shape = check_conv2d(x, weight, bias, residual, act, stride, padding)
+    (_, channels, height, width), (kernel_h, kernel_w) = x.shape, weight.shape[1:3]
+    batch, out_channels, out_height, out_width = shape
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     if batch == 0:
         return y

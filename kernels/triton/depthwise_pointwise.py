@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..checks import check, check_activation, check_dtypes, check_image, check_shape, output_size
+from ..checks import check_depthwise_pointwise
 from .gemm import multiple, rows_of_tile, store_tile
 from .launch import common_unit, wrap_triton
 from .tiles import Tile, tile_for
@@ -135,24 +135,9 @@ def depthwise_pointwise(
     Raises:
         ValueError: shapes, memory layouts, dtypes or the activation do not fit.
     """
-    check_activation(act)
-    check_image("x", x)
-    check_dtypes(x, w_dw=w_dw, w_pw=w_pw, residual=residual)
-    batch, channels, height, width = x.shape
-    out_channels = w_pw.shape[0]
-    check(w_dw.dim() == 3, f"w_dw must be packed [KH, KW, C], not {list(w_dw.shape)}")
-    kernel_h, kernel_w = w_dw.shape[:2]
-    check_shape("w_dw", w_dw, (kernel_h, kernel_w, channels))
-    check_shape("w_pw", w_pw, (out_channels, channels))
-    out_height, out_width = output_size((height, width), (kernel_h, kernel_w), stride, padding)
-    shape = (batch, out_channels, out_height, out_width)
-    if b_dw is not None:
-        check_shape("b_dw", b_dw, (channels,))
-    if b_pw is not None:
-        check_shape("b_pw", b_pw, (out_channels,))
-    if residual is not None:
-        check_image("residual", residual)
-        check(residual.shape == shape, f"residual must be {list(shape)}, not {list(residual.shape)}")
+    shape = check_depthwise_pointwise(x, w_dw, b_dw, w_pw, b_pw, residual, act, stride, padding)
+    (_, channels, height, width), (kernel_h, kernel_w) = x.shape, w_dw.shape[:2]
+    batch, out_channels, out_height, out_width = shape
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     if batch == 0:
         return y

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..checks import check, check_activation, check_dtypes, check_rows, check_shape
+from ..checks import check_dual_linear
 from .gemm import accumulate, multiple, rows_of_tile, store_tile, tile_position
 from .launch import common_unit, wrap_triton
 from .tiles import Tile, tile_for
@@ -70,16 +70,8 @@ def dual_linear(x: Tensor, a: Tensor, w_x: Tensor, w_a: Tensor, bias: Tensor | N
     Raises:
         ValueError: shapes, memory layouts, dtypes or the activation do not fit.
     """
+    check_dual_linear(x, a, w_x, w_a, bias, act)
     m, k_x, k_a, n = x.shape[0], x.shape[-1], a.shape[-1], w_x.shape[0]
-    check_activation(act)
-    check_dtypes(x, a=a, w_x=w_x, w_a=w_a)
-    check_rows("x", x, k_x)
-    check_rows("a", a, k_a)
-    check(a.shape[0] == m, f"a has {a.shape[0]} rows, x {m}")
-    check_shape("w_x", w_x, (n, k_x))
-    check_shape("w_a", w_a, (n, k_a))
-    if bias is not None:
-        check_shape("bias", bias, (n,))
     y = torch.empty((m, n), dtype=x.dtype, device=x.device)
     if m == 0:
         return y

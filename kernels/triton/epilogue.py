@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..checks import as_rows, check, check_activation, check_dtypes, check_shape
+from ..checks import check_epilogue
 from .gemm import multiple, store_tile, tile_position
 from .launch import common_unit, wrap_triton
 from .tiles import Tile, tile_for
@@ -54,14 +54,8 @@ def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, 
     Raises:
         ValueError: shapes, memory layouts, dtypes or the activation do not fit.
     """
-    check_activation(act)
-    check_dtypes(y, residual=residual)
-    check(residual is None or residual.shape == y.shape, "residual must have the shape of y")
-    rows = as_rows("y", y)
+    rows, other = check_epilogue(y, bias, residual, act)
     m, n = rows.shape
-    if bias is not None:
-        check_shape("bias", bias, (n,))
-    other = None if residual is None else as_rows("residual", residual)
     if m == 0:
         return y
     stride_residual = n if other is None else other.stride(0)

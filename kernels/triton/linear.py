@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..checks import check, check_activation, check_dtypes, check_rows, check_shape
+from ..checks import check_linear
 from .gemm import accumulate, multiple, rows_of_tile, store_tile, tile_position
 from .launch import common_unit, wrap_triton
 from .tiles import Tile, tile_for
@@ -66,16 +66,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | No
     Raises:
         ValueError: shapes, memory layouts, dtypes or the activation do not fit.
     """
+    check_linear(x, weight, bias, residual, act)
     m, k, n = x.shape[0], x.shape[-1], weight.shape[0]
-    check_activation(act)
-    check_dtypes(x, weight=weight, residual=residual)
-    check_rows("x", x, k)
-    check_shape("weight", weight, (n, k))
-    if bias is not None:
-        check_shape("bias", bias, (n,))
-    if residual is not None:
-        check_rows("residual", residual, n)
-        check(residual.shape[0] == m, f"residual has {residual.shape[0]} rows, x {m}")
     y = torch.empty((m, n), dtype=x.dtype, device=x.device)
     if m == 0:
         return y
