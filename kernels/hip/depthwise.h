@@ -1,11 +1,12 @@
 // The depthwise half of depthwise_pointwise: from an image straight into the operand in LDS that the 1x1 half takes.
 //
 //   MixedTile                    a tile of eight strips of neighbouring output pixels; all waves compute all its rows
+//   Halves                       which pixels those are
 //   AlignedDepthwise             for channels that are a multiple of VECTOR<T>
 //   AnyDepthwise                 nothing assumed; a value at a time
 //
-// A lane mixes 4 bytes of channels of one strip at a time. Of the 7x7 kernel at stride 1, it reads each row of the
-// image once for the whole strip.
+// A lane mixes 4 bytes of channels. Of the 7x7 kernel at stride 1, it reads each row of the image once for a whole
+// strip; where maps allow, for two strips, one below the other: eight rows instead of twice seven.
 #pragma once
 
 #include "strip.h"
@@ -15,23 +16,51 @@ template <class T_, int PIXELS_, int N_, int K_, int WAVES_>
 struct MixedTile {
   using T = T_;
   static constexpr int PIXELS = PIXELS_, N = N_, K = K_, WAVES = WAVES_;
-  static constexpr int STRIP = PIXELS / 8;
-  static constexpr int M = divide_up(PIXELS, 16) * 16;  // rows past PIXELS are of no pixel, and not stored
+  static constexpr int STRIP = PIXELS / 8, HALF = PIXELS / 2;
   static constexpr int LANES = WAVES * WAVE_LANES;
   static constexpr int CHUNKS = K / VECTOR<T>;  // of a row
   // In LDS, rows lie so far apart that the same chunk of eight rows touches each of the 32 banks once.
-  static constexpr int ROW = CHUNKS + 1, BUFFERS = WAVES == 1 ? 1 : 2;
-  static constexpr int WAVE_M = M, WAVE_N = N / WAVES;
-  static constexpr int BLOCKS_M = WAVE_M / 16, BLOCKS_N = WAVE_N / Mma<T>::COLUMNS;
+  static constexpr int ROW = CHUNKS + 1, BUFFERS = WAVES <= 2 ? 1 : 2;
+  // Each half has blocks of its own. What its last one has past HALF is of no pixel, and not stored.
+  static constexpr int HALF_BLOCKS = divide_up(HALF, 16), ROWS = HALF + HALF_BLOCKS * 16;
+  static constexpr int WAVE_N = N / WAVES;
+  static constexpr int BLOCKS_M = 2 * HALF_BLOCKS, BLOCKS_N = WAVE_N / Mma<T>::COLUMNS;
   static_assert(CHUNKS % 4 == 0, "a row in LDS has a multiple of 64 bytes");
   static_assert(WAVE_N % Mma<T>::COLUMNS == 0, "waves compute whole blocks");
 
   static DEVICE int wave_row() { return 0; }
   static DEVICE int wave_column() { return wave_of_workgroup() * WAVE_N; }
+  // The operand's first row of block `i`.
+  static constexpr DEVICE int row_of_block(int i) { return i / HALF_BLOCKS * HALF + i % HALF_BLOCKS * 16; }
 };
 
-// What a lane mixes of a step: always the same word of channels, in each turn of another strip. Sixteen lanes share a
-// strip, and with it lines of 64 bytes; the next sixteen have the next strip, which needs nearly the same lines.
+// Whether a 7x7 kernel slides along strips that each lie within a row, whose first and last alone reach over its ends.
+template <class Tile>
+DEVICE bool slides(const Convolution& c) {
+  return c.kernel_h == TAPS && c.kernel_w == TAPS && c.stride_h == 1 && c.stride_w == 1 && c.pad_h == MARGIN &&
+         c.pad_w == MARGIN && c.out_width % Tile::STRIP == 0;
+}
+
+// Which pixels a tile has: two runs of HALF neighbours. Where they can be, the runs are one below the other.
+template <class Tile>
+struct Halves {
+  static constexpr int HALF = Tile::HALF;
+  int first[2];
+  bool paired;  // all strips have their pair right below
+
+  DEVICE Halves(const Convolution& c, unsigned tile) {
+    const unsigned width = c.out_width, across = width / HALF;
+    paired = slides<Tile>(c) && c.out_height % 2 == 0 && (width % HALF == 0 || 2 * width == HALF);
+    const bool wide = paired && across > 1;
+    first[0] = wide ? tile / across * 2 * width + tile % across * HALF : tile * 2 * HALF;
+    first[1] = first[0] + (wide ? width : HALF);
+  }
+  // The first of a strip.
+  DEVICE int pixel(int strip) const { return (strip < 4 ? first[0] : first[1]) + strip % 4 * Tile::STRIP; }
+};
+
+// What a lane mixes of a step: always the same word of channels of several strips. Sixteen lanes share a strip, and
+// with it lines of 64 bytes; the next sixteen have the next strip, which needs nearly the same lines.
 template <class Tile>
 struct Share {
   using T = typename Tile::T;
@@ -40,7 +69,7 @@ struct Share {
   static_assert(Tile::LANES % WORDS == 0 && 8 % STRIPS == 0, "all lanes mix as much");
 
   static DEVICE int word() { return lane_of_workgroup() / (16 * STRIPS) * 16 + lane_of_workgroup() % 16; }
-  static DEVICE int strip(int turn) { return turn * STRIPS + lane_of_workgroup() / 16 % STRIPS; }
+  static DEVICE int place() { return lane_of_workgroup() / 16 % STRIPS; }
 
   // Rounds the values of pixel `p` of the strip to T, and puts them into their row of the operand.
   static DEVICE void put(Chunk* operand, int strip, int p, const float (&values)[VALUES]) {
@@ -60,42 +89,39 @@ class AlignedDepthwise {
   using T = typename Tile::T;
   using Lane = Share<Tile>;
   static constexpr int VALUES = Lane::VALUES, STRIP = Tile::STRIP;
-  static constexpr int ABOVE = -TAPS;  // a window's first row from where it does not reach the image
+  static constexpr int ABOVE = -TAPS - 1;  // a window's first row from where it does not reach the image
+  static_assert(Lane::STRIPS == 4, "a lane has one pair of strips");
 
  public:
-  // The windows of pixels from `first` on, of the `pixels` there are; the images they lie in span less than 2 GB.
+  // The windows of `halves`, of the `pixels` there are; the images they lie in span less than 2 GB.
   // `weight` is [kernel_h, kernel_w, channels], `bias` [channels] or null.
-  DEVICE AlignedDepthwise(const T* x, const T* weight, const float* bias, const Convolution& c, int first, int pixels)
-      : c_(c), corner_(c, first), x_(window_origin(x, c, corner_)), weight_(weight), bias_(bias), first_(first),
-        pixels_(pixels) {
-    // Strips then are within a row, and only a row's first one reaches over its left end, its last one over the right.
-    slides_ = c.kernel_h == TAPS && c.kernel_w == TAPS && c.stride_w == 1 && c.pad_w == MARGIN &&
-              c.out_width % STRIP == 0;
-#pragma unroll
-    for (int turn = 0; turn < Lane::TURNS; turn++) {
-      const int pixel = first + Lane::strip(turn) * STRIP;
-      const Window window(c, pixel);
-      const unsigned pixel_bytes = c.channels * sizeof(T), begin = offset_of(window);
-      const bool rightmost = window.left + (STRIP + TAPS - 1) * c.channels > c.line();
-      strips_[turn] = {window.left < 0 ? Buffer::NOWHERE : begin, begin + MARGIN * pixel_bytes,
-                       rightmost ? Buffer::NOWHERE : begin + (MARGIN + STRIP) * pixel_bytes,
-                       pixel < pixels ? window.top : ABOVE};
-    }
+  DEVICE AlignedDepthwise(const T* x, const T* weight, const float* bias, const Convolution& c,
+                          const Halves<Tile>& halves, int pixels)
+      : c_(c), corner_(c, halves.first[0]), x_(window_origin(x, c, corner_)), weight_(weight), bias_(bias),
+        halves_(halves), pixels_(pixels) {
+    // Of maps half as wide as a run, a run has two rows.
+    const bool narrow = halves.paired && 2 * c.out_width == Tile::HALF;
+    number_ = narrow ? Lane::place() / 2 * 4 + Lane::place() % 2 : Lane::place();
+    below_ = narrow ? 2 : 4;
+    strip_ = strip(number_);
   }
 
   // Fills the operand with the channels from `start` on. `meanwhile` is done once on the way, where registers are free.
   template <class Meanwhile>
   DEVICE void put(int start, Chunk* operand, Meanwhile meanwhile) const {
     const int channel = start + Lane::word() * VALUES;
+    if (halves_.paired) {
+      slide<2>(strip_, channel, operand, meanwhile);
+    } else if (slides<Tile>(c_)) {
+      slide<1>(strip_, channel, operand, [] {});
+      // Not kept in registers from step to step, which paired strips have no room for.
+      const int second = anew(4);
+      slide<1>(strip(number_ + second), channel, operand + second * STRIP * Tile::ROW, meanwhile);
+    } else {
+      meanwhile();
 #pragma unroll 1
-    for (int turn = 0; turn < Lane::TURNS; turn++) {
-      if (slides_) {
-        slide(turn, channel, operand, meanwhile);
-      } else {
-        walk(turn, channel, operand);
-      }
+      for (int turn = 0; turn < Lane::TURNS; turn++) walk(turn * Lane::STRIPS + Lane::place(), channel, operand);
     }
-    if (!slides_ || Lane::TURNS > 1) meanwhile();
   }
 
  private:
@@ -105,14 +131,19 @@ class AlignedDepthwise {
     int top;
   };
 
-  // A 7x7 kernel at stride 1: a lane reads each row of the image once for the whole strip.
-  template <class Meanwhile>
-  DEVICE void slide(int turn, int channel, Chunk* operand, Meanwhile meanwhile) const {
-    Strip strip = strips_[0];
-#pragma unroll
-    for (int i = 1; i < Lane::TURNS; i++) {
-      if (turn == i) strip = strips_[i];
-    }
+  DEVICE Strip strip(int number) const {
+    const int pixel = halves_.pixel(number);
+    const Window window(c_, pixel);
+    const unsigned pixel_bytes = c_.channels * sizeof(T), begin = offset_of(window);
+    const bool rightmost = window.left + (STRIP + TAPS - 1) * c_.channels > c_.line();
+    return {window.left < 0 ? Buffer::NOWHERE : begin, begin + MARGIN * pixel_bytes,
+            rightmost ? Buffer::NOWHERE : begin + (MARGIN + STRIP) * pixel_bytes, pixel < pixels_ ? window.top : ABOVE};
+  }
+
+  // A 7x7 kernel at stride 1: a lane reads each row of the image once for the whole strip, and for the one below it if
+  // OUT is 2.
+  template <int OUT, class Meanwhile>
+  DEVICE void slide(const Strip& strip, int channel, Chunk* operand, Meanwhile meanwhile) const {
     // Moving on from NOWHERE is nowhere, too.
     const unsigned left = strip.left + channel * sizeof(T), middle = strip.middle + channel * sizeof(T);
     const unsigned right = strip.right + channel * sizeof(T);
@@ -121,55 +152,76 @@ class AlignedDepthwise {
     // Pixels, and taps, lie `pixel_bytes` apart, the same for all lanes: those distances stay in scalar registers.
     const int pixel_bytes = anew(c_.channels * sizeof(T)), line_bytes = c_.width * pixel_bytes;
 
-    auto load = [&](int tap, StripRow<STRIP>& row) {
-      const bool in_column = static_cast<unsigned>(top + tap) < static_cast<unsigned>(c_.height);
-      const int line = anew(tap * line_bytes), taps = anew(tap * TAPS * pixel_bytes);
+    auto load_pixels = [&](int row, StripRow<STRIP>& pixels) {
+      const bool in_column = static_cast<unsigned>(top + row) < static_cast<unsigned>(c_.height);
+      const int line = anew(row * line_bytes);
 #pragma unroll
-      for (int j = 0; j < row.PIXELS; j++) {
+      for (int j = 0; j < pixels.PIXELS; j++) {
         const unsigned from = j < MARGIN ? left : j < MARGIN + STRIP ? middle : right;
         const int first = j < MARGIN ? 0 : j < MARGIN + STRIP ? MARGIN : MARGIN + STRIP;
-        row.x[j] = x_.load_word(in_column ? from : Buffer::NOWHERE, line + (j - first) * pixel_bytes);
+        pixels.words[j] = x_.load_word(in_column ? from : Buffer::NOWHERE, line + (j - first) * pixel_bytes);
       }
+    };
+    auto load_taps = [&](int row, int (&taps)[TAPS]) {
+      const int line = anew(row * TAPS * pixel_bytes);
 #pragma unroll
-      for (int t = 0; t < TAPS; t++) row.w[t] = weight_.load_word(at, taps + t * pixel_bytes);
+      for (int t = 0; t < TAPS; t++) taps[t] = weight_.load_word(at, line + t * pixel_bytes);
     };
 
-    float sums[STRIP][VALUES];
-    start_values(channel, sums[0]);
+    float sums[OUT][STRIP][VALUES];
+    start_values(channel, sums[0][0]);
 #pragma unroll
-    for (int p = 1; p < STRIP; p++) {
+    for (int p = 1; p < OUT * STRIP; p++) {
 #pragma unroll
-      for (int v = 0; v < VALUES; v++) sums[p][v] = sums[0][v];
+      for (int v = 0; v < VALUES; v++) sums[p / STRIP][p % STRIP][v] = sums[0][0][v];
     }
-    // Rows are on their way while others are mixed.
-    using Rows = StripRows<T, STRIP>;
-    StripRow<STRIP> first, next[Rows::COUNT];
-    auto load_next = [&](int tap) {
-#pragma unroll
-      for (int i = 0; i < Rows::COUNT; i++) load(tap + i, next[i]);
+    // A row is on its way while the one above is mixed.
+    StripRow<STRIP> pixels, next_pixels;
+    int taps[TAPS], next_taps[TAPS];
+    load_pixels(0, pixels);
+    load_taps(0, taps);
+    load_pixels(1, next_pixels);
+    load_taps(1, next_taps);
+    RowTaps<T> w(taps);
+    mix(StripPixels<T, STRIP>(pixels), w, sums[0]);
+    auto mix_all = [&] {
+      const StripPixels<T, STRIP> x(pixels);
+      if constexpr (OUT == 2) mix(x, w, sums[1]);
+      w = RowTaps<T>(taps);
+      mix(x, w, sums[0]);
     };
-    load(0, first);
-    load_next(1);
-    mix_row<T>(first, sums);
-#pragma unroll 1
-    for (int tap = 1; tap < TAPS - Rows::COUNT; tap += Rows::COUNT) {
-      const Rows rows(next);
-      load_next(tap + Rows::COUNT);
-      rows.mix_into(sums);
-    }
-    const Rows last(next);
-    if constexpr (Lane::TURNS == 1) meanwhile();
-    last.mix_into(sums);
+    auto take_next = [&] {
+      pixels = next_pixels;
 #pragma unroll
-    for (int p = 0; p < STRIP; p++) Lane::put(operand, Lane::strip(turn), p, sums[p]);
+      for (int t = 0; t < TAPS; t++) taps[t] = next_taps[t];
+    };
+#pragma unroll 1
+    for (int row = 1; row < TAPS - 1; row++) {
+      take_next();
+      load_pixels(row + 1, next_pixels);
+      load_taps(row + 1, next_taps);
+      mix_all();
+    }
+    take_next();
+    if constexpr (OUT == 2) load_pixels(TAPS, next_pixels);
+    if constexpr (OUT == 1) meanwhile();
+    mix_all();
+    if constexpr (OUT == 2) {
+      meanwhile();
+      mix(StripPixels<T, STRIP>(next_pixels), w, sums[1]);
+    }
+#pragma unroll
+    for (int p = 0; p < OUT * STRIP; p++) {
+      Lane::put(operand, number_ + p / STRIP * below_, p % STRIP, sums[p / STRIP][p % STRIP]);
+    }
   }
 
   // Any kernel and stride: pixel by pixel, tap by tap.
-  DEVICE void walk(int turn, int channel, Chunk* operand) const {
+  DEVICE void walk(int strip, int channel, Chunk* operand) const {
     const unsigned at = channel < c_.channels ? channel * sizeof(T) : Buffer::NOWHERE;
 #pragma unroll 1
     for (int p = 0; p < STRIP; p++) {
-      const int pixel = first_ + Lane::strip(turn) * STRIP + p;
+      const int pixel = halves_.pixel(strip) + p;
       const Window window(c_, pixel);
       const bool exists = pixel < pixels_ && channel < c_.channels;
       const unsigned begin = exists ? offset_of(window) + at : Buffer::NOWHERE;
@@ -185,7 +237,7 @@ class AlignedDepthwise {
                  weight_.load_word(at, (tap * c_.kernel_w + t) * c_.channels * sizeof(T)));
         }
       }
-      Lane::put(operand, Lane::strip(turn), p, sums);
+      Lane::put(operand, strip, p, sums);
     }
   }
 
@@ -200,9 +252,10 @@ class AlignedDepthwise {
   Window corner_;
   Buffer x_, weight_;
   const float* bias_;
-  int first_, pixels_;
-  bool slides_;
-  Strip strips_[Lane::TURNS];
+  Halves<Tile> halves_;
+  int pixels_;
+  int number_, below_;  // the lane's first strip; how many strips further the one below it is
+  Strip strip_;
 };
 
 template <class Tile>
@@ -211,8 +264,9 @@ class AnyDepthwise {
   using Lane = Share<Tile>;
 
  public:
-  DEVICE AnyDepthwise(const T* x, const T* weight, const float* bias, const Convolution& c, int first, int pixels)
-      : c_(c), x_(x), weight_(weight), bias_(bias), first_(first), pixels_(pixels) {}
+  DEVICE AnyDepthwise(const T* x, const T* weight, const float* bias, const Convolution& c,
+                      const Halves<Tile>& halves, int pixels)
+      : c_(c), x_(x), weight_(weight), bias_(bias), halves_(halves), pixels_(pixels) {}
 
   template <class Meanwhile>
   DEVICE void put(int start, Chunk* operand, Meanwhile meanwhile) const {
@@ -220,12 +274,12 @@ class AnyDepthwise {
     const int channel = start + Lane::word() * Lane::VALUES;
 #pragma unroll 1
     for (int turn = 0; turn < Lane::TURNS; turn++) {
-      const int strip = Lane::strip(turn);
+      const int strip = turn * Lane::STRIPS + Lane::place();
 #pragma unroll 1
       for (int p = 0; p < Tile::STRIP; p++) {
         float values[Lane::VALUES];
 #pragma unroll
-        for (int v = 0; v < Lane::VALUES; v++) values[v] = value(first_ + strip * Tile::STRIP + p, channel + v);
+        for (int v = 0; v < Lane::VALUES; v++) values[v] = value(halves_.pixel(strip) + p, channel + v);
         Lane::put(operand, strip, p, values);
       }
     }
@@ -254,5 +308,6 @@ class AnyDepthwise {
   const T* x_;
   const T* weight_;
   const float* bias_;
-  int first_, pixels_;
+  Halves<Tile> halves_;
+  int pixels_;
 };

@@ -8,11 +8,12 @@ template <class Tile, template <class> class Depthwise, template <class> class P
 DEVICE void depthwise_pointwise(const typename Tile::T* x, const typename Tile::T* w_dw, const float* b_dw,
                                 const typename Tile::T* w_pw, const Convolution& c,
                                 const Finish<typename Tile::T>& with) {
-  __shared__ Chunk operand[Tile::BUFFERS][Tile::M * Tile::ROW];
+  __shared__ Chunk operand[Tile::BUFFERS][Tile::ROWS * Tile::ROW];
   // Tiles of the same pixels are neighbours, and find their images in L2.
   const unsigned tiles_n = divide_up(with.n, Tile::N);
-  const int first = workgroup() / tiles_n * Tile::PIXELS, column = workgroup() % tiles_n * Tile::N;
-  const Depthwise<Tile> depthwise(x, w_dw, b_dw, c, first, with.m);
+  const int column = workgroup() % tiles_n * Tile::N;
+  const Halves<Tile> halves(c, workgroup() / tiles_n);
+  const Depthwise<Tile> depthwise(x, w_dw, b_dw, c, halves, with.m);
   const Pointwise<Tile> pointwise(w_pw, c.channels, column, with.n);
   Sums<Tile> sums;
   const int steps = divide_up(c.channels, Tile::K);
@@ -28,7 +29,9 @@ DEVICE void depthwise_pointwise(const typename Tile::T* x, const typename Tile::
     const int mixed = mixes_first ? step + 1 : step;
     auto load_weight = [&] { pointwise.load(step * Tile::K, parts); };
     if (mixed < steps) {
-      depthwise.put(mixed * Tile::K, operand[mixed % Tile::BUFFERS], load_weight);
+      // Places in the only buffer, were they known to stay, would take registers from step to step.
+      const int buffer = Tile::BUFFERS == 1 ? anew(0) : mixed % Tile::BUFFERS;
+      depthwise.put(mixed * Tile::K, operand[buffer], load_weight);
     } else {
       load_weight();
     }
@@ -39,23 +42,24 @@ DEVICE void depthwise_pointwise(const typename Tile::T* x, const typename Tile::
       multiply_parts<Tile>(sums, operand[step % Tile::BUFFERS], part, parts);
       parts = next;
     }
-    if (mixes_first && mixed < steps) barrier();
+    if (mixes_first ? mixed < steps : Tile::BUFFERS == 1 && Tile::WAVES > 1) barrier();
   }
   Finish<typename Tile::T> within = with;
-  within.m = first + Tile::PIXELS < with.m ? first + Tile::PIXELS : with.m;
-  // Column by column of blocks: all of a wave's results at once would not fit its registers.
+  // Half by half: all of a wave's results at once would not fit its registers.
 #pragma unroll
-  for (int j = 0; j < Tile::BLOCKS_N; j++) {
-    const auto column_sums = block_column(sums, j);
-    finish<Access>(column_sums, first, column + j * Mma<typename Tile::T>::COLUMNS, within);
+  for (int half = 0; half < 2; half++) {
+    const int first = halves.first[half];
+    within.m = first + Tile::HALF < with.m ? first + Tile::HALF : with.m;
+    finish<Access>(half_of(sums, half), first, column, within);
   }
 }
 
 // Kernels are named operator_dtype_MxNxKwWAVES, M being pixels, with `_any` where no alignment is assumed: the others
 // take channels and out_channels that are multiples of 16 bytes, and addresses that are. They are fast where the kernel
-// is 7x7 at stride 1 with padding 3, and M / 8 divides the width. Arguments: x [batch, height, width, channels], w_dw
-// [kernel_h, kernel_w, channels], w_pw [out_channels, channels], b_dw and b_pw float32 or null, residual and y [batch,
-// out_height, out_width, out_channels], residual or null; sizes; an Activation.
+// is 7x7 at stride 1 with padding 3, and M / 8 divides the width; fastest if also the height is even, and the width
+// M / 4 or a multiple of M / 2. Arguments: x [batch, height, width, channels], w_dw [kernel_h, kernel_w, channels],
+// w_pw [out_channels, channels], b_dw and b_pw float32 or null, residual and y [batch, out_height, out_width,
+// out_channels], residual or null; sizes; an Activation.
 // Workgroups: ceil(batch * out_height * out_width / M) * ceil(out_channels / N).
 #define MIXED(NAME, T, M, N, K, WAVES, OCCUPANCY, DEPTHWISE, POINTWISE, ACCESS)                                       \
   KERNEL(WAVES* WAVE_LANES, OCCUPANCY)                                                                                \
@@ -78,36 +82,36 @@ DEVICE void depthwise_pointwise(const typename Tile::T* x, const typename Tile::
 #if defined(__HIP__)
 
 ALIGNED(float32, 56, 96, 16, 1, 2)
-ALIGNED(float32, 56, 192, 16, 2, 2)
-ALIGNED(float32, 56, 384, 32, 4, 2)
-ALIGNED(float32, 56, 768, 64, 8, 2)
-ALIGNED(float32, 64, 192, 16, 2, 2)
+ALIGNED(float32, 56, 192, 32, 2, 2)
+ALIGNED(float32, 56, 384, 64, 4, 2)
+ALIGNED(float32, 56, 768, 128, 8, 2)
+ALIGNED(float32, 64, 128, 32, 2, 2)
 
 ALIGNED(float16, 56, 96, 32, 1, 2)
-ALIGNED(float16, 56, 192, 32, 2, 2)
-ALIGNED(float16, 56, 384, 64, 4, 2)
-ALIGNED(float16, 56, 768, 128, 8, 2)
-ALIGNED(float16, 64, 192, 32, 2, 2)
+ALIGNED(float16, 56, 192, 64, 2, 2)
+ALIGNED(float16, 56, 384, 128, 4, 2)
+ALIGNED(float16, 56, 768, 256, 8, 2)
+ALIGNED(float16, 64, 128, 64, 2, 2)
 
 ALIGNED(bfloat16, 56, 96, 32, 1, 2)
-ALIGNED(bfloat16, 56, 192, 32, 2, 2)
-ALIGNED(bfloat16, 56, 384, 64, 4, 2)
-ALIGNED(bfloat16, 56, 768, 128, 8, 2)
-ALIGNED(bfloat16, 64, 192, 32, 2, 2)
+ALIGNED(bfloat16, 56, 192, 64, 2, 2)
+ALIGNED(bfloat16, 56, 384, 128, 4, 2)
+ALIGNED(bfloat16, 56, 768, 256, 8, 2)
+ALIGNED(bfloat16, 64, 128, 64, 2, 2)
 
 #else  // waves have half the lanes, and each twice the sums
 
-ALIGNED(float32, 56, 64, 16, 4, 1)
-ALIGNED(float32, 56, 128, 32, 8, 1)
-ALIGNED(float32, 64, 64, 16, 4, 1)
+ALIGNED(float32, 56, 64, 32, 4, 1)
+ALIGNED(float32, 56, 128, 64, 8, 1)
+ALIGNED(float32, 64, 64, 32, 4, 1)
 
-ALIGNED(float16, 56, 128, 32, 4, 1)
-ALIGNED(float16, 56, 256, 64, 8, 1)
-ALIGNED(float16, 64, 128, 32, 4, 1)
+ALIGNED(float16, 56, 128, 64, 4, 1)
+ALIGNED(float16, 56, 256, 128, 8, 1)
+ALIGNED(float16, 64, 128, 64, 4, 1)
 
-ALIGNED(bfloat16, 56, 128, 32, 4, 1)
-ALIGNED(bfloat16, 56, 256, 64, 8, 1)
-ALIGNED(bfloat16, 64, 128, 32, 4, 1)
+ALIGNED(bfloat16, 56, 128, 64, 4, 1)
+ALIGNED(bfloat16, 56, 256, 128, 8, 1)
+ALIGNED(bfloat16, 64, 128, 64, 4, 1)
 
 #endif
 

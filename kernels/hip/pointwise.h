@@ -2,6 +2,7 @@
 //
 //   AlignedPointwise, AnyPointwise  rows of the weight; `load` reads what a lane needs of them for DEPTH values
 //   multiply_parts                  sums += x * w^T over DEPTH values, x in LDS
+//   half_of                         the sums of one of a tile's halves
 #pragma once
 
 #include "tile.h"
@@ -102,7 +103,7 @@ DEVICE void multiply_parts(Sums<Tile>& sums, const Chunk* x, int step, const Poi
   for (int i = 0; i < Tile::BLOCKS_M; i++) {
 #pragma unroll
     for (int k = 0; k < Matrix::X::COUNT; k++) {
-      const Chunk* row = x + (i * 16 + Matrix::X::row(k)) * Tile::ROW;
+      const Chunk* row = x + (Tile::row_of_block(i) + Matrix::X::row(k)) * Tile::ROW;
       x_parts[i].chunks[k] = row[step * (Matrix::DEPTH / 16) + Matrix::X::chunk()];
     }
   }
@@ -117,22 +118,25 @@ DEVICE void multiply_parts(Sums<Tile>& sums, const Chunk* x, int step, const Poi
 }
 
 template <class Tile>
-struct BlockColumn : Tile {
-  static constexpr int BLOCKS_N = 1;
+struct HalfTile : Tile {
+  static constexpr int BLOCKS_M = Tile::HALF_BLOCKS;
 };
 
-// The sums of column `j` of a wave's blocks.
+// The sums of one of a tile's halves.
 template <class Tile>
-DEVICE Sums<BlockColumn<Tile>> block_column(Sums<Tile>& sums, int j) {
-  Sums<BlockColumn<Tile>> column;
+DEVICE Sums<HalfTile<Tile>> half_of(const Sums<Tile>& sums, int half) {
+  Sums<HalfTile<Tile>> found;
 #pragma unroll
-  for (int i = 0; i < Tile::BLOCKS_M; i++) {
-    column.blocks[i][0] = sums.blocks[i][j];
+  for (int i = 0; i < Tile::HALF_BLOCKS; i++) {
+#pragma unroll
+    for (int j = 0; j < Tile::BLOCKS_N; j++) {
+      found.blocks[i][j] = sums.blocks[half * Tile::HALF_BLOCKS + i][j];
 #if defined(__gfx908__)
-    // Left to itself, the compiler moves all sums out of the accumulators at once.
+      // Left to itself, the compiler moves all sums out of the accumulators at once.
 #pragma unroll
-    for (auto& part : column.blocks[i][0].sums) asm volatile("" : "+a"(part));
+      for (auto& part : found.blocks[i][j].sums) asm volatile("" : "+a"(part));
 #endif
+    }
   }
-  return column;
+  return found;
 }

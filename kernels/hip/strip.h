@@ -1,9 +1,11 @@
 // Sums of a depthwise convolution with seven taps a row, over a strip of neighbouring pixels: 4 bytes of channels a
 // lane.
 //
-//   StripRow<STRIP>      what one row of the kernel meets: the strip's pixels, three more at both ends, and the taps
-//   StripRows<T, STRIP>  one or two of them, ready to be mixed
-//   mix_row, mix_into    sums += what they add to each pixel and channel
+//   StripRow<STRIP>        words of one row of the image: the strip's pixels, and three more at both ends
+//   StripPixels<T, STRIP>  a row of the image, ready to be multiplied
+//   RowTaps<T>             a row of the kernel, ready to be multiplied
+//   mix                    sums += what a row of the kernel adds to each pixel and channel
+//   add_product            the same for one pixel and one tap
 #pragma once
 
 #include "mma.h"
@@ -39,89 +41,95 @@ DEVICE void add_product(float (&sums)[CHANNELS_OF_WORD<T>], int x, int w) {
 template <int STRIP>
 struct StripRow {
   static constexpr int PIXELS = STRIP + TAPS - 1;
-  int x[PIXELS], w[TAPS];
+  int words[PIXELS];
 };
 
-// sums += what one row of the kernel adds.
 template <class T, int STRIP>
-DEVICE void mix_row(const StripRow<STRIP>& row, float (&sums)[STRIP][CHANNELS_OF_WORD<T>]) {
+struct StripPixels {
+  DEVICE explicit StripPixels(const StripRow<STRIP>& row) {
+#pragma unroll
+    for (int j = 0; j < row.PIXELS; j++) unpack_word<T>(row.words[j], values[j]);
+  }
+  float values[StripRow<STRIP>::PIXELS][CHANNELS_OF_WORD<T>];
+};
+
+template <class T>
+struct RowTaps {
+  RowTaps() = default;
+  DEVICE explicit RowTaps(const int (&words)[TAPS]) {
+#pragma unroll
+    for (int t = 0; t < TAPS; t++) unpack_word<T>(words[t], values[t]);
+  }
+  float values[TAPS][CHANNELS_OF_WORD<T>];
+};
+
+template <class T, int STRIP>
+DEVICE void mix(const StripPixels<T, STRIP>& x, const RowTaps<T>& w, float (&sums)[STRIP][CHANNELS_OF_WORD<T>]) {
 #pragma unroll
   for (int t = 0; t < TAPS; t++) {
 #pragma unroll
-    for (int p = 0; p < STRIP; p++) add_product<T>(sums[p], row.x[p + t], row.w[t]);
+    for (int p = 0; p < STRIP; p++) {
+#pragma unroll
+      for (int v = 0; v < CHANNELS_OF_WORD<T>; v++) {
+        sums[p][v] = __builtin_fmaf(x.values[p + t][v], w.values[t][v], sums[p][v]);
+      }
+    }
   }
 }
 
-// COUNT rows of the kernel, ready to be mixed.
-template <class T, int STRIP>
-class StripRows {
-  static constexpr int VALUES = CHANNELS_OF_WORD<T>;
-  using Row = StripRow<STRIP>;
-
- public:
-  static constexpr int COUNT = 1;
-
-  DEVICE explicit StripRows(const Row (&rows)[COUNT]) {
-#pragma unroll
-    for (int j = 0; j < Row::PIXELS; j++) unpack_word<T>(rows[0].x[j], x_[j]);
-#pragma unroll
-    for (int t = 0; t < TAPS; t++) unpack_word<T>(rows[0].w[t], w_[t]);
-  }
-
-  DEVICE void mix_into(float (&sums)[STRIP][VALUES]) const {
-#pragma unroll
-    for (int t = 0; t < TAPS; t++) {
-#pragma unroll
-      for (int p = 0; p < STRIP; p++) {
-#pragma unroll
-        for (int v = 0; v < VALUES; v++) sums[p][v] = __builtin_fmaf(x_[p + t][v], w_[t][v], sums[p][v]);
-      }
-    }
-  }
-
- private:
-  float x_[Row::PIXELS][VALUES], w_[TAPS][VALUES];
-};
-
 #if defined(__HIP__)
 
-// Halves: an instruction adds two products, one of each row, whose operands are brought together once for all taps.
+// Halves: an instruction adds the products of two neighbouring taps, which are brought together for a channel. The last
+// tap has no neighbour, and stays alone: a zero beside it would meet another window's pixel, perhaps a NaN.
+using Half2 = _Float16 __attribute__((ext_vector_type(2)));
+
+DEVICE Half2 neighbours(int first, int second, int channel) {
+  return __builtin_bit_cast(Half2, __builtin_amdgcn_perm(second, first, channel == 0 ? 0x05040100 : 0x07060302));
+}
+
 template <int STRIP>
-class StripRows<float16, STRIP> {
-  using Row = StripRow<STRIP>;
-  using Half2 = _Float16 __attribute__((ext_vector_type(2)));
-
- public:
-  static constexpr int COUNT = 2;
-
-  DEVICE explicit StripRows(const Row (&rows)[COUNT]) {
+struct StripPixels<float16, STRIP> {
+  static constexpr int PIXELS = StripRow<STRIP>::PIXELS;
+  DEVICE explicit StripPixels(const StripRow<STRIP>& row) {
+#pragma unroll
+    for (int j = 0; j < PIXELS; j++) words[j] = __builtin_bit_cast(Half2, row.words[j]);
 #pragma unroll
     for (int v = 0; v < 2; v++) {
 #pragma unroll
-      for (int j = 0; j < Row::PIXELS; j++) x_[j][v] = both(rows[0].x[j], rows[1].x[j], v);
-#pragma unroll
-      for (int t = 0; t < TAPS; t++) w_[t][v] = both(rows[0].w[t], rows[1].w[t], v);
+      for (int j = 0; j + 1 < PIXELS; j++) pairs[j][v] = neighbours(row.words[j], row.words[j + 1], v);
     }
   }
+  Half2 words[PIXELS], pairs[PIXELS - 1][2];
+};
 
-  DEVICE void mix_into(float (&sums)[STRIP][2]) const {
+template <>
+struct RowTaps<float16> {
+  RowTaps() = default;
+  DEVICE explicit RowTaps(const int (&words)[TAPS]) {
 #pragma unroll
-    for (int t = 0; t < TAPS; t++) {
+    for (int v = 0; v < 2; v++) {
+#pragma unroll
+      for (int t = 0; t + 1 < TAPS; t += 2) pairs[t / 2][v] = neighbours(words[t], words[t + 1], v);
+    }
+    last = __builtin_bit_cast(Half2, words[TAPS - 1]);
+  }
+  Half2 pairs[TAPS / 2][2], last;
+};
+
+template <int STRIP>
+DEVICE void mix(const StripPixels<float16, STRIP>& x, const RowTaps<float16>& w, float (&sums)[STRIP][2]) {
+#pragma unroll
+  for (int v = 0; v < 2; v++) {
+#pragma unroll
+    for (int t = 0; t + 1 < TAPS; t += 2) {
 #pragma unroll
       for (int p = 0; p < STRIP; p++) {
-#pragma unroll
-        for (int v = 0; v < 2; v++) sums[p][v] = __builtin_amdgcn_fdot2(x_[p + t][v], w_[t][v], sums[p][v], false);
+        sums[p][v] = __builtin_amdgcn_fdot2(x.pairs[p + t][v], w.pairs[t / 2][v], sums[p][v], false);
       }
     }
+#pragma unroll
+    for (int p = 0; p < STRIP; p++) sums[p][v] = __builtin_fmaf(x.words[p + TAPS - 1][v], w.last[v], sums[p][v]);
   }
-
- private:
-  // The halves of two words that belong to channel `v`.
-  static DEVICE Half2 both(int upper, int lower, int v) {
-    return __builtin_bit_cast(Half2, __builtin_amdgcn_perm(lower, upper, v == 0 ? 0x05040100 : 0x07060302));
-  }
-
-  Half2 x_[Row::PIXELS][2], w_[TAPS][2];
-};
+}
 
 #endif
