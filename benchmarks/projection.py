@@ -55,8 +55,15 @@ def main(dtypes: str = ",".join(str(dtype).removeprefix("torch.") for dtype in D
     squares = [_square(size) for size in MEASURED]
     console.print(_squares_table(squares))
     about = {"what": LABEL, "arch": "gfx908", "machine": asdict(MI100), "versions": versions(), "commit": commit()}
-    write_json(RESULT, {**about, "bound": BOUND, "squares": squares, "rows": [row.to_dict() for row in rows]})
+    write_json(RESULT, {**about, "bound": BOUND, "squares": squares, "rows": [_record(row) for row in rows]})
     console.print(f"written: {RESULT}")
+
+
+def _record(row: Row) -> dict[str, Any]:
+    """A row with all kernels' times, and the rest of what is known of the best in each language."""
+    best = {language: kernel.to_dict() for language in LANGUAGES if (kernel := best_of(language, row.kernels))}
+    times = {kernel.name: kernel.projection.time * 1e3 for kernel in row.kernels}
+    return {"problem": row.name, "roofline_ms": row.to_dict()["roofline_ms"], "times_ms": times, "best": best}
 
 
 def best_of(language: str, kernels: Sequence[Candidate]) -> Candidate | None:
