@@ -24,7 +24,7 @@ COMMANDS = ("demo", "inspect", "prune", "merge", "info", "verify", "explain", "e
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "TERM": "xterm"})
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, result.stdout, result.stderr
 

@@ -27,7 +27,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, ["emulate", *arguments], env={"COLUMNS": "200", "TERM": "xterm"})
+    result = CliRunner().invoke(app, ["emulate", *arguments], env={"COLUMNS": "200"})
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, result.stdout, result.stderr
 

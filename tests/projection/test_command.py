@@ -19,7 +19,7 @@ MODEL = ("project", "test_vit", "--batch", "8", "--img-size", "96")
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "TERM": "xterm"})
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, result.stdout, result.stderr
 
