@@ -1,4 +1,4 @@
-"""What the issue asks of the HIP kernels at batch 128, as the model projects it; never measured on a card."""
+"""What the HIP kernels have to reach at batch 128, as the model projects it; never measured on a card."""
 
 from __future__ import annotations
 
