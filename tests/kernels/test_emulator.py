@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from updp_rt.kernels import triton as operators
-from updp_rt.kernels.triton import OPERATORS, Tile, tiles
+from updp_rt.kernels.triton import ACTIVATIONS, OPERATORS, Tile, tiles
 
 from tests.kernels import problems
 from tests.kernels.emulator import emulated
@@ -72,6 +72,16 @@ def run(problem: Problem, tile: Tile, **order: Any) -> Tensor:
 def test_agrees_with_float64(operator: str, dtype: torch.dtype, tile: Tile, sizes: dict) -> None:
     problem = sizes[operator](dtype)
     assert problem.error(run(problem, tile)) is None
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_every_activation(operator: str, dtype: torch.dtype, act: str) -> None:
+    problem = ODD[operator](dtype)
+    operands = tuple(act if isinstance(operand, str) else operand for operand in problem.operands)
+    problem = Problem(operator, operands, problem.depth)
+    assert problem.error(run(problem, tiles(operator, "gfx908", dtype)[0])) is None
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
