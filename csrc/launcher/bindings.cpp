@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "../code_object.h"
+#include "../describe.h"
 #include "arguments.h"
 #include "driver.h"
 
@@ -86,27 +87,7 @@ void copy_to_host(const Driver& driver, py::handle destination, uint64_t source)
 py::dict describe(std::string_view code, const std::string& arch) {
   const CodeObject object = CodeObject::parse(bytes(code), code.size(), arch);
   py::list kernels;
-  for (const updp::Kernel& kernel : object.kernels) {
-    py::list arguments;
-    for (const Argument& argument : kernel.arguments) {
-      arguments.append(py::make_tuple(argument.name, argument.value_kind, argument.offset, argument.size));
-    }
-    py::dict entry;
-    entry["name"] = kernel.name;
-    entry["arguments"] = arguments;
-    entry["kernarg_bytes"] = kernel.kernarg_bytes;
-    entry["lds_bytes"] = kernel.lds_bytes;
-    entry["scratch_bytes"] = kernel.scratch_bytes;
-    entry["vgprs"] = kernel.vgprs;
-    entry["agprs"] = kernel.agprs;
-    entry["sgprs"] = kernel.sgprs;
-    entry["vgpr_spills"] = kernel.vgpr_spills;
-    entry["sgpr_spills"] = kernel.sgpr_spills;
-    entry["max_workgroup_size"] = kernel.max_workgroup_size;
-    entry["wavefront_size"] = kernel.wavefront_size;
-    entry["entry"] = kernel.entry;
-    kernels.append(entry);
-  }
+  for (const updp::Kernel& kernel : object.kernels) kernels.append(updp::describe(kernel));
   py::dict result;
   result["arch"] = object.arch;
   result["kernels"] = kernels;

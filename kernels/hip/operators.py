@@ -29,7 +29,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | No
         bias: ``[N]`` float32, or None.
         residual: ``[M, N]`` of x's dtype, rows contiguous, any distance apart; or None.
         act: none, relu, relu6, gelu (exact) or silu.
-        kernel: one of ``kernels("linear", ...)``.
+        kernel: one of ``load(arch).kernels("linear", ...)``.
 
     Returns:
         ``[M, N]`` contiguous, of x's dtype.
@@ -59,7 +59,7 @@ def dual_linear(
         w_x, w_a: ``[N, KX]`` and ``[N, KA]`` contiguous, of x's dtype.
         bias: ``[N]`` float32, or None.
         act: none, relu, relu6, gelu (exact) or silu.
-        kernel: one of ``kernels("dual_linear", ...)``.
+        kernel: one of ``load(arch).kernels("dual_linear", ...)``.
 
     Returns:
         ``[M, N]`` contiguous, of x's dtype.
@@ -97,7 +97,7 @@ def conv2d(
         residual: ``[N, O, OH, OW]`` in channels-last memory, of x's dtype, or None.
         act: none, relu, relu6, gelu (exact) or silu.
         stride, padding: ``(vertical, horizontal)``; padding is with zeros, alike on opposite sides.
-        kernel: one of ``kernels("conv2d", ...)``.
+        kernel: one of ``load(arch).kernels("conv2d", ...)``.
 
     Returns:
         ``[N, O, OH, OW]`` in channels-last memory, of x's dtype.
@@ -141,7 +141,7 @@ def depthwise_pointwise(
         residual: ``[N, O, OH, OW]`` in channels-last memory, of x's dtype, or None.
         act: none, relu, relu6, gelu (exact) or silu.
         stride, padding: of the depthwise convolution, ``(vertical, horizontal)``.
-        kernel: one of ``kernels("depthwise_pointwise", ...)``.
+        kernel: one of ``load(arch).kernels("depthwise_pointwise", ...)``.
 
     Returns:
         ``[N, O, OH, OW]`` in channels-last memory, of x's dtype.
@@ -170,7 +170,7 @@ def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, 
         bias: ``[C]`` float32, or None.
         residual: as y in shape, layout and dtype (rows may lie another distance apart), or None.
         act: none, relu, relu6, gelu (exact) or silu.
-        kernel: one of ``kernels("epilogue", ...)``.
+        kernel: one of ``load(arch).kernels("epilogue", ...)``.
 
     Returns:
         `y` itself.

@@ -25,8 +25,7 @@ DATA = Path(__file__).with_name("data")
 
 def objdump() -> str:
     found = shutil.which("llvm-objdump-15") or "/usr/lib/llvm-15/bin/llvm-objdump"
-    if not Path(found).exists():
-        pytest.skip("llvm-objdump 15 is absent (Debian, Ubuntu: apt-get install llvm-15)")
+    assert Path(found).exists(), "llvm-objdump 15 is needed (Debian, Ubuntu: apt-get install llvm-15)"
     return found
 
 

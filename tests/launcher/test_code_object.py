@@ -14,13 +14,21 @@ def kernels(code: bytes, arch: str = "") -> dict[str, dict]:
     return {kernel["name"]: kernel for kernel in describe(code, arch)["kernels"]}
 
 
+def described(argument):
+    return argument["value_kind"], argument["offset"], argument["size"]
+
+
+def is_hidden(argument):
+    return argument["value_kind"].startswith("hidden")
+
+
 @pytest.mark.parametrize("version", [4, 5])
 def test_finds_kernels_and_their_explicit_arguments(version):
     code = code_object(version=version)
     assert describe(code)["arch"] == "gfx908"
     found = kernels(code)
     assert set(found) == {"line", "scale", "sizes", "one_wave", "neighbour", "constants"}
-    explicit = [argument[1:] for argument in found["sizes"]["arguments"] if not argument[1].startswith("hidden")]
+    explicit = [described(argument) for argument in found["sizes"]["arguments"] if not is_hidden(argument)]
     values = [
         ("by_value", 0, 1),
         ("by_value", 8, 8),
@@ -29,7 +37,7 @@ def test_finds_kernels_and_their_explicit_arguments(version):
         ("by_value", 32, 4),
     ]
     assert explicit == values
-    assert found["line"]["arguments"][2][1:] == ("by_value", 16, 16)
+    assert described(found["line"]["arguments"][2]) == ("by_value", 16, 16)
 
 
 def test_reads_figures_of_the_descriptor():
