@@ -39,9 +39,9 @@ from updp_rt.artifacts.atomic import write_json
 from updp_rt.backends import Problem
 from updp_rt.blocks import prunable_blocks
 from updp_rt.runtime.device import device_name, environment
-from updp_rt.runtime.lowering import fused_modules
+from updp_rt.runtime.fused import fused_modules
 from updp_rt.runtime.roofline import peak
-from updp_rt.verify.randomize import randomize
+from updp_rt.verification.randomize import randomize
 
 PRUNED = {"resnet34": 8}
 OPERATORS = ("linear", "conv2d", "depthwise_pointwise", "dual_linear", "epilogue")

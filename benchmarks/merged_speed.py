@@ -17,7 +17,7 @@ from rich.table import Table
 from benchmarks.common import MODELS, merge_fastest, write_result
 from updp_rt._timing import time_side_by_side
 from updp_rt.blocks import merge_origins, model_input_size, prunable_blocks
-from updp_rt.verify import verify_model
+from updp_rt.verification import verify_model
 
 
 @torch.inference_mode()

@@ -23,9 +23,9 @@ ORDER = [
     "pruning",
     "ops",
     "backends",
+    "verification",
     "runtime",
     "projection",
-    "verify",
     "cli",
 ]
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from updp_rt.blocks import UnsupportedModelError, inspect
     from updp_rt.pruning import PruneConfig, PruneResult, prune
     from updp_rt.reparam import MergeError
-    from updp_rt.runtime import AccelerationError, accelerate, explain, prewarm, restore
-    from updp_rt.verify import verify_model
+    from updp_rt.runtime import AccelerationError, VerificationError, accelerate, explain, prewarm, restore, verify
+    from updp_rt.verification import Certificate, verify_model
 
 __version__ = "0.1.0"
 
@@ -30,17 +30,19 @@ _PARTS = (
     "pruning",
     "ops",
     "backends",
+    "verification",
     "runtime",
     "projection",
-    "verify",
     "cli",
 )
 _HOMES = {
     "AccelerationError": "runtime",
+    "VerificationError": "runtime",
     "accelerate": "runtime",
     "explain": "runtime",
     "prewarm": "runtime",
     "restore": "runtime",
+    "verify": "runtime",
     "load": "artifacts",
     "save": "artifacts",
     "UnsupportedModelError": "blocks",
@@ -49,15 +51,18 @@ _HOMES = {
     "PruneResult": "pruning",
     "prune": "pruning",
     "MergeError": "reparam",
-    "verify_model": "verify",
+    "Certificate": "verification",
+    "verify_model": "verification",
 }
 
 __all__ = [
     "AccelerationError",
+    "Certificate",
     "MergeError",
     "PruneConfig",
     "PruneResult",
     "UnsupportedModelError",
+    "VerificationError",
     "accelerate",
     "explain",
     "inspect",
@@ -66,6 +71,7 @@ __all__ = [
     "prune",
     "restore",
     "save",
+    "verify",
     "verify_model",
 ]
 

@@ -25,7 +25,7 @@ from updp_rt.backends import BACKENDS
 from updp_rt.ops import accuracy
 from updp_rt.runtime import dispatch
 from updp_rt.runtime.fused import Fused
-from updp_rt.verify.randomize import randomize
+from updp_rt.verification.randomize import randomize
 
 TRITON = BACKENDS["triton"]
 DTYPES = (torch.float32, torch.float16)

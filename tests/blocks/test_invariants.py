@@ -11,8 +11,8 @@ from torch import nn
 
 from tests.conftest import relative_error
 from updp_rt.blocks import make_progressive, merge_model, progressive_blocks, prunable_blocks, set_lambda
-from updp_rt.verify import verify_model
-from updp_rt.verify.randomize import randomize
+from updp_rt.verification import verify_model
+from updp_rt.verification.randomize import randomize
 
 BOUND = 1e-12
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from updp_rt.blocks import make_progressive, merge_model, prunable_blocks, set_lambda
 from updp_rt.runtime import dispatch
 from updp_rt.runtime.table import forget_tables
-from updp_rt.verify.randomize import randomize
+from updp_rt.verification.randomize import randomize
 
 
 @pytest.fixture(autouse=True)

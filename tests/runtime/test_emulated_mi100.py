@@ -15,7 +15,7 @@ import updp_rt
 from tests.runtime.conftest import merged, model_and_images
 from tests.runtime.test_accelerate import assert_as_good_as
 from updp_rt.runtime import dispatch
-from updp_rt.verify.randomize import randomize
+from updp_rt.verification.randomize import randomize
 
 BACKENDS = ("hip", "reference")
 MODELS = ("resnet18", "resnet18-merged", "mobilenetv2-merged", "convnext", "convnext-merged", "vit", "vit-merged")
@@ -116,3 +116,14 @@ def test_tables_of_the_emulated_device_are_its_own() -> None:
     before = updp_rt.explain(fast()).environment["device"]
     with hip.emulated_mi100():
         assert updp_rt.explain(fast()).environment["device"] == f"emulated-gfx908-{before}"
+
+
+@pytest.mark.usefixtures("mi100")
+@pytest.mark.parametrize("name", ["resnet18-merged", "convnext-merged", "vit-merged"])
+def test_hip_kernels_are_certified_on_adversarial_inputs_too(name: str) -> None:
+    model, images = model_and_images(name, batch=1, dtype=torch.float16)
+    fast = updp_rt.accelerate(model, images, backends=BACKENDS)
+    certificate = updp_rt.verify(model, fast, images)
+    assert certificate.passed, (certificate.failed, certificate.worst())
+    assert "hip" in certificate.sources
+    assert certificate.environment["device"].startswith("emulated-gfx908")

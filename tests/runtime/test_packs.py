@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import updp_rt
 from tests.runtime.conftest import model_and_images
-from updp_rt.runtime.lowering import fused_modules
+from updp_rt.runtime.fused import fused_modules
 
 NAMES = ["resnet18-merged", "mobilenetv2", "convnext", "convnext-merged", "vit-layerscale", "vit-merged"]
 

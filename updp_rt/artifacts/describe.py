@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from typing import Any
 
 import timm
@@ -74,6 +75,15 @@ def rebuild(description: Description, state: dict[str, Tensor]) -> nn.Module:
 def cpu_state(model: nn.Module) -> dict[str, Tensor]:
     """The model's weights on the CPU, contiguous, as safetensors wants them."""
     return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+
+
+def fingerprint(model: nn.Module) -> str:
+    """sha256 over the names, shapes and bytes of a model's weights."""
+    digest = hashlib.sha256()
+    for key, value in model.state_dict().items():
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _build_meta(name: str, args: ModelArgs) -> nn.Module:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from updp_rt.ops.library import conv_shape
 from updp_rt.ops.reference import Pair
+from updp_rt.ops.tolerance import sum_length
 
 Weights = tuple[Any, ...]  # each a Tensor, or None for a bias that is not there
 
@@ -92,6 +93,11 @@ class Problem:
         pixels = math.prod(self.output) // max(1, self.output[1])
         kernels = [shape for shape in self.weights if shape is not None and len(shape) > 1]
         return 2 * pixels * sum(math.prod(shape) for shape in kernels)
+
+    @property
+    def sum_length(self) -> int:
+        """How many products one element of the result sums."""
+        return sum_length(self.operator, self.x, [s for s in self.weights if s is not None and len(s) > 1])
 
     @property
     def bytes_moved(self) -> int:

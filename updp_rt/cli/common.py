@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 out = Console(highlight=False)
@@ -28,6 +29,60 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
         raise ValueError(f"{text!r} is no image size; write 224 or 160x192 (height x width)")
     return int(parts[0]), int(parts[-1])
+
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def parse_dtype(name: str) -> torch.dtype:
+    """A dtype that fused operators run in."""
+    import torch
+
+    if name not in DTYPES:
+        raise ValueError(f"--dtype takes {', '.join(DTYPES)}, not {name!r}")
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
+def parse_device(name: str) -> torch.device:
+    """``cpu``, ``cuda`` or ``auto``: a GPU if there is one."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("torch sees no GPU here; use --device cpu")
+    if name not in ("cpu", "cuda"):
+        raise ValueError(f"--device takes cpu, cuda or auto, not {name!r}")
+    return torch.device(name)
+
+
+def saved_folder(target: str | Path) -> Path | None:
+    """The folder of the saved model that `target` names: itself, or ``merged`` in the folder of a run."""
+    folder = Path(target)
+    if not folder.is_dir():
+        return None
+    return folder / "merged" if (folder / "merged" / "manifest.json").exists() else folder
+
+
+def load_or_create(target: str, size: tuple[int, int] | None = None) -> tuple[nn.Module, tuple[int, int, int]]:
+    """The saved model or the run's merged model at `target`, or a timm model of that name; and the images it is for.
+
+    Returns:
+        The model in eval mode, and ``(channels, height, width)``, the latter two `size` where that is given.
+    """
+    import updp_rt
+    from updp_rt.artifacts import read_manifest
+    from updp_rt.blocks import model_input_size
+
+    folder = saved_folder(target)
+    if folder is None:
+        model = create_model(target, size=size).eval()
+        channels, height, width = model_input_size(model)
+    else:
+        model = updp_rt.load(folder)
+        channels, height, width = read_manifest(folder).input_size
+    return model, (channels, *(size or (height, width)))
 
 
 def create_model(

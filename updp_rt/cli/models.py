@@ -1,4 +1,4 @@
-"""Commands about models and this machine: ``inspect``, ``verify``, ``info``."""
+"""Commands about models and this machine: ``inspect``, ``info``."""
 
 from __future__ import annotations
 
@@ -45,56 +45,6 @@ def inspect(model: ModelName, img_size: Size = None, json: AsJson = False) -> No
     )
     table.caption_justify = "left"
     out.print(table)
-
-
-@app.command(epilog="Example: updp-rt verify --model resnet18 --prune all")
-def verify(
-    model: Annotated[str, typer.Option("--model", help="A timm model, such as resnet34.", show_default=False)],
-    prune: Annotated[str, typer.Option("--prune", help="'all', or how many blocks.")] = "all",
-    dtype: Annotated[str, typer.Option("--dtype", help="float64 or float32.")] = "float64",
-    img_size: Size = None,
-    seed: Annotated[int, typer.Option(help="Of weights, images and the choice of blocks.")] = 0,
-    json: AsJson = False,
-) -> None:
-    """Check on MODEL with random statistics that λ = 0 is the timm model and λ = 1 is the merged model.
-
-    Exit status 1 if an error is above the bound (1e-12 relative in float64).
-    """
-    import torch
-    from rich.table import Table
-
-    from updp_rt.blocks import model_input_size
-    from updp_rt.verify import verify_model
-
-    if prune != "all" and not prune.isdigit():
-        raise ValueError(f"--prune takes 'all' or a number of blocks, not {prune!r}")
-    dtypes = {"float64": torch.float64, "float32": torch.float32}
-    if dtype not in dtypes:
-        raise ValueError(f"--dtype takes float64 or float32, not {dtype!r}")
-    size = parse_size(img_size)
-    torch.manual_seed(seed)
-    created = create_model(model, size=size)
-    verdict = verify_model(
-        created,
-        prune=None if prune == "all" else int(prune),
-        dtype=dtypes[dtype],
-        input_size=(model_input_size(created)[0], *size) if size else None,
-        seed=seed,
-    )
-    if json:
-        print_json(verdict.to_dict())
-    else:
-        table = Table(title=f"{verdict.model}: {len(verdict.pruned)} blocks, {verdict.dtype}", title_justify="left")
-        table.add_column("merged form")
-        for column in ("λ=0 against timm", "λ=1 against merged: interior", "border", "logits"):
-            table.add_column(column, justify="right")
-        for check in verdict.checks:
-            merged = (check.merge_error_interior, check.merge_error_border, check.merge_error_logits)
-            table.add_row(check.form, *(f"{error:.1e}" for error in (check.lambda0_error, *merged)))
-        table.caption = f"largest relative error; bound {verdict.bound:.1e}: {'PASSED' if verdict.passed else 'FAILED'}"
-        table.caption_justify = "left"
-        out.print(table)
-    raise typer.Exit(0 if verdict.passed else 1)
 
 
 @app.command(epilog="Example: updp-rt info --json")

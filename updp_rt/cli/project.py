@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from updp_rt.cli.app import app
-from updp_rt.cli.common import create_model, out, parse_size, print_json
-from updp_rt.cli.runtime import DTYPES
+from updp_rt.cli.common import DTYPES, load_or_create, out, parse_dtype, parse_size, print_json
 
 
 @app.command(epilog="Example: updp-rt project resnet34 --arch gfx908 --batch 128 --dtype float16")
@@ -32,8 +30,7 @@ def project(
     """
     if arch != "gfx908":
         raise ValueError(f"--arch takes gfx908, the one GPU that is modelled, not {arch!r}")
-    if dtype not in DTYPES:
-        raise ValueError(f"--dtype takes {', '.join(DTYPES)}, not {dtype!r}")
+    kind = parse_dtype(dtype)
     languages = backend.split(",")
     if not set(languages) <= {"hip", "triton"}:
         raise ValueError(f"--backend takes hip, triton or hip,triton, not {backend!r}")
@@ -43,16 +40,11 @@ def project(
         )
     import torch
 
-    import updp_rt
-    from updp_rt.blocks import model_input_size
     from updp_rt.projection import LABEL
     from updp_rt.projection.report import project_model
 
-    size = parse_size(img_size)
-    source = updp_rt.load(model) if Path(model).is_dir() else create_model(model, size=size)
-    source = source.eval()
-    channels, *own = model_input_size(source)
-    image = torch.randn(1, channels, *(size or own))
+    source, input_size = load_or_create(model, parse_size(img_size))
+    image = torch.randn(1, *input_size)
     columns = (TextColumn(f"projecting ({LABEL})"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=out, transient=True, disable=json) as progress:
         task = progress.add_task("projecting", total=None)
@@ -60,7 +52,7 @@ def project(
             source,
             image,
             batch,
-            getattr(torch, dtype),
+            kind,
             languages,
             advance=lambda done, total: progress.update(task, completed=done, total=total),
         )

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from updp_rt.cli.app import app
-from updp_rt.cli.common import create_model, out, parse_size, print_json
-
-DTYPES = ("float32", "float16", "bfloat16")
+from updp_rt.cli.common import DTYPES, load_or_create, out, parse_device, parse_dtype, parse_size, print_json
 
 
 @app.command(epilog="Example: updp-rt explain deit_tiny_patch16_224 --batch 8 --dtype bfloat16")
@@ -31,19 +28,11 @@ def explain(
 
     import updp_rt
     from updp_rt._timing import time_side_by_side
-    from updp_rt.blocks import model_input_size
 
-    if dtype not in DTYPES:
-        raise ValueError(f"--dtype takes {', '.join(DTYPES)}, not {dtype!r}")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("torch sees no GPU here; use --device cpu")
-    size = parse_size(img_size)
-    source = updp_rt.load(model) if Path(model).is_dir() else create_model(model, size=size)
-    source = source.eval().to(device, getattr(torch, dtype))
-    channels, *own = model_input_size(source)
-    images = torch.randn(batch, channels, *(size or own)).to(device, getattr(torch, dtype))
+    place, kind = parse_device(device), parse_dtype(dtype)
+    source, input_size = load_or_create(model, parse_size(img_size))
+    source = source.to(place, kind)
+    images = torch.randn(batch, *input_size).to(place, kind)
     fast = updp_rt.accelerate(source, images)
     explanation = updp_rt.explain(fast)
     with torch.inference_mode():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,22 +46,37 @@ def accuracy(operator: str, found: Tensor, args: tuple[Any, ...]) -> Accuracy:
         return Accuracy(math.inf, 0.0, 0)
     if not exact.numel():
         return Accuracy(0.0, 0.0, 0)
-    torch_error = _largest(plain(*args), exact)
-    eps = torch.finfo(args[0].dtype).eps
+    kernels = [args[index].shape for index in _KERNELS[operator]]
+    bound = error_bound(plain(*args), exact, sum_length(operator, args[0].shape, kernels))
+    return Accuracy(largest_error(found, exact), bound, int(exact.isfinite().sum()))
+
+
+def error_bound(plain: Tensor, exact: Tensor, length: int) -> float:
+    """Twice the largest error of `plain`, torch's own result, and ``eps * sqrt(length) * max|exact|`` of its dtype."""
     finite = exact[exact.isfinite()].abs()
-    slack = eps * math.sqrt(_sum_length(operator, args)) * (float(finite.max()) if finite.numel() else 0.0)
-    return Accuracy(_largest(found, exact), 2 * torch_error + slack, finite.numel())
+    scale = float(finite.max()) if finite.numel() else 0.0
+    return 2 * largest_error(plain, exact) + torch.finfo(plain.dtype).eps * math.sqrt(length) * scale
 
 
-def _largest(found: Tensor, exact: Tensor) -> float:
+def largest_error(found: Tensor, exact: Tensor) -> float:
+    """``max |found - exact|``; infinite where `exact` alone is no finite number, NaN where `found` alone is NaN."""
     error = (found.double() - exact).abs()
     # Where the truth is no finite number, neither must the result be.
     return float(torch.where(exact.isfinite(), error, torch.where(found.isfinite(), math.inf, 0.0)).max())
 
 
-def _sum_length(operator: str, args: tuple[Any, ...]) -> int:
-    """K: how many products one element of the result sums."""
+# Which arguments of an operator are its kernels.
+_KERNELS: dict[str, tuple[int, ...]] = {
+    "linear": (1,),
+    "conv2d": (1,),
+    "depthwise_pointwise": (1, 3),
+    "dual_linear": (2, 3),
+    "attention": (),
+}
+
+
+def sum_length(operator: str, x: Sequence[int], kernels: Iterable[Sequence[int]]) -> int:
+    """K: how many products one element of the result sums, by the shapes of the input and of the kernels."""
     if operator == "attention":
-        return args[0].shape[1]
-    weights = {"linear": (1,), "conv2d": (1,), "depthwise_pointwise": (1, 3), "dual_linear": (2, 3)}[operator]
-    return sum(args[index][0].numel() for index in weights)
+        return x[1]
+    return sum(math.prod(kernel[1:]) for kernel in kernels)

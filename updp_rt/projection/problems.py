@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from updp_rt.backends import Problem
 from updp_rt.runtime.explanation import explain
-from updp_rt.runtime.lowering import accelerate, fused_modules
+from updp_rt.runtime.fused import fused_modules
+from updp_rt.runtime.lowering import accelerate
 
 
 def model_problems(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Callable
 from functools import cached_property
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from updp_rt.artifacts.atomic import atomic_path, remove_leftovers, write_json, write_text
-from updp_rt.artifacts.describe import cpu_state, describe_model
+from updp_rt.artifacts.describe import cpu_state, describe_model, fingerprint
 from updp_rt.blocks import prunable_blocks, pruned_bodies
 from updp_rt.data import Loader, first_images, make_loader
 from updp_rt.pruning.config import PruneConfig
@@ -188,15 +187,6 @@ def _existing(path: Path) -> Path:
     if not path.exists():
         raise RunError(f"{path}: not there; run the stage that writes it first")
     return path
-
-
-def fingerprint(model: nn.Module) -> str:
-    """sha256 over the names, shapes and bytes of a model's weights."""
-    digest = hashlib.sha256()
-    for key, value in model.state_dict().items():
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _compare(ours: dict[str, Any], theirs: dict[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -40,13 +40,19 @@ def environment(device: torch.device) -> dict[str, str]:
 
 
 @cache
-def kernel_hash() -> str:
-    """sha256 over the sources of the kernels and of the backends that call them, its first 16 digits."""
+def kernel_hash(backend: str = "") -> str:
+    """sha256 over the sources of the kernels and of the backends that call them, its first 16 digits.
+
+    Args:
+        backend: only what this one runs: its kernels, if it has any here, and the code that calls them.
+    """
     digest = hashlib.sha256()
     for name in ("updp_rt.kernels", "updp_rt.backends"):
         root = Path(importlib.import_module(name).__path__[0])
         for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".hip", ".h")):
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+            place = path.relative_to(root)
+            if not backend or backend in (place.parts[0], path.stem):
+                digest.update(place.as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

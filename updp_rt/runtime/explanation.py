@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from updp_rt.runtime.dispatch import Choice
-from updp_rt.runtime.lowering import fused_modules
+from updp_rt.runtime.fused import fused_modules
 from updp_rt.runtime.roofline import peak
 from updp_rt.runtime.table import table_for
 

@@ -6,6 +6,7 @@ A fused module is its source module with another class: parameters, buffers, nam
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -101,6 +102,13 @@ class Absorbed(Fused):
 
     def run(self, x: Any) -> Any:
         return x
+
+
+def fused_modules(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Name and module of every fused module that runs operators of its own."""
+    for name, module in model.named_modules():
+        if isinstance(module, Fused) and not isinstance(module, Absorbed):
+            yield name, module
 
 
 def fuse(module: nn.Module, kind: type[Fused], fusion: Fusion) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from updp_rt.backends import BACKENDS
+from updp_rt.runtime.certify import VerificationError, verify
 from updp_rt.runtime.dispatch import AccelerationError, Policy
 from updp_rt.runtime.fused import Absorbed, CannotFuseError, Fused, Fusion, fuse, unfuse
 from updp_rt.runtime.memory import keep_freed_memory
@@ -29,6 +30,7 @@ def accelerate(
     inplace: bool = False,
     strict: bool = False,
     backends: Sequence[str] | None = None,
+    certify: bool = False,
 ) -> _Model:
     """Run `model` on fused kernels: convolutions and linear layers with their norms, residuals and activations.
 
@@ -46,6 +48,7 @@ def accelerate(
         strict: raise `AccelerationError` where something falls back: a kernel that fails or disagrees with the
             reference, or a block that cannot be fused.
         backends: use only these, of onednn, triton, hip, vendor and reference.
+        certify: `verify` the result on each of the examples before handing it out, which takes a few float64 runs.
 
     Returns:
         The accelerated model. `restore` undoes it.
@@ -53,6 +56,7 @@ def accelerate(
     Raises:
         ValueError: a model in train mode or already accelerated, or an unknown backend.
         AccelerationError: under `strict`.
+        VerificationError: under `certify`, a module whose results are further from float64 than the bound.
     """
     unknown = [name for name in backends or () if name not in BACKENDS]
     if unknown:
@@ -73,6 +77,12 @@ def accelerate(
         _fuse_all(model, policy)
         examples = [example_input] if isinstance(example_input, Tensor) else list(example_input)
         prewarm(model, *examples)
+        if certify:
+            source = restore(model)
+            for example in examples:
+                certificate = verify(source, model, example)
+                if not certificate.passed:
+                    raise VerificationError(certificate)
     except BaseException:
         _unfuse_all(model)  # a model given to be changed in place is not left half changed
         raise
@@ -100,13 +110,6 @@ def prewarm(model: nn.Module, *examples: Tensor) -> None:
             keep_freed_memory()
         model(example)
         table_for(example.device).save()
-
-
-def fused_modules(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Name and module of every fused module that runs operators of its own."""
-    for name, module in model.named_modules():
-        if isinstance(module, Fused) and not isinstance(module, Absorbed):
-            yield name, module
 
 
 def _copy(model: _Model) -> _Model:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -81,11 +83,25 @@ class Site:
             return (*x.shape[:-1], kernel[0])
         return conv_shape(x.shape, kernel, self.geometry.stride, self.geometry.padding)
 
+    @contextmanager
+    def recorded(self) -> Iterator[dict[str, Choice]]:
+        """The choices of the calls made inside, by problem, and only those; afterwards all are known again."""
+        known, kernels = self.choices, {} if self._packed is None else self._packed.kernels
+        if self._packed is not None:
+            self._packed.kernels = {}  # so that each call asks for its kernel anew, with the weights packed before
+        self.choices = {}
+        try:
+            yield self.choices
+        finally:
+            self.choices = known | self.choices
+            if self._packed is not None and self._packed.is_fresh():
+                self._packed.kernels = kernels | self._packed.kernels
+
     def _kernel(self, x: Tensor, other: Tensor | None) -> Kernel:
         packed = self._packed
         if packed is None or not packed.is_fresh():
             packed = _Packed(self.source)
-            self.choices = {}
+            self.choices.clear()
         weights = self.source.weights()
         problem = Problem.of(self.operator, x, other, weights, self.act, self.geometry)
         choice, kernel = choose(problem, weights, x, other, self.policy, packed.prepared[problem.residual])

@@ -27,7 +27,7 @@ from updp_rt.blocks import (
     set_lambda,
 )
 from updp_rt.blocks.inspect import architecture, form_label
-from updp_rt.verify.randomize import randomize
+from updp_rt.verification.randomize import randomize
 
 FLOAT64_BOUND = 1e-12
 

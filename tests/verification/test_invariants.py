@@ -11,8 +11,8 @@ from torch import nn
 
 from updp_rt.blocks import progressive
 from updp_rt.reparam import AffineConv, move_padding
-from updp_rt.verify import verify_model
-from updp_rt.verify.randomize import randomize
+from updp_rt.verification import verify_model
+from updp_rt.verification.randomize import randomize
 
 BOUND = 1e-12
 

@@ -1,0 +1,251 @@
+"""``verify``: that an accelerated model computes what its source does, and that pruning's two ends are exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from updp_rt.cli.app import app
+from updp_rt.cli.common import (
+    DTYPES,
+    create_model,
+    load_or_create,
+    out,
+    parse_device,
+    parse_dtype,
+    parse_size,
+    print_json,
+    saved_folder,
+)
+from updp_rt.cli.models import AsJson, Size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from updp_rt.verification import Certificate
+
+_RANDOM = "random normal"
+
+
+@app.command(
+    epilog="Examples: updp-rt verify runs/deit-p6 --data imagenet/\n\nupdp-rt verify --check deit_p6/certificate.json"
+    "\n\nupdp-rt verify --model resnet18 --prune all"
+)
+def verify(
+    target: Annotated[
+        str | None, typer.Argument(help="A folder that updp-rt wrote, or a timm model.", show_default=False)
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option(metavar="CERT", help="Verify again the model beside this certificate.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Instead: check that pruning this timm model is exact at both ends.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once: the shape that is certified.")] = 8,
+    dtype: Annotated[
+        str | None, typer.Option(help=f"{', '.join(DTYPES)}; with --model float64 or float32.  [default: the first]")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Validation images of: digits, an image folder, wds/PATH.  [default: random]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda (AMD's GPUs too), or auto: a GPU if there is one.")] = "auto",
+    prune: Annotated[str, typer.Option("--prune", help="With --model: 'all', or how many blocks.")] = "all",
+    img_size: Size = None,
+    seed: Annotated[int, typer.Option(help="Of what is drawn: images, adversarial inputs, weights, blocks.")] = 0,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="The certificate.  [default: certificate.json in the model's folder]")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Accelerate a model, compare every fused module with float64, and write the certificate.
+
+    Each module is run on the inputs it really sees and on adversarial ones, then the whole model on the images. A
+    module passes if it is nowhere further off than twice what torch's own operators are in that dtype. With --check the
+    same is done again, on the same images, and what has changed since is named. With --model, random statistics are
+    drawn, and λ = 0 is compared with the timm model, λ = 1 with the merged one.
+
+    Exit status 1 if anything is above its bound.
+    """
+    if (model is None) == (target is None and check is None):
+        raise ValueError("name a model's folder, or give --check CERT, or --model NAME: see updp-rt verify --help")
+    if model is not None:
+        _invariants(model, prune, dtype or "float64", img_size, seed, json)
+    elif check is not None:
+        _check_again(check, target or str(check.parent), device, out_file, json)
+    else:
+        assert target is not None
+        source = f"{data}, validation" if data else _RANDOM
+        size = parse_size(img_size)
+        certificate = _certify(target, source, batch, dtype or DTYPES[0], size, device, seed, not json)
+        folder = saved_folder(target)
+        path = out_file or (folder / "certificate.json" if folder else None)
+        if path is not None:
+            certificate.save(path)
+        _show(certificate, path, json)
+
+
+def _certify(
+    target: str,
+    source: str,
+    batch: int,
+    dtype: str,
+    size: tuple[int, int] | None,
+    device: str,
+    seed: int,
+    show_progress: bool,
+) -> Certificate:
+    import torch
+
+    import updp_rt
+
+    place, kind = parse_device(device), parse_dtype(dtype)
+    torch.manual_seed(seed)  # a timm model's weights, so that they can be drawn again
+    merged, input_size = load_or_create(target, size)
+    images = _images(source, (batch, *input_size), seed).to(place, kind)
+    merged = merged.to(place, kind)
+    fast = updp_rt.accelerate(merged, images)
+    return updp_rt.verify(merged, fast, images, seed=seed, source=source, show_progress=show_progress)
+
+
+def _images(source: str, shape: tuple[int, int, int, int], seed: int) -> Tensor:
+    """The images that a certificate's ``inputs`` names, float32 ``[N, C, H, W]``."""
+    import torch
+
+    from updp_rt.data import first_images, load_splits, make_loader
+
+    batch, *input_size = shape
+    name, separator, _ = source.rpartition(", validation")
+    if separator:
+        channels, height, width = input_size
+        loader = make_loader(load_splits(name, (channels, height, width)).val, batch, training=False)
+        images = first_images(loader, batch)
+        if len(images) < batch:
+            raise ValueError(f"{name!r} has {len(images)} validation images: give --batch {len(images)} or less")
+        return images
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _check_again(path: Path, target: str, device: str, out_file: Path | None, json: bool) -> None:
+    from updp_rt.verification import Certificate
+
+    old = Certificate.load(path)
+    batch, _, height, width = old.inputs.shape
+    new = _certify(
+        target, old.inputs.source, batch, old.dtype, (height, width), device, old.inputs.seed, show_progress=not json
+    )
+    if new.model != old.model:
+        raise ValueError(
+            f"{path} is of {old.model.architecture} with weights {old.model.weights_sha256[:12]}…, {target} holds "
+            f"{new.model.architecture} with {new.model.weights_sha256[:12]}…: verify that model by itself"
+        )
+    changes = _changes(old, new)
+    if out_file is not None:
+        new.save(out_file)
+    if json:
+        print_json({**new.model_dump(mode="json"), "certified": old.passed, "changes": changes})
+    else:
+        for change in changes:
+            out.print(f"since the certificate: {change}", markup=False)
+        out.print(f"the certificate says: {'passed' if old.passed else 'failed'}; verified again:")
+        _show(new, out_file, json)
+    raise typer.Exit(0 if new.passed else 1)
+
+
+def _changes(old: Certificate, new: Certificate) -> list[str]:
+    """What is no longer as it was when the certificate was made."""
+    before = {**old.environment, **{f"sources of {name}": value for name, value in old.sources.items()}}
+    after = {**new.environment, **{f"sources of {name}": value for name, value in new.sources.items()}}
+    found = [
+        f"{key}: {before.get(key, 'absent')} then, {after.get(key, 'absent')} now"
+        for key in {**before, **after}
+        if before.get(key) != after.get(key)
+    ]
+    if old.inputs.sha256 != new.inputs.sha256:
+        found.append(f"images: {old.inputs.source} then, other ones ({new.inputs.source}, same shape) now")
+    then = {(m.name, k.problem): k.kernel for m in old.modules for k in m.kernels}
+    now = {(m.name, k.problem): k.kernel for m in new.modules for k in m.kernels}
+    other = sum(then.get(key) != kernel for key, kernel in now.items())
+    if other:
+        found.append(f"kernels: {other} of {len(now)} problems run on another one")
+    return found
+
+
+def _show(certificate: Certificate, path: Path | None, json: bool) -> None:
+    from rich.table import Table
+
+    if json:
+        print_json(certificate.model_dump(mode="json"))
+        raise typer.Exit(0 if certificate.passed else 1)
+    inputs = certificate.inputs
+    shape = "x".join(map(str, inputs.shape))
+    title = f"{certificate.model.architecture}: {certificate.dtype}, {shape} ({inputs.source})"
+    table = Table(title=title, title_justify="left")
+    for column in ("module", "kernels", "worst on"):
+        table.add_column(column, overflow="fold")
+    for column in ("error", "torch's own", "bound", ""):
+        table.add_column(column, justify="right", no_wrap=True)
+    for module in certificate.modules:
+        kernels = ", ".join(dict.fromkeys(kernel.kernel for kernel in module.kernels))
+        worst = max(module.cases, key=lambda case: (not case.passed, case.error / (case.bound or 1)), default=None)
+        if worst is None:
+            table.add_row(module.name, kernels, "not reached", style="dim")
+            continue
+        figures = (f"{value:.1e}" for value in (worst.error, worst.torch_error, worst.bound))
+        verdict, style = ("passed", None) if module.passed else ("FAILED", "red")
+        table.add_row(module.name, kernels, worst.inputs, *figures, verdict, style=style)
+    logits = certificate.logits
+    figures = (f"{value:.1e}" for value in (logits.error, logits.torch_error, logits.bound))
+    verdict, style = ("passed", None) if logits.passed else ("FAILED", "red")
+    table.add_section()
+    table.add_row("logits", "", "seen", *figures, verdict, style=style)
+    table.caption = (
+        f"top-1: the source's on {logits.agree} of {logits.samples} images; the exact one on "
+        f"{logits.decided - logits.disagree} of the {logits.decided} whose margin is beyond the bound"
+    )
+    table.caption_justify = "left"
+    out.print(table)
+    out.print(str(certificate), style="green" if certificate.passed else "red", markup=False)
+    if path is not None:
+        out.print(f"certificate: {path}", soft_wrap=True, markup=False)
+    raise typer.Exit(0 if certificate.passed else 1)
+
+
+def _invariants(model: str, prune: str, dtype: str, img_size: str | None, seed: int, json: bool) -> None:
+    """Check on a model with random statistics that λ = 0 is the timm model and λ = 1 is the merged model."""
+    import torch
+    from rich.table import Table
+
+    from updp_rt.blocks import model_input_size
+    from updp_rt.verification import verify_model
+
+    if prune != "all" and not prune.isdigit():
+        raise ValueError(f"--prune takes 'all' or a number of blocks, not {prune!r}")
+    dtypes = {"float64": torch.float64, "float32": torch.float32}
+    if dtype not in dtypes:
+        raise ValueError(f"with --model, --dtype takes float64 or float32, not {dtype!r}")
+    size = parse_size(img_size)
+    torch.manual_seed(seed)
+    created = create_model(model, size=size)
+    verdict = verify_model(
+        created,
+        prune=None if prune == "all" else int(prune),
+        dtype=dtypes[dtype],
+        input_size=(model_input_size(created)[0], *size) if size else None,
+        seed=seed,
+    )
+    if json:
+        print_json(verdict.to_dict())
+    else:
+        table = Table(title=f"{verdict.model}: {len(verdict.pruned)} blocks, {verdict.dtype}", title_justify="left")
+        table.add_column("merged form")
+        for column in ("λ=0 against timm", "λ=1 against merged: interior", "border", "logits"):
+            table.add_column(column, justify="right")
+        for check in verdict.checks:
+            merged = (check.merge_error_interior, check.merge_error_border, check.merge_error_logits)
+            table.add_row(check.form, *(f"{error:.1e}" for error in (check.lambda0_error, *merged)))
+        table.caption = f"largest relative error; bound {verdict.bound:.1e}: {'PASSED' if verdict.passed else 'FAILED'}"
+        table.caption_justify = "left"
+        out.print(table)
+    raise typer.Exit(0 if verdict.passed else 1)
