@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import timm
 import torch
+from timm.models.regnet import Bottleneck, RegNet
+from timm.models.vgg import VGG
 from torch import nn
 
 from updp_rt.blocks import (
     FAMILIES,
+    Family,
+    ProgressiveBlock,
     UnsupportedModelError,
+    add_family,
     find_blocks,
+    find_family,
     make_progressive,
     merge_model,
     merge_origins,
@@ -176,3 +183,20 @@ def test_a_constant_channel_is_fitted_by_its_bias() -> None:
     fit_batchnorm(norm, seen, wanted)
     assert torch.isfinite(norm.weight).all()
     torch.testing.assert_close(norm(seen).mean((0, 2, 3)), wanted.mean((0, 2, 3)))
+
+
+def test_a_family_is_added_once_and_takes_no_others_models() -> None:
+    regnet = Family("regnet", "regnetx_002", (RegNet,), (Bottleneck,), lambda block: "not yet", ProgressiveBlock)
+    model = timm.create_model("regnetx_002")
+    with pytest.raises(UnsupportedModelError, match=r"RegNet belongs to no family.* or add a family"):
+        find_family(model)
+    add_family(regnet)
+    try:
+        assert find_family(model) is regnet
+        assert {block.reason for block in find_blocks(model)} == {"not yet"}
+        with pytest.raises(ValueError, match="models of RegNet belong to the family regnet already"):
+            add_family(regnet)
+        with pytest.raises(ValueError, match="the name 'regnet' belong"):
+            add_family(replace(regnet, models=(VGG,)))
+    finally:
+        FAMILIES.remove(regnet)

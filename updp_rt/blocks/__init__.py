@@ -1,10 +1,13 @@
 """The families of timm models: one file each, and the functions over whole models."""
 
+from updp_rt.blocks.family import Family
 from updp_rt.blocks.inspect import BlockReport, Cost, ModelReport, count_costs, count_depth, inspect, model_input_size
+from updp_rt.blocks.merged import MergedBlock
 from updp_rt.blocks.model import (
     FAMILIES,
     BlockInfo,
     UnsupportedModelError,
+    add_family,
     find_blocks,
     find_family,
     make_progressive,
@@ -15,17 +18,25 @@ from updp_rt.blocks.model import (
     pruned_bodies,
     set_lambda,
 )
-from updp_rt.blocks.progressive import MergeOrigin, ProgressiveBlock
+from updp_rt.blocks.norms import copy_activation, pruned_batchnorm
+from updp_rt.blocks.progressive import Fade, Keep, MergeOrigin, ProgressiveBlock, Shrink
 
 __all__ = [
     "FAMILIES",
     "BlockInfo",
     "BlockReport",
     "Cost",
+    "Fade",
+    "Family",
+    "Keep",
     "MergeOrigin",
+    "MergedBlock",
     "ModelReport",
     "ProgressiveBlock",
+    "Shrink",
     "UnsupportedModelError",
+    "add_family",
+    "copy_activation",
     "count_costs",
     "count_depth",
     "find_blocks",
@@ -37,6 +48,7 @@ __all__ = [
     "model_input_size",
     "progressive_blocks",
     "prunable_blocks",
+    "pruned_batchnorm",
     "pruned_bodies",
     "set_lambda",
 ]

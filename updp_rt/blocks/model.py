@@ -13,7 +13,7 @@ from updp_rt.blocks.family import Family
 from updp_rt.blocks.progressive import MergeOrigin, ProgressiveBlock
 from updp_rt.reparam import MergeError
 
-FAMILIES: tuple[Family, ...] = (resnet.FAMILY, mobilenetv2.FAMILY, convnext.FAMILY, vit.FAMILY)
+FAMILIES: list[Family] = [resnet.FAMILY, mobilenetv2.FAMILY, convnext.FAMILY, vit.FAMILY]
 
 
 class UnsupportedModelError(ValueError):
@@ -33,6 +33,20 @@ class BlockInfo:
         return self.reason is None
 
 
+def add_family(family: Family) -> None:
+    """Let models of `family` be pruned in this process, from now on.
+
+    Raises:
+        ValueError: its name is taken, or models of one of its classes belong to another family.
+    """
+    for known in FAMILIES:
+        shared = [model for model in family.models if issubclass(model, known.models)]
+        if known.name == family.name or shared:
+            what = f"models of {shared[0].__name__}" if shared else f"the name {family.name!r}"
+            raise ValueError(f"{what} belong to the family {known.name} already")
+    FAMILIES.append(family)
+
+
 def find_family(model: nn.Module) -> Family:
     """The family `model` belongs to; raises `UnsupportedModelError`, which lists them all."""
     for family in FAMILIES:
@@ -41,7 +55,7 @@ def find_family(model: nn.Module) -> Family:
     known = ", ".join(f"{f.name} ({f.models[0].__name__}, such as {f.example})" for f in FAMILIES)
     raise UnsupportedModelError(
         f"{type(model).__name__} belongs to no family that can be pruned. Families: {known}. "
-        "Create the model with timm.create_model, or add a family under updp_rt/blocks."
+        "Create the model with timm.create_model, or add a family: updp_rt.blocks.add_family."
     )
 
 
