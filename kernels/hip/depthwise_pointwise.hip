@@ -66,8 +66,8 @@ DEVICE void depthwise_pointwise(const typename Tile::T* x, const typename Tile::
   NAME(const T* x, const T* w_dw, const float* b_dw, const T* w_pw, const float* b_pw, const T* residual, T* y,       \
        int batch, int height, int width, int channels, int out_height, int out_width, int out_channels, int kernel_h, \
        int kernel_w, int stride_h, int stride_w, int pad_h, int pad_w, int act) {                                     \
-    const Convolution convolution{height,   width,    channels, out_height, out_width, kernel_h,                      \
-                                  kernel_w, stride_h, stride_w, pad_h,      pad_w};                                   \
+    const Convolution convolution{batch,    height,   width,    channels, out_height, out_width,                      \
+                                  kernel_h, kernel_w, stride_h, stride_w, pad_h,      pad_w};                         \
     depthwise_pointwise<MixedTile<T, M, N, K, WAVES>, DEPTHWISE, POINTWISE, ACCESS>(                                  \
         x, w_dw, b_dw, w_pw, convolution,                                                                             \
         {b_pw, residual, y, batch * out_height * out_width, out_channels, out_channels, out_channels, act});          \

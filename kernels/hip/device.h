@@ -8,8 +8,8 @@
 //   Buffer               memory seen through 32-bit offsets from a uniform address; reading at NOWHERE, or past it,
 //                        gives zeros
 //   load_anywhere, store_anywhere  16 bytes at an address that is a multiple of UNIT
-//   any_chunk            of no particular value
 //   anew                 keeps scalar registers free
+//   uniform              keeps vector registers and instructions free: a value that all lanes of a wave share
 //   exp2_fast, reciprocal  float32 within 1 ulp, without care for denormal results
 #pragma once
 
@@ -51,6 +51,15 @@ DEVICE int anew(int value) {
   return value;
 }
 
+// `value`, which all lanes of a wave share, in a scalar register: the compiler divides, and uses float, in vector ones.
+DEVICE int uniform(int value) { return __builtin_amdgcn_readfirstlane(value); }
+template <class T>
+DEVICE T* uniform(T* address) {
+  const auto bits = reinterpret_cast<unsigned long long>(address);
+  const unsigned long long high = static_cast<unsigned>(uniform(bits >> 32));
+  return reinterpret_cast<T*>(high << 32 | static_cast<unsigned>(uniform(bits)));
+}
+
 using Chunk = int __attribute__((ext_vector_type(4)));
 
 // gfx9 reads and writes vectors at any address.
@@ -68,13 +77,6 @@ DEVICE void store_anywhere(void* to, Chunk value) {
   static_cast<Unaligned<UNIT>*>(to)->chunk = value;
 }
 
-// Of no particular value, without an instruction.
-DEVICE Chunk any_chunk() {
-  Chunk chunk;
-  asm("" : "=v"(chunk));
-  return chunk;
-}
-
 // The compiler's own intrinsics, for which clang 15 has no builtin functions.
 __device__ Chunk raw_buffer_load(Chunk, int, int, int) __asm("llvm.amdgcn.raw.buffer.load.v4i32");
 __device__ int raw_buffer_load_word(Chunk, int, int, int) __asm("llvm.amdgcn.raw.buffer.load.i32");
@@ -82,17 +84,25 @@ __device__ void raw_buffer_store(Chunk, Chunk, int, int, int) __asm("llvm.amdgcn
 
 class Buffer {
  public:
-  static constexpr unsigned NOWHERE = 0x80000000;
+  static constexpr unsigned REACH = 0x7fffffff, NOWHERE = 0x80000000;
 
-  // `base` must be the same for all lanes; offsets, in bytes, are below 2^31.
-  DEVICE explicit Buffer(const void* base) {
+  // `base` and `bytes`, past which nothing is read, must be the same for all lanes; offsets, in bytes, are below 2^31.
+  DEVICE explicit Buffer(const void* base, unsigned bytes = REACH) {
     auto address = reinterpret_cast<unsigned long long>(base);
     // Word 3: 32-bit raw data, as gfx9 wants it.
-    resource_ = {static_cast<int>(address), static_cast<int>(address >> 32 & 0xffff), 0x7fffffff, 0x27000};
+    resource_ = {static_cast<int>(address), static_cast<int>(address >> 32 & 0xffff), static_cast<int>(bytes), 0x27000};
   }
 
   // Reads at uniform + offset, both multiples of 16.
-  DEVICE Chunk load(unsigned offset, int uniform = 0) const { return raw_buffer_load(resource_, offset, uniform, 0); }
+  DEVICE Chunk load(unsigned offset, int uniform = 0) const {
+    // Clang 15 may compute it in a vector register, which the instruction does not take.
+    return raw_buffer_load(resource_, offset, ::uniform(uniform), 0);
+  }
+  // Reads at a multiple of UNIT. Of a chunk that passes the buffer's end, any part may be zeros.
+  template <int UNIT>
+  DEVICE Chunk load_anywhere(unsigned offset) const {
+    return load(offset);
+  }
   // The same for 4 bytes, in multiples of 4.
   DEVICE int load_word(unsigned offset, int uniform = 0) const {
     return raw_buffer_load_word(resource_, offset, uniform, 0);
@@ -122,6 +132,10 @@ DEVICE float exp2_fast(float x) {
 }
 DEVICE float reciprocal(float x) { return __frcp_rn(x); }
 DEVICE int anew(int value) { return value; }
+template <class T>
+DEVICE T uniform(T value) {
+  return value;
+}
 
 using Chunk = int4;
 
@@ -164,15 +178,18 @@ DEVICE void store_anywhere(void* to, Chunk value) {
   for (int i = 0; i < 16 / UNIT; i++) static_cast<Pieces<UNIT>*>(to)->values[i] = pieces.values[i];
 }
 
-DEVICE Chunk any_chunk() { return {0, 0, 0, 0}; }
-
 class Buffer {
  public:
-  static constexpr unsigned NOWHERE = 0x80000000;
+  static constexpr unsigned REACH = 0x7fffffff, NOWHERE = 0x80000000;
 
-  DEVICE explicit Buffer(const void* base) : base_(static_cast<const char*>(base)) {}
+  DEVICE explicit Buffer(const void* base, unsigned bytes = REACH)
+      : base_(static_cast<const char*>(base)), places_(bytes < 16 ? 0 : bytes - 15) {}
   DEVICE Chunk load(unsigned offset, int uniform = 0) const {
     return offset >= NOWHERE ? Chunk{0, 0, 0, 0} : *reinterpret_cast<const Chunk*>(base_ + uniform + offset);
+  }
+  template <int UNIT>
+  DEVICE Chunk load_anywhere(unsigned offset) const {
+    return offset >= places_ ? Chunk{0, 0, 0, 0} : ::load_anywhere<UNIT>(base_ + offset);
   }
   DEVICE int load_word(unsigned offset, int uniform = 0) const {
     return offset >= NOWHERE ? 0 : *reinterpret_cast<const int*>(base_ + uniform + offset);
@@ -183,18 +200,13 @@ class Buffer {
 
  private:
   const char* base_;
+  unsigned places_;  // where a whole chunk may begin
 };
 
 #endif
 
 DEVICE int lane_of_wave() { return lane_of_workgroup() % WAVE_LANES; }
-// The wave's number in its workgroup, known to the compiler to be uniform on gfx9.
-DEVICE unsigned wave_of_workgroup() {
-#if defined(__HIP__)
-  return __builtin_amdgcn_readfirstlane(lane_of_workgroup() / WAVE_LANES);
-#else
-  return lane_of_workgroup() / WAVE_LANES;
-#endif
-}
+// The wave's number in its workgroup.
+DEVICE unsigned wave_of_workgroup() { return uniform(lane_of_workgroup() / WAVE_LANES); }
 
 constexpr DEVICE unsigned divide_up(unsigned value, unsigned by) { return (value + by - 1) / by; }

@@ -106,6 +106,20 @@ DEVICE Chunk pack(const float* values) {
   return chunk_of(rounded);
 }
 
+#if defined(__HIP__)
+template <>
+DEVICE Chunk pack<float16>(const float* values) {
+  using Half2 = _Float16 __attribute__((ext_vector_type(2)));
+  int words[4];
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const Half2 pair{static_cast<_Float16>(values[2 * i]), static_cast<_Float16>(values[2 * i + 1])};
+    words[i] = __builtin_bit_cast(int, pair);
+  }
+  return Chunk{words[0], words[1], words[2], words[3]};
+}
+#endif
+
 // NaNs are rare: one branch for all values costs less than a choice for each.
 template <>
 DEVICE Chunk pack<bfloat16>(const float* values) {

@@ -119,31 +119,39 @@ DEVICE void finish(const Sums<Tile>& sums, int row, int column, const Finish<typ
     }
   }
   const Access<T> y(with.y, with.stride_y, row, column);
+  // Rows that share the branches of the activation: as many as leave registers free.
+  constexpr int SHARING = ROWS % 4 == 0 ? 4 : ROWS % 2 == 0 ? 2 : 1;
 #pragma unroll
   for (int j = 0; j < VECTORS; j++) {
-    float values[ROWS * V];
 #pragma unroll
-    for (int i = 0; i < ROWS * V; i++) {
-      values[i] = sums.blocks[i / V / Block::ROWS][j].value(i / V % Block::ROWS, i % V);
-    }
-    if (with.bias) {
-      float bias[V];
+    for (int first = 0; first < ROWS; first += SHARING) {
+      float values[SHARING * V];
 #pragma unroll
-      for (int v = 0; v < V; v += 4) unpack<float>(biases[j][v / 4], bias + v);
+      for (int i = 0; i < SHARING * V; i++) {
+        const int r = first + i / V;
+        values[i] = sums.blocks[r / Block::ROWS][j].value(r % Block::ROWS, i % V);
+      }
+      if (with.bias) {
+        float bias[V];
 #pragma unroll
-      for (int i = 0; i < ROWS * V; i++) values[i] += bias[i % V];
-    }
-    if (with.residual) {
+        for (int v = 0; v < V; v += 4) unpack<float>(biases[j][v / 4], bias + v);
 #pragma unroll
-      for (int i = 0; i < ROWS; i++) {
-        float residual[V];
-        unpack<T>(residuals[j][i], residual);
+        for (int i = 0; i < SHARING * V; i++) values[i] += bias[i % V];
+      }
+      if (with.residual) {
 #pragma unroll
-        for (int v = 0; v < V; v++) values[i * V + v] += residual[v];
+        for (int i = 0; i < SHARING; i++) {
+          float residual[V];
+          unpack<T>(residuals[j][first + i], residual);
+#pragma unroll
+          for (int v = 0; v < V; v++) values[i * V + v] += residual[v];
+        }
+      }
+      activate(values, with.act);
+#pragma unroll
+      for (int i = 0; i < SHARING; i++) {
+        y.store(at_row(first + i), at_column(j), valid(first + i, j), values + i * V);
       }
     }
-    activate(values, with.act);
-#pragma unroll
-    for (int i = 0; i < ROWS; i++) y.store(at_row(i), at_column(j), valid(i, j), values + i * V);
   }
 }

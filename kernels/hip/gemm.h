@@ -22,7 +22,7 @@ DEVICE Position tile_position(int m, int n) {
   const unsigned tiles_m = divide_up(m, Tile::M), tiles_n = divide_up(n, Tile::N);
   const unsigned first = workgroup() / (GROUP * tiles_n) * GROUP, within = workgroup() % (GROUP * tiles_n);
   const unsigned height = tiles_m - first < GROUP ? tiles_m - first : GROUP;
-  return {static_cast<int>((first + within % height) * Tile::M), static_cast<int>(within / height * Tile::N)};
+  return {uniform((first + within % height) * Tile::M), uniform(within / height * Tile::N)};
 }
 
 // Operands of the loop: two of each, so that one can be filled while the other is read, unless that would leave no room

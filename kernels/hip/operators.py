@@ -106,6 +106,7 @@ def conv2d(
         ValueError: shapes, memory layouts, dtypes or the activation do not fit the operator or the kernel.
     """
     shape = check_conv2d(x, weight, bias, residual, act, stride, padding)
+    _check_sides(x)
     (_, channels, height, width), (kernel_h, kernel_w) = x.shape, weight.shape[1:3]
     batch, out_channels, *out = shape
     _check_kernel(kernel, "conv2d", x, (bias,), (x, weight, residual), (channels, out_channels))
@@ -150,6 +151,7 @@ def depthwise_pointwise(
         ValueError: shapes, memory layouts, dtypes or the activation do not fit the operator or the kernel.
     """
     shape = check_depthwise_pointwise(x, w_dw, b_dw, w_pw, b_pw, residual, act, stride, padding)
+    _check_sides(x)
     (_, channels, height, width), (kernel_h, kernel_w) = x.shape, w_dw.shape[:2]
     batch, out_channels, *out = shape
     _check_kernel(kernel, "depthwise_pointwise", x, (b_dw, b_pw), (x, w_dw, w_pw, residual), (channels, out_channels))
@@ -192,6 +194,13 @@ def _tiles(kernel: Kernel, rows: int, columns: int) -> int:
     """Workgroups for a result of this size; ValueError where its rows cannot be counted in 31 bits."""
     check(rows < 2**31, f"{rows} rows or pixels are more than kernels count: split the batch")
     return -(-rows // kernel.block[0]) * -(-columns // kernel.block[1])
+
+
+def _check_sides(x: Tensor) -> None:
+    """Pixels are located with divisions in float32 and products of 24 bits, which are exact up to here."""
+    _, channels, height, width = x.shape
+    largest = max(channels, height, width)
+    check(largest < 2**20, f"x has {channels} channels of {height}x{width}: HIP kernels take fewer than 2^20 each way")
 
 
 def _launch(kernel: Kernel, grid: int, arguments: tuple[Tensor | int | None, ...]) -> None:

@@ -3,6 +3,7 @@
 //   keep          some values of a chunk
 //   Span          what of a tensor a tile may read
 //   ChunkWalk     a lane's place in a depth of runs, each padded to whole chunks
+//   Trail         that place in memory
 //   AnywhereTile  the tile of a matrix (finish.h) whose rows lie anywhere
 #pragma once
 
@@ -30,30 +31,26 @@ DEVICE Chunk keep(Chunk chunk, int first, int end) {
 // a unit away from the divisor's multiples.
 DEVICE int quotient(int value, float of_divisor) { return static_cast<int>((value + 0.5f) * of_divisor); }
 
+// Of values below 2^24: on gfx9 at a quarter of what multiplying takes.
+DEVICE int small_product(unsigned a, unsigned b) { return (a & 0xffffff) * (b & 0xffffff); }
+
 template <class T>
 class Span {
  public:
-  Span() = default;
-  // `origin` is uniform; the tensor's values from `origin` to `end` - 1 may be read in whole chunks.
-  DEVICE Span(const T* origin, const T* end) : origin_(reinterpret_cast<const char*>(origin)) {
-    const long long room = (end - origin - VECTOR<T> + 1) * static_cast<long long>(sizeof(T));
-    places_ = room < 0 ? 0 : room > 0x7fffffff ? 0x7fffffff : static_cast<unsigned>(room);
-  }
+  DEVICE Span() : Span(nullptr, 0u) {}
+  // `origin` is uniform; the tensor's values from `origin` to `end` - 1 may be read.
+  DEVICE Span(const T* origin, const T* end) : Span(origin, within_reach((end - origin) * sizeof(T))) {}
 
   // Whether a whole chunk may be read `offset` bytes after the origin.
   DEVICE bool has_chunk(unsigned offset) const { return offset < places_; }
 
-  // The chunk that begins there, if it is wanted and may be read; else anything.
-  DEVICE Chunk load(bool wanted, unsigned offset) const {
-    Chunk chunk = any_chunk();
-    if (wanted & has_chunk(offset)) chunk = load_anywhere<sizeof(T)>(origin_ + offset);
-    return chunk;
-  }
+  // The chunk there; zeros at Buffer::NOWHERE, and anything where there is no whole one.
+  DEVICE Chunk load(unsigned offset) const { return buffer_.template load_anywhere<sizeof(T)>(offset); }
 
   // Its values from `first` to `end` - 1, zeros in place of the others. `chunk` is what `load` made of it.
   DEVICE Chunk part(Chunk chunk, int offset, int first, int end) const {
     if (has_chunk(offset)) return keep<T>(chunk, first, end);
-    const T* from = reinterpret_cast<const T*>(origin_ + offset);
+    const T* from = origin_ + offset / static_cast<int>(sizeof(T));
     T values[VECTOR<T>] = {};
 #pragma unroll
     for (int v = 0; v < VECTOR<T>; v++) {
@@ -63,7 +60,14 @@ class Span {
   }
 
  private:
-  const char* origin_;
+  DEVICE Span(const T* origin, unsigned bytes)
+      : origin_(origin), buffer_(uniform(origin), uniform(bytes)), places_(bytes < 16 ? 0 : bytes - 15) {}
+  static DEVICE unsigned within_reach(unsigned long long bytes) {
+    return bytes < Buffer::REACH ? static_cast<unsigned>(bytes) : Buffer::REACH;
+  }
+
+  const T* origin_;
+  Buffer buffer_;
   unsigned places_;  // bytes after the origin where a whole chunk may begin
 };
 
@@ -73,17 +77,17 @@ class ChunkWalk {
   static constexpr int V = VECTOR<T>;
 
  public:
-  DEVICE ChunkWalk(int taps, int run_of) : run(run_of), taps_(taps), padded_(divide_up(run, V) * V) {
-    const float of_padded = reciprocal(padded_);
-    runs_ = quotient(Tile::K, of_padded);
-    rest_ = Tile::K - runs_ * padded_;
+  DEVICE ChunkWalk(int taps, int run_of) : run(run_of), padded(divide_up(run, V) * V), taps_(taps) {
+    const float of_padded = reciprocal(padded);
+    runs = uniform(quotient(Tile::K, of_padded));
+    rest = Tile::K - runs * padded;
     const int first = lane_of_workgroup() % Tile::CHUNKS * V;
     tap = quotient(first, of_padded);
-    start = first - tap * padded_;
-    last_ = keep<T>(Chunk{-1, -1, -1, -1}, 0, V - (padded_ - run));
+    start = first - tap * padded;
+    last_ = keep<T>(Chunk{-1, -1, -1, -1}, 0, V - (padded - run));
   }
 
-  DEVICE int steps() const { return divide_up(taps_ * padded_, Tile::K); }
+  DEVICE int steps() const { return divide_up(taps_ * padded, Tile::K); }
   DEVICE bool in_depth() const { return tap < taps_; }
 
   // Makes zeros of what the run has not of this lane's chunks.
@@ -99,18 +103,40 @@ class ChunkWalk {
   }
 
   DEVICE void advance() {
-    start += rest_;
-    const bool next = start >= padded_;
-    start -= next ? padded_ : 0;
-    tap += runs_ + next;
+    start += rest;
+    crossed = start >= padded;
+    start -= crossed ? padded : 0;
+    tap += runs + crossed;
   }
 
-  int run, tap, start;
+  int run, padded;
+  int runs, rest;  // of a step: whole runs, and the values beyond them
+  int tap, start;
+  bool crossed;  // whether the last step passed the end of one run more
 
  private:
-  int taps_, padded_;
-  int runs_, rest_;  // of a step: whole runs, and the values beyond them
+  int taps_;
   Chunk last_;
+};
+
+// Follows a walk, without a product, through memory where a run begins `distance` values after the one before it.
+template <class Tile>
+class Trail {
+  static constexpr int SIZE = sizeof(typename Tile::T);
+
+ public:
+  DEVICE Trail(const ChunkWalk<Tile>& walk, int distance)
+      : at((walk.tap * distance + walk.start) * SIZE),
+        step_((walk.runs * distance + walk.rest) * SIZE),
+        crossing_(step_ + (distance - walk.padded) * SIZE) {}
+
+  // To be called after each of the walk's steps.
+  DEVICE void follow(const ChunkWalk<Tile>& walk) { at += walk.crossed ? crossing_ : step_; }
+
+  int at;  // in bytes from the first run
+
+ private:
+  int step_, crossing_;
 };
 
 template <class T>

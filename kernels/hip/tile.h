@@ -28,7 +28,7 @@ struct Tile {
 // Where chunk `chunk` of a row lies among an operand's chunks. Neighbouring rows have their chunks in other orders, so
 // that eight lanes that read the same chunk of eight rows, or write a row or two, touch each of the 32 banks once.
 template <class Tile>
-DEVICE int place(int row, int chunk) {
+DEVICE int place(unsigned row, unsigned chunk) {
   return row * Tile::CHUNKS + (chunk ^ (Tile::CHUNKS == 8 ? row : row / 2) % Tile::CHUNKS);
 }
 
@@ -66,28 +66,26 @@ struct Sums {
 
 // What a lane holds of 16 rows of x or COLUMNS rows of w, `rows` pointing to the operand's chunks of the first.
 template <class Tile, class Part>
-DEVICE Part take(const Chunk* rows, int step) {
-  constexpr int STEP = Mma<typename Tile::T>::DEPTH / 16;
+DEVICE Part take(const Chunk* rows, int chunk) {
   Part part;
 #pragma unroll
-  for (int i = 0; i < Part::COUNT; i++) part.chunks[i] = rows[place<Tile>(Part::row(i), step * STEP + Part::chunk())];
+  for (int i = 0; i < Part::COUNT; i++) part.chunks[i] = rows[place<Tile>(Part::row(i), chunk + Part::chunk())];
   return part;
 }
 
-template <class Tile>
-DEVICE void multiply_step(Sums<Tile>& sums, const Chunk* x, const Chunk* w) {
+// `take_x` gives 16 rows of x: which of this wave's, and the first chunk of the depth.
+template <class Tile, class TakeX>
+DEVICE void multiply_step(Sums<Tile>& sums, TakeX take_x, const Chunk* w) {
   using Matrix = Mma<typename Tile::T>;
 #pragma unroll
-  for (int step = 0; step < Tile::CHUNKS * 16 / Matrix::DEPTH; step++) {
+  for (int chunk = 0; chunk < Tile::CHUNKS; chunk += Matrix::DEPTH / 16) {
     typename Matrix::X x_parts[Tile::BLOCKS_M];
     typename Matrix::W w_parts[Tile::BLOCKS_N];
 #pragma unroll
-    for (int i = 0; i < Tile::BLOCKS_M; i++) {
-      x_parts[i] = take<Tile, typename Matrix::X>(x + i * 16 * Tile::CHUNKS, step);
-    }
+    for (int i = 0; i < Tile::BLOCKS_M; i++) x_parts[i] = take_x(i, chunk);
 #pragma unroll
     for (int j = 0; j < Tile::BLOCKS_N; j++) {
-      w_parts[j] = take<Tile, typename Matrix::W>(w + j * Matrix::COLUMNS * Tile::CHUNKS, step);
+      w_parts[j] = take<Tile, typename Matrix::W>(w + j * Matrix::COLUMNS * Tile::CHUNKS, chunk);
     }
     // Blocks within words: instructions on the same sums lie far apart.
 #pragma unroll
@@ -99,4 +97,10 @@ DEVICE void multiply_step(Sums<Tile>& sums, const Chunk* x, const Chunk* w) {
       }
     }
   }
+}
+
+template <class Tile>
+DEVICE void multiply_step(Sums<Tile>& sums, const Chunk* x, const Chunk* w) {
+  using X = typename Mma<typename Tile::T>::X;
+  multiply_step(sums, [&](int i, int chunk) { return take<Tile, X>(x + i * 16 * Tile::CHUNKS, chunk); }, w);
 }

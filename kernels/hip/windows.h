@@ -1,4 +1,5 @@
-// Sources of `accumulate` (gemm.h) for a convolution: the pixels under the kernel's window, and its weight.
+// Sources of `accumulate` (gemm.h) and of `slide` (slide.h) for a convolution: the pixels under the kernel's window,
+// and its weight.
 //
 //   Convolution                    the sizes of one
 //   AlignedWindows, AlignedTaps    for channels that are a multiple of VECTOR<T>
@@ -13,7 +14,7 @@
 #include "runs.h"
 
 struct Convolution {
-  int height, width, channels, out_height, out_width;
+  int batch, height, width, channels, out_height, out_width;
   int kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w;
 
   DEVICE int run() const { return kernel_w * channels; }
@@ -25,13 +26,13 @@ struct Convolution {
 };
 
 // A step's place: which row of the kernel, and where in its run.
-template <class Tile>
+template <int K>
 struct Walk {
   int taps, run;
   int tap = 0, start = 0;
-  DEVICE int steps() const { return taps * divide_up(run, Tile::K); }
+  DEVICE int steps() const { return taps * divide_up(run, K); }
   DEVICE void advance() {
-    start += Tile::K;
+    start += K;
     if (start >= run) {
       start = 0;
       tap++;
@@ -42,6 +43,7 @@ struct Walk {
 // Where an output pixel lies.
 struct Pixel {
   int image, row, column;
+  DEVICE Pixel(int image, int row, int column) : image(image), row(row), column(column) {}
   DEVICE Pixel(const Convolution& c, unsigned pixel) {
     const unsigned rows = pixel / static_cast<unsigned>(c.out_width);
     image = rows / static_cast<unsigned>(c.out_height);
@@ -63,22 +65,24 @@ struct Window {
 // Places of pixels after one that a tile begins with, at a fraction of what dividing integers takes.
 class Pixels {
  public:
-  DEVICE Pixels(const Convolution& c, unsigned first)
-      : first(c, first),
+  DEVICE Pixels(const Convolution& c, unsigned pixel)
+      : first(c, pixel),
         height_(c.out_height),
         width_(c.out_width),
         of_height_(reciprocal(c.out_height)),
-        of_width_(reciprocal(c.out_width)) {}
+        of_width_(reciprocal(c.out_width)) {
+    first = {uniform(first.image), uniform(first.row), uniform(first.column)};
+  }
 
-  // The pixel `count` pixels after the first: fewer than 2^20 together with the image's width.
+  // The pixel `count` pixels after the first: fewer than 2^20 together with the width of the result.
   DEVICE Pixel after(int count) const {
     Pixel pixel = first;
     pixel.column += count;
     const int rows = quotient(pixel.column, of_width_);
-    pixel.column -= rows * width_;
+    pixel.column -= small_product(rows, width_);
     pixel.row += rows;
     const int images = quotient(pixel.row, of_height_);
-    pixel.row -= images * height_;
+    pixel.row -= small_product(images, height_);
     pixel.image += images;
     return pixel;
   }
@@ -126,7 +130,7 @@ class AlignedWindows {
     }
   }
 
-  DEVICE const Walk<Tile>& walk() const { return walk_; }
+  DEVICE const Walk<Tile::K>& walk() const { return walk_; }
 
   DEVICE void load(int, Chunks& staged) {
     const int uniform = (walk_.tap * c_.line() + walk_.start) * sizeof(T);
@@ -144,21 +148,23 @@ class AlignedWindows {
  private:
   Convolution c_;
   Buffer buffer_;
-  Walk<Tile> walk_;
+  Walk<Tile::K> walk_;
   unsigned offsets_[Chunks::COUNT];
   int tops_[Chunks::COUNT], positions_[Chunks::COUNT];
 };
 
 // The weight [out_channels, kernel_h, kernel_w, channels], its rows in the order in which the operand has them, from
-// where the windows begin their walk.
+// where the windows begin their walk. Each of the windows' steps is followed by as many of the weight as taps `share`
+// the windows.
 template <class Tile>
 class AlignedTaps {
   using T = typename Tile::T;
   using Chunks = Staged<Tile, Tile::N>;
 
  public:
-  DEVICE AlignedTaps(const T* weight, const Walk<Tile>& walk, const Convolution& c, int first, int out_channels)
-      : walk_(walk), buffer_(weight + static_cast<long long>(first) * c.kernel_h * c.run()) {
+  DEVICE AlignedTaps(const T* weight, const Walk<Tile::K>& walk, const Convolution& c, int first, int out_channels,
+                     int share = 1)
+      : walk_(walk), share_(share), buffer_(weight + static_cast<long long>(first) * c.kernel_h * c.run()) {
 #pragma unroll
     for (int i = 0; i < Chunks::COUNT; i++) {
       const int row = column_of_row<Tile>(Chunks::row(i));
@@ -168,17 +174,21 @@ class AlignedTaps {
   }
 
   DEVICE void load(int, Chunks& staged) {
-    const int uniform = (walk_.tap * walk_.run + walk_.start) * sizeof(T);
+    const int uniform = ((walk_.tap * share_ + beside_) * walk_.run + walk_.start) * sizeof(T);
     const bool in_run = walk_.start + Chunks::chunk() * VECTOR<T> < walk_.run;
 #pragma unroll
     for (int i = 0; i < Chunks::COUNT; i++) {
       staged.chunks[i] = buffer_.load(in_run ? offsets_[i] : Buffer::NOWHERE, uniform);
     }
-    walk_.advance();
+    if (++beside_ == share_) {
+      beside_ = 0;
+      walk_.advance();
+    }
   }
 
  private:
-  Walk<Tile> walk_;
+  Walk<Tile::K> walk_;
+  int share_, beside_ = 0;
   Buffer buffer_;
   unsigned offsets_[Chunks::COUNT];
 };
@@ -190,28 +200,28 @@ class AnyWindows {
   static constexpr int V = VECTOR<T>;
 
  public:
-  // As AlignedWindows.
-  DEVICE AnyWindows(const T* x, const Convolution& c, int first, int pixels) : c_(c), walk_(c.kernel_h, c.run()) {
+  // As AlignedWindows; images have fewer than 2^24 rows, columns and channels.
+  DEVICE AnyWindows(const T* x, const Convolution& c, int first, int pixels)
+      : height_(c.height), line_(c.line()), walk_(c.kernel_h, c.run()), trail_(walk_, line_) {
     const Pixels place(c, first);
     const Window corner(c, place.first);
     // The origin: before all windows of the tile, as for window_origin, but within x.
     const int top = corner.image * c.height + corner.top - 2 * c.pad_h;
     const long long start = static_cast<long long>(top) * c.line() - c.pad_w * c.channels;
-    const long long origin = start > 0 ? start : 0;
+    const long long origin = start > 0 ? start & -V : 0;  // as aligned as x
     const int margin = static_cast<int>(start - origin) + c.pad_w * c.channels;
 #pragma unroll
     for (int i = 0; i < Chunks::COUNT; i++) {
       const int row = Chunks::row(i);
-      const Window window(c, place.after(row));
+      const Pixel pixel = place.after(row);
+      const int above = small_product(pixel.row, c.stride_h) - c.pad_h;
       // A pixel past the last one sees only rows outside the image.
-      tops_[i] = first + row < pixels ? window.top : -1 - c.kernel_h;
-      lefts_[i] = window.left;
-      offsets_[i] = ((window.image * c.height + window.top - top) * c.line() + window.left + margin) * sizeof(T);
+      tops_[i] = first + row < pixels ? above : -1 - c.kernel_h;
+      lefts_[i] = small_product(small_product(pixel.column, c.stride_w), c.channels) - c.pad_w * c.channels;
+      const int rows = small_product(pixel.image - corner.image, c.height) + above - corner.top + 2 * c.pad_h;
+      offsets_[i] = (rows * line_ + lefts_[i] + margin) * sizeof(T);
     }
-    // To the next image's end, if there is one: chunks that end after an image are read whole.
-    const int last = place.after((pixels - first < Tile::M ? pixels - first : Tile::M) - 1).image;
-    const int images = last + ((last + 1) * c.out_height * c.out_width < pixels ? 2 : 1);
-    x_ = Span<T>(x + origin, x + static_cast<long long>(images) * c.height * c.line());
+    x_ = Span<T>(x + origin, x + static_cast<long long>(c.batch) * c.height * c.line());
     places_ = c.line() < V ? 0 : c.line() - V + 1;
   }
 
@@ -219,37 +229,41 @@ class AnyWindows {
   DEVICE const ChunkWalk<Tile>& walk() const { return walk_; }
 
   DEVICE void load(int step, Chunks& staged) {
-    if (step > 0) walk_.advance();
-    const int along = offset();
+    if (step > 0) {
+      walk_.advance();
+      trail_.follow(walk_);
+    }
 #pragma unroll
     for (int i = 0; i < Chunks::COUNT; i++) {
-      staged.chunks[i] = x_.load(in_image(i), offsets_[i] + along);
+      staged.chunks[i] = x_.load(in_column(i) ? offsets_[i] + trail_.at : Buffer::NOWHERE);
     }
   }
 
   // Makes zeros of what lies outside of the image or the run.
   DEVICE void complete(Chunks& staged) const {
-    const int along = offset();
 #pragma unroll
     for (int i = 0; i < Chunks::COUNT; i++) {
       const int at = lefts_[i] + walk_.start;
-      if (!in_image(i)) {
-        staged.chunks[i] = Chunk{0, 0, 0, 0};
-      } else if (static_cast<unsigned>(at) >= places_) {
-        staged.chunks[i] = x_.part(staged.chunks[i], offsets_[i] + along, -at, c_.line() - at);
+      // Rows outside of the image were read as zeros.
+      if (in_column(i) & (static_cast<unsigned>(at) >= places_)) {
+        staged.chunks[i] = x_.part(staged.chunks[i], offsets_[i] + trail_.at, -at, line_ - at);
       }
     }
     walk_.cut(staged);
   }
 
  private:
-  DEVICE bool in_image(int i) const {
-    return walk_.in_depth() & (static_cast<unsigned>(tops_[i] + walk_.tap) < static_cast<unsigned>(c_.height));
+  // Whether the window's row is one of the image; past the depth's end, none is.
+  DEVICE bool in_column(int i) const {
+    const int tap = walk_.in_depth() ? walk_.tap : FAR;
+    return static_cast<unsigned>(tops_[i] + tap) < static_cast<unsigned>(height_);
   }
-  DEVICE int offset() const { return (walk_.tap * c_.line() + walk_.start) * static_cast<int>(sizeof(T)); }
 
-  Convolution c_;
+  static constexpr int FAR = 1 << 30;
+
+  int height_, line_;
   ChunkWalk<Tile> walk_;
+  Trail<Tile> trail_;
   Span<T> x_;
   unsigned places_;             // in a row of the image where a whole chunk may begin
   int offsets_[Chunks::COUNT];  // of the windows, in bytes
@@ -263,42 +277,43 @@ class AnyTaps {
 
  public:
   DEVICE AnyTaps(const T* weight, const ChunkWalk<Tile>& walk, const Convolution& c, int first, int out_channels)
-      : walk_(walk) {
-    const long long depth = c.kernel_h * c.run();
-    weight_ = Span<T>(weight + first * depth, weight + out_channels * depth);
-    const int rows = out_channels - first;
+      : walk_(walk),
+        trail_(walk, c.run()),
+        weight_(weight + first * depth_of(c), weight + out_channels * depth_of(c)) {
+    const int depth = c.kernel_h * c.run(), rows = out_channels - first;
 #pragma unroll
     for (int i = 0; i < Chunks::COUNT; i++) {
       const int row = column_of_row<Tile>(Chunks::row(i));
       // Rows past the last one repeat it; their results are not stored.
-      offsets_[i] = (row < rows ? row : rows - 1) * static_cast<int>(depth * sizeof(T));
+      offsets_[i] = (row < rows ? row : rows - 1) * depth * static_cast<int>(sizeof(T));
     }
   }
 
-  DEVICE void load(int, Chunks& staged) {
+  DEVICE void load(int step, Chunks& staged) {
+    if (step > 0) trail_.follow(walk_);
 #pragma unroll
-    for (int i = 0; i < Chunks::COUNT; i++) staged.chunks[i] = weight_.load(walk_.in_depth(), offset(i));
+    for (int i = 0; i < Chunks::COUNT; i++) {
+      staged.chunks[i] = weight_.load(walk_.in_depth() ? offsets_[i] + trail_.at : Buffer::NOWHERE);
+    }
   }
 
   // Makes zeros of what lies outside of the run.
   DEVICE void complete(Chunks& staged) const {
 #pragma unroll
     for (int i = 0; i < Chunks::COUNT; i++) {
-      if (!walk_.in_depth()) {
-        staged.chunks[i] = Chunk{0, 0, 0, 0};
-      } else if (!weight_.has_chunk(offset(i))) {
-        staged.chunks[i] = weight_.part(staged.chunks[i], offset(i), 0, walk_.run - walk_.start);
+      const unsigned offset = offsets_[i] + trail_.at;
+      if (walk_.in_depth() & !weight_.has_chunk(offset)) {
+        staged.chunks[i] = weight_.part(staged.chunks[i], offset, 0, walk_.run - walk_.start);
       }
     }
     walk_.cut(staged);
   }
 
  private:
-  DEVICE int offset(int i) const {
-    return offsets_[i] + (walk_.tap * walk_.run + walk_.start) * static_cast<int>(sizeof(T));
-  }
+  static DEVICE long long depth_of(const Convolution& c) { return c.kernel_h * c.run(); }
 
   const ChunkWalk<Tile>& walk_;
+  Trail<Tile> trail_;
   Span<T> weight_;
   int offsets_[Chunks::COUNT];
 };

@@ -144,6 +144,22 @@ def test_several_tiles_in_any_order(kernel: Kernel) -> None:
     assert torch.equal(run(problem, kernel, backward=True), found)
 
 
+@pytest.mark.parametrize(
+    "kernel", [k for k in KERNELS if k.operator == "conv2d" and k.aligned], ids=lambda kernel: kernel.name
+)
+def test_rows_in_which_taps_share_pixels(kernel: Kernel) -> None:
+    dtype = DTYPES[kernel.dtype]
+    for problem in (
+        problems.conv2d((3, 40, 9, 31), 72, (3, 3), dtype, "relu6"),
+        problems.conv2d((2, 16, 11, 40), 8, (2, 5), dtype, "gelu", padding=(3, 7)),
+        problems.conv2d((2, 8, 9, 97), 64, (3, 7), dtype, "silu", stride=(2, 1), residual=False),
+        problems.conv2d((1, 72, 2, 331), 64, (1, 2), dtype, "none", padding=(0, 0), bias=False),
+    ):
+        found = run(problem, kernel)
+        assert problem.error(found) is None
+        assert torch.equal(run(problem, kernel, backward=True), found)
+
+
 @every_kernel
 def test_layers_of_the_models(kernel: Kernel) -> None:
     for make in LAYERS[kernel.operator]:
