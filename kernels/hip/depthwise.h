@@ -1,37 +1,35 @@
 // The depthwise half of depthwise_pointwise: from an image straight into the operand in LDS that the 1x1 half takes.
 //
-//   MixedTile                    a tile of eight strips of neighbouring output pixels; all waves compute all its rows
-//   Halves                       which pixels those are
+//   MixedTile                    a tile of neighbouring output pixels; all waves compute all its rows
 //   AlignedDepthwise             for channels that are a multiple of VECTOR<T>
 //   AnyDepthwise                 nothing assumed; a value at a time
 //
 // A lane mixes 4 bytes of channels. Of the 7x7 kernel at stride 1, it reads each row of the image once for a whole
-// strip; where maps allow, for two strips, one below the other: eight rows instead of twice seven.
+// strip of 7 or 8 pixels; where maps allow, for two strips, one below the other: eight rows instead of twice seven.
 #pragma once
 
 #include "strip.h"
 #include "windows.h"
 
-template <class T_, int PIXELS_, int N_, int K_, int WAVES_>
+template <class T_, int M_, int N_, int K_, int WAVES_>
 struct MixedTile {
   using T = T_;
-  static constexpr int PIXELS = PIXELS_, N = N_, K = K_, WAVES = WAVES_;
-  static constexpr int STRIP = PIXELS / 8, HALF = PIXELS / 2;
+  static constexpr int M = M_, N = N_, K = K_, WAVES = WAVES_;
+  static constexpr int STRIP = M % 7 == 0 ? 7 : 8, STRIPS = M / STRIP;
   static constexpr int LANES = WAVES * WAVE_LANES;
   static constexpr int CHUNKS = K / VECTOR<T>;  // of a row
   // In LDS, rows lie so far apart that the same chunk of eight rows touches each of the 32 banks once.
   static constexpr int ROW = CHUNKS + 1, BUFFERS = WAVES <= 2 ? 1 : 2;
-  // Each half has blocks of its own. What its last one has past HALF is of no pixel, and not stored.
-  static constexpr int HALF_BLOCKS = divide_up(HALF, 16), ROWS = HALF + HALF_BLOCKS * 16;
-  static constexpr int WAVE_N = N / WAVES;
-  static constexpr int BLOCKS_M = 2 * HALF_BLOCKS, BLOCKS_N = WAVE_N / Mma<T>::COLUMNS;
+  static constexpr int BUFFER = M * ROW;
+  // What the last block has past M is of no pixel, and not stored; it lies in the next buffer, or beyond the last.
+  static constexpr int BLOCKS_M = divide_up(M, 16), BEYOND = (BLOCKS_M * 16 - M) * ROW;
+  static constexpr int WAVE_N = N / WAVES, BLOCKS_N = WAVE_N / Mma<T>::COLUMNS;
+  static constexpr bool REST = WAVE_N % Mma<T>::COLUMNS != 0;
   static_assert(CHUNKS % 4 == 0, "a row in LDS has a multiple of 64 bytes");
-  static_assert(WAVE_N % Mma<T>::COLUMNS == 0, "waves compute whole blocks");
+  static_assert(!REST || (WAVE_N % Mma<T>::COLUMNS == 16 && Mma<T>::COLUMNS == 32), "two waves' rests are a block");
 
   static DEVICE int wave_row() { return 0; }
-  static DEVICE int wave_column() { return wave_of_workgroup() * WAVE_N; }
-  // The operand's first row of block `i`.
-  static constexpr DEVICE int row_of_block(int i) { return i / HALF_BLOCKS * HALF + i % HALF_BLOCKS * 16; }
+  static DEVICE int wave_column() { return wave_of_workgroup() * (BLOCKS_N * Mma<T>::COLUMNS); }
 };
 
 // Whether a 7x7 kernel slides along strips that each lie within a row, whose first and last alone reach over its ends.
@@ -41,179 +39,216 @@ DEVICE bool slides(const Convolution& c) {
          c.pad_w == MARGIN && c.out_width % Tile::STRIP == 0;
 }
 
-// Which pixels a tile has: two runs of HALF neighbours. Where they can be, the runs are one below the other.
+// Whether all strips of a tile then have their pair right below.
 template <class Tile>
-struct Halves {
-  static constexpr int HALF = Tile::HALF;
-  int first[2];
-  bool paired;  // all strips have their pair right below
+DEVICE bool in_pairs(const Convolution& c) {
+  const bool whole = c.out_width == Tile::M / 2 || c.out_width == Tile::M / 4 || c.out_width == Tile::M / 8;
+  return slides<Tile>(c) && c.out_height % 2 == 0 && whole;
+}
 
-  DEVICE Halves(const Convolution& c, unsigned tile) {
-    const unsigned width = c.out_width, across = width / HALF;
-    paired = slides<Tile>(c) && c.out_height % 2 == 0 && (width % HALF == 0 || 2 * width == HALF);
-    const bool wide = paired && across > 1;
-    first[0] = wide ? tile / across * 2 * width + tile % across * HALF : tile * 2 * HALF;
-    first[1] = first[0] + (wide ? width : HALF);
-  }
-  // The first of a strip.
-  DEVICE int pixel(int strip) const { return (strip < 4 ? first[0] : first[1]) + strip % 4 * Tile::STRIP; }
-};
-
-// What a lane mixes of a step: always the same word of channels of several strips. Sixteen lanes share a strip, and
-// with it lines of 64 bytes; the next sixteen have the next strip, which needs nearly the same lines.
+// What a lane mixes of a step: always the same word of channels of several strips. Four lanes side by side have the
+// same word of four strips, and the sixteen words of 64 lanes are a line of 64 bytes.
 template <class Tile>
 struct Share {
   using T = typename Tile::T;
   static constexpr int VALUES = CHANNELS_OF_WORD<T>, WORDS = Tile::K / VALUES;
-  static constexpr int STRIPS = Tile::LANES / WORDS, TURNS = 8 / STRIPS;
-  static_assert(Tile::LANES % WORDS == 0 && 8 % STRIPS == 0, "all lanes mix as much");
+  static constexpr int STRIPS = Tile::LANES / WORDS, TURNS = Tile::STRIPS / STRIPS;
+  static_assert(Tile::LANES % WORDS == 0 && Tile::STRIPS % STRIPS == 0 && STRIPS % 4 == 0, "all lanes mix as much");
 
-  static DEVICE int word() { return lane_of_workgroup() / (16 * STRIPS) * 16 + lane_of_workgroup() % 16; }
-  static DEVICE int place() { return lane_of_workgroup() / 16 % STRIPS; }
+  static DEVICE int word() { return lane_of_workgroup() / (16 * STRIPS) * 16 + lane_of_workgroup() / 4 % 16; }
+  static DEVICE int place() { return lane_of_workgroup() / 64 * 4 % STRIPS + lane_of_workgroup() % 4; }
 
-  // Rounds the values of pixel `p` of the strip to T, and puts them into their row of the operand.
+  // Rounds the values of pixel `p` of the strip to T, and puts them into their row of the operand. NUMBERS: none is a
+  // NaN.
+  template <bool NUMBERS>
   static DEVICE void put(Chunk* operand, int strip, int p, const float (&values)[VALUES]) {
-    int rounded;
+    unsigned word;
     if constexpr (VALUES == 1) {
-      rounded = static_cast<int>(float_bits(values[0]));
+      word = float_bits(values[0]);
+    } else if constexpr (NUMBERS) {
+      word = pair_of_numbers<T>(values[0], values[1]);
     } else {
-      const unsigned high = from_float<T>(values[1]).bits;
-      rounded = static_cast<int>(from_float<T>(values[0]).bits | high << 16);
+      word = from_float<T>(values[0]).bits | static_cast<unsigned>(from_float<T>(values[1]).bits) << 16;
     }
-    reinterpret_cast<int*>(operand + (strip * Tile::STRIP + p) * Tile::ROW)[word()] = rounded;
+    reinterpret_cast<unsigned*>(operand + (strip * Tile::STRIP + p) * Tile::ROW)[Share::word()] = word;
   }
+};
+
+template <bool VALUE>
+struct Truth {
+  constexpr DEVICE operator bool() const { return VALUE; }
 };
 
 template <class Tile>
 class AlignedDepthwise {
   using T = typename Tile::T;
   using Lane = Share<Tile>;
+  using Taps = RowTaps<T>;
   static constexpr int VALUES = Lane::VALUES, STRIP = Tile::STRIP;
   static constexpr int ABOVE = -TAPS - 1;  // a window's first row from where it does not reach the image
-  static_assert(Lane::STRIPS == 4, "a lane has one pair of strips");
+  static_assert(Lane::TURNS == 2, "a lane has one pair of strips");
 
  public:
-  // The windows of `halves`, of the `pixels` there are; the images they lie in span less than 2 GB.
-  // `weight` is [kernel_h, kernel_w, channels], `bias` [channels] or null.
-  DEVICE AlignedDepthwise(const T* x, const T* weight, const float* bias, const Convolution& c,
-                          const Halves<Tile>& halves, int pixels)
-      : c_(c), corner_(c, halves.first[0]), x_(window_origin(x, c, corner_)), weight_(weight), bias_(bias),
-        halves_(halves), pixels_(pixels) {
-    // Of maps half as wide as a run, a run has two rows.
-    const bool narrow = halves.paired && 2 * c.out_width == Tile::HALF;
-    number_ = narrow ? Lane::place() / 2 * 4 + Lane::place() % 2 : Lane::place();
-    below_ = narrow ? 2 : 4;
+  // The windows of the tile from pixel `first` on, of the `pixels` there are; the images they lie in span less than
+  // 2 GB. `weight` is [kernel_h, kernel_w, channels], `bias` [channels] or null.
+  DEVICE AlignedDepthwise(const T* x, const T* weight, const float* bias, const Convolution& c, int first, int pixels)
+      : c_(c), corner_(c, first), x_(window_origin(x, c, corner_)), weight_(weight), bias_(bias),
+        biased_(bias ? c.channels : 0), way_(uniform(in_pairs<Tile>(c) ? PAIRS : slides<Tile>(c) ? STRIPS : PIXELS)),
+        first_(first), pixels_(pixels), number_(Lane::place()), below_(Lane::STRIPS) {
+    if (way_ == PAIRS) {
+      below_ = c.out_width / STRIP;
+      number_ += number_ / below_ * below_;
+    }
     strip_ = strip(number_);
+  }
+
+  // What a lane mixes first of a step.
+  struct Ahead {
+    StripRow<STRIP> pixels;
+    int taps[Taps::COUNT];
+    float start[VALUES];
+  };
+
+  // Asks for what `put` of the channels from `start` on begins with.
+  DEVICE void ask(int start, Ahead& ahead) const {
+    if (anew(way_) != PIXELS) ask(lines(strip_, start + Lane::word() * VALUES), ahead);
   }
 
   // Fills the operand with the channels from `start` on. `meanwhile` is done once on the way, where registers are free.
   template <class Meanwhile>
-  DEVICE void put(int start, Chunk* operand, Meanwhile meanwhile) const {
+  DEVICE void put(int start, Ahead& ahead, Chunk* operand, Meanwhile meanwhile) const {
     const int channel = start + Lane::word() * VALUES;
-    if (halves_.paired) {
-      slide<2>(strip_, channel, operand, meanwhile);
-    } else if (slides<Tile>(c_)) {
-      slide<1>(strip_, channel, operand, [] {});
+    const int way = anew(way_);
+    bool done = false;
+    if (way == PAIRS) {
+      done = slide<true>(lines(strip_, channel), {}, ahead, operand, meanwhile);
+    } else if (way == STRIPS) {
       // Not kept in registers from step to step, which paired strips have no room for.
-      const int second = anew(4);
-      slide<1>(strip(number_ + second), channel, operand + second * STRIP * Tile::ROW, meanwhile);
-    } else {
-      meanwhile();
+      const Lines below = lines(strip(number_ + anew(Lane::STRIPS)), channel);
+      done = slide<false>(lines(strip_, channel), below, ahead, operand, meanwhile);
+    }
+    if (!done) {
 #pragma unroll 1
-      for (int turn = 0; turn < Lane::TURNS; turn++) walk(turn * Lane::STRIPS + Lane::place(), channel, operand);
+      for (int turn = 0; turn < 2; turn++) walk(number_ + turn * below_, channel, operand);
+      meanwhile();
     }
   }
 
  private:
-  // Where the pixels left of a strip, of it, and right of it begin, in bytes; and the first tap's row of the image.
+  enum Way { PIXELS, STRIPS, PAIRS };  // by which a lane goes
+
+  // Where a strip begins, in bytes; the first tap's row of the image; whether there are pixels left and right of it.
   struct Strip {
-    unsigned left, middle, right;
+    unsigned begin;
     int top;
+    bool left, right;
   };
 
   DEVICE Strip strip(int number) const {
-    const int pixel = halves_.pixel(number);
+    const int pixel = first_ + number * STRIP;
     const Window window(c_, pixel);
-    const unsigned pixel_bytes = c_.channels * sizeof(T), begin = offset_of(window);
-    const bool rightmost = window.left + (STRIP + TAPS - 1) * c_.channels > c_.line();
-    return {window.left < 0 ? Buffer::NOWHERE : begin, begin + MARGIN * pixel_bytes,
-            rightmost ? Buffer::NOWHERE : begin + (MARGIN + STRIP) * pixel_bytes, pixel < pixels_ ? window.top : ABOVE};
+    return {offset_of(window) + MARGIN * c_.channels * static_cast<unsigned>(sizeof(T)),
+            pixel < pixels_ ? window.top : ABOVE, window.left >= 0,
+            window.left + (STRIP + TAPS - 1) * c_.channels <= c_.line()};
   }
 
-  // A 7x7 kernel at stride 1: a lane reads each row of the image once for the whole strip, and for the one below it if
-  // OUT is 2.
-  template <int OUT, class Meanwhile>
-  DEVICE void slide(const Strip& strip, int channel, Chunk* operand, Meanwhile meanwhile) const {
-    // Moving on from NOWHERE is nowhere, too.
-    const unsigned left = strip.left + channel * sizeof(T), middle = strip.middle + channel * sizeof(T);
-    const unsigned right = strip.right + channel * sizeof(T);
-    const int top = channel < c_.channels ? strip.top : ABOVE;
-    const unsigned at = channel < c_.channels ? channel * sizeof(T) : Buffer::NOWHERE;
+  // Where a lane reads of a strip: a channel's word in the strip's first row of the image, of the taps and of the bias.
+  struct Lines {
+    unsigned left, middle, right, taps, bias;
+    int top;
     // Pixels, and taps, lie `pixel_bytes` apart, the same for all lanes: those distances stay in scalar registers.
-    const int pixel_bytes = anew(c_.channels * sizeof(T)), line_bytes = c_.width * pixel_bytes;
+    int pixel_bytes, line_bytes;
+  };
 
-    auto load_pixels = [&](int row, StripRow<STRIP>& pixels) {
-      const bool in_column = static_cast<unsigned>(top + row) < static_cast<unsigned>(c_.height);
-      const int line = anew(row * line_bytes);
+  DEVICE Lines lines(const Strip& strip, int channel) const {
+    const bool exists = channel < c_.channels;
+    const unsigned at = channel * sizeof(T);
+    const int pixel_bytes = anew(c_.channels * sizeof(T));
+    // Moving on from NOWHERE is nowhere, too.
+    const unsigned begin = strip.begin + at;
+    return {strip.left ? begin - MARGIN * pixel_bytes : Buffer::NOWHERE,
+            begin,
+            strip.right ? begin + STRIP * pixel_bytes : Buffer::NOWHERE,
+            exists ? at + Taps::first() * pixel_bytes : Buffer::NOWHERE,
+            channel < biased_ ? channel * static_cast<unsigned>(sizeof(float)) : Buffer::NOWHERE,
+            exists ? strip.top : ABOVE,
+            pixel_bytes,
+            c_.width * pixel_bytes};
+  }
+
+  DEVICE void load_pixels(const Lines& lines, int row, StripRow<STRIP>& pixels) const {
+    const bool in_column = static_cast<unsigned>(lines.top + row) < static_cast<unsigned>(c_.height);
+    const int line = anew(row * lines.line_bytes);
 #pragma unroll
-      for (int j = 0; j < pixels.PIXELS; j++) {
-        const unsigned from = j < MARGIN ? left : j < MARGIN + STRIP ? middle : right;
-        const int first = j < MARGIN ? 0 : j < MARGIN + STRIP ? MARGIN : MARGIN + STRIP;
-        pixels.words[j] = x_.load_word(in_column ? from : Buffer::NOWHERE, line + (j - first) * pixel_bytes);
+    for (int j = 0; j < pixels.PIXELS; j++) {
+      const unsigned from = j < MARGIN ? lines.left : j < MARGIN + STRIP ? lines.middle : lines.right;
+      const int first = j < MARGIN ? 0 : j < MARGIN + STRIP ? MARGIN : MARGIN + STRIP;
+      pixels.words[j] = x_.load_word(in_column ? from : Buffer::NOWHERE, line + (j - first) * lines.pixel_bytes);
+    }
+  }
+
+  DEVICE void load_taps(const Lines& lines, int row, int (&taps)[Taps::COUNT]) const {
+    const int line = anew(row * TAPS * lines.pixel_bytes);
+#pragma unroll
+    for (int t = 0; t < Taps::COUNT; t++) taps[t] = weight_.load_word(lines.taps, line + t * lines.pixel_bytes);
+  }
+
+  DEVICE void ask(const Lines& lines, Ahead& ahead) const {
+    load_pixels(lines, 0, ahead.pixels);
+    load_taps(lines, 0, ahead.taps);
+#pragma unroll
+    for (int v = 0; v < VALUES; v++) {
+      ahead.start[v] = float_of_bits(bias_.load_word(lines.bias, v * static_cast<int>(sizeof(float))));
+    }
+  }
+
+  // A 7x7 kernel at stride 1: a lane reads each row of the image once for the whole strip, and for the one `below` it
+  // if they are PAIRED. False, for all lanes of the wave, where the results are of no use.
+  template <bool PAIRED, class Meanwhile>
+  DEVICE bool slide(const Lines& lines, const Lines& below, Ahead& ahead, Chunk* operand, Meanwhile meanwhile) const {
+    StripSums<T, STRIP> sums[2];
+    sums[0].start(ahead.start);
+    sums[1].start(ahead.start);
+    StripRow<STRIP> second;
+    if constexpr (!PAIRED) load_pixels(below, 0, second);
+    // A row is on its way while the one above is mixed. A pair's second strip is one row behind with its taps.
+    Taps taps;
+    auto mix_row = [&](int row, auto with_first, auto with_second, auto is_last) {
+      StripPixels<T, STRIP> x(ahead.pixels);
+      if constexpr (!is_last) load_pixels(lines, row + 1, ahead.pixels);
+      if constexpr (PAIRED && with_second) mix(x, taps, sums[1]);
+      if constexpr (with_first) {
+        taps = Taps(ahead.taps);
+        if (row + 1 < TAPS) load_taps(lines, row + 1, ahead.taps);
+        mix(x, taps, sums[0]);
+      }
+      if constexpr (!PAIRED) {
+        x = StripPixels<T, STRIP>(second);
+        if constexpr (!is_last) load_pixels(below, row + 1, second);
+        mix(x, taps, sums[1]);
       }
     };
-    auto load_taps = [&](int row, int (&taps)[TAPS]) {
-      const int line = anew(row * TAPS * pixel_bytes);
-#pragma unroll
-      for (int t = 0; t < TAPS; t++) taps[t] = weight_.load_word(at, line + t * pixel_bytes);
-    };
-
-    float sums[OUT][STRIP][VALUES];
-    start_values(channel, sums[0][0]);
-#pragma unroll
-    for (int p = 1; p < OUT * STRIP; p++) {
-#pragma unroll
-      for (int v = 0; v < VALUES; v++) sums[p / STRIP][p % STRIP][v] = sums[0][0][v];
-    }
-    // A row is on its way while the one above is mixed.
-    StripRow<STRIP> pixels, next_pixels;
-    int taps[TAPS], next_taps[TAPS];
-    load_pixels(0, pixels);
-    load_taps(0, taps);
-    load_pixels(1, next_pixels);
-    load_taps(1, next_taps);
-    RowTaps<T> w(taps);
-    mix(StripPixels<T, STRIP>(pixels), w, sums[0]);
-    auto mix_all = [&] {
-      const StripPixels<T, STRIP> x(pixels);
-      if constexpr (OUT == 2) mix(x, w, sums[1]);
-      w = RowTaps<T>(taps);
-      mix(x, w, sums[0]);
-    };
-    auto take_next = [&] {
-      pixels = next_pixels;
-#pragma unroll
-      for (int t = 0; t < TAPS; t++) taps[t] = next_taps[t];
-    };
+    constexpr Truth<true> yes;
+    constexpr Truth<false> no;
+    mix_row(0, yes, no, no);
 #pragma unroll 1
-    for (int row = 1; row < TAPS - 1; row++) {
-      take_next();
-      load_pixels(row + 1, next_pixels);
-      load_taps(row + 1, next_taps);
-      mix_all();
-    }
-    take_next();
-    if constexpr (OUT == 2) load_pixels(TAPS, next_pixels);
-    if constexpr (OUT == 1) meanwhile();
-    mix_all();
-    if constexpr (OUT == 2) {
-      meanwhile();
-      mix(StripPixels<T, STRIP>(next_pixels), w, sums[1]);
-    }
+    for (int row = 1; row < TAPS - 1; row++) mix_row(row, yes, yes, no);
+    mix_row(TAPS - 1, yes, yes, Truth<!PAIRED>());
+    meanwhile();
+    if constexpr (PAIRED) mix_row(TAPS, no, yes, yes);
+    bool spoiled = false;
 #pragma unroll
-    for (int p = 0; p < OUT * STRIP; p++) {
-      Lane::put(operand, number_ + p / STRIP * below_, p % STRIP, sums[p / STRIP][p % STRIP]);
+    for (int out = 0; out < 2; out++) {
+      spoiled |= sums[out].spoiled();
+#pragma unroll
+      for (int p = 0; p < STRIP; p++) {
+        float values[VALUES];
+#pragma unroll
+        for (int v = 0; v < VALUES; v++) values[v] = sums[out].value(p, v);
+        Lane::template put<true>(operand, number_ + out * below_, p, values);
+      }
     }
+    return !any_of_wave(spoiled);
   }
 
   // Any kernel and stride: pixel by pixel, tap by tap.
@@ -221,12 +256,16 @@ class AlignedDepthwise {
     const unsigned at = channel < c_.channels ? channel * sizeof(T) : Buffer::NOWHERE;
 #pragma unroll 1
     for (int p = 0; p < STRIP; p++) {
-      const int pixel = halves_.pixel(strip) + p;
+      const int pixel = first_ + strip * STRIP + p;
       const Window window(c_, pixel);
       const bool exists = pixel < pixels_ && channel < c_.channels;
       const unsigned begin = exists ? offset_of(window) + at : Buffer::NOWHERE;
       float sums[VALUES];
-      start_values(channel, sums);
+#pragma unroll
+      for (int v = 0; v < VALUES; v++) {
+        const unsigned of_bias = channel < biased_ ? channel * sizeof(float) : Buffer::NOWHERE;
+        sums[v] = float_of_bits(bias_.load_word(of_bias, v * sizeof(float)));
+      }
       for (int tap = 0; tap < c_.kernel_h; tap++) {
         const bool in_column = static_cast<unsigned>(window.top + tap) < static_cast<unsigned>(c_.height);
         for (int t = 0; t < c_.kernel_w; t++) {
@@ -234,26 +273,21 @@ class AlignedDepthwise {
               static_cast<unsigned>(window.left + t * c_.channels) < static_cast<unsigned>(c_.line());
           const unsigned x_at = in_column && in_row ? begin : Buffer::NOWHERE;
           add_product<T>(sums, x_.load_word(x_at, (tap * c_.line() + t * c_.channels) * sizeof(T)),
-                 weight_.load_word(at, (tap * c_.kernel_w + t) * c_.channels * sizeof(T)));
+                         weight_.load_word(at, (tap * c_.kernel_w + t) * c_.channels * sizeof(T)));
         }
       }
-      Lane::put(operand, strip, p, sums);
+      Lane::template put<false>(operand, strip, p, sums);
     }
   }
 
   DEVICE unsigned offset_of(const Window& window) const { return window_offset(c_, corner_, window) * sizeof(T); }
 
-  DEVICE void start_values(int channel, float (&sums)[VALUES]) const {
-#pragma unroll
-    for (int v = 0; v < VALUES; v++) sums[v] = bias_ && channel < c_.channels ? bias_[channel + v] : 0.0f;
-  }
-
   Convolution c_;
   Window corner_;
-  Buffer x_, weight_;
-  const float* bias_;
-  Halves<Tile> halves_;
-  int pixels_;
+  Buffer x_, weight_, bias_;
+  int biased_;  // how many channels have a bias
+  int way_;     // a Way
+  int first_, pixels_;
   int number_, below_;  // the lane's first strip; how many strips further the one below it is
   Strip strip_;
 };
@@ -264,12 +298,14 @@ class AnyDepthwise {
   using Lane = Share<Tile>;
 
  public:
-  DEVICE AnyDepthwise(const T* x, const T* weight, const float* bias, const Convolution& c,
-                      const Halves<Tile>& halves, int pixels)
-      : c_(c), x_(x), weight_(weight), bias_(bias), halves_(halves), pixels_(pixels) {}
+  DEVICE AnyDepthwise(const T* x, const T* weight, const float* bias, const Convolution& c, int first, int pixels)
+      : c_(c), x_(x), weight_(weight), bias_(bias), first_(first), pixels_(pixels) {}
+
+  struct Ahead {};
+  DEVICE void ask(int, Ahead&) const {}
 
   template <class Meanwhile>
-  DEVICE void put(int start, Chunk* operand, Meanwhile meanwhile) const {
+  DEVICE void put(int start, Ahead&, Chunk* operand, Meanwhile meanwhile) const {
     meanwhile();
     const int channel = start + Lane::word() * Lane::VALUES;
 #pragma unroll 1
@@ -279,8 +315,8 @@ class AnyDepthwise {
       for (int p = 0; p < Tile::STRIP; p++) {
         float values[Lane::VALUES];
 #pragma unroll
-        for (int v = 0; v < Lane::VALUES; v++) values[v] = value(halves_.pixel(strip) + p, channel + v);
-        Lane::put(operand, strip, p, values);
+        for (int v = 0; v < Lane::VALUES; v++) values[v] = value(first_ + strip * Tile::STRIP + p, channel + v);
+        Lane::template put<false>(operand, strip, p, values);
       }
     }
   }
@@ -308,6 +344,5 @@ class AnyDepthwise {
   const T* x_;
   const T* weight_;
   const float* bias_;
-  Halves<Tile> halves_;
-  int pixels_;
+  int first_, pixels_;
 };

@@ -1,65 +1,59 @@
 // y = act(pointwise(depthwise(x, w_dw) + b_dw, w_pw) + b_pw + residual) on channels-last memory, summed in float32. The
 // depthwise result is rounded to x's type and goes through LDS into the 1x1 product; nothing between goes to memory.
 #include "depthwise.h"
-#include "finish.h"
 #include "pointwise.h"
 
 template <class Tile, template <class> class Depthwise, template <class> class Pointwise, template <class> class Access>
 DEVICE void depthwise_pointwise(const typename Tile::T* x, const typename Tile::T* w_dw, const float* b_dw,
                                 const typename Tile::T* w_pw, const Convolution& c,
                                 const Finish<typename Tile::T>& with) {
-  __shared__ Chunk operand[Tile::BUFFERS][Tile::ROWS * Tile::ROW];
+  __shared__ Chunk operands[Tile::BUFFERS * Tile::BUFFER + Tile::BEYOND];
   // Tiles of the same pixels are neighbours, and find their images in L2.
   const unsigned tiles_n = divide_up(with.n, Tile::N);
   const int column = workgroup() % tiles_n * Tile::N;
-  const Halves<Tile> halves(c, workgroup() / tiles_n);
-  const Depthwise<Tile> depthwise(x, w_dw, b_dw, c, halves, with.m);
+  const int first = workgroup() / tiles_n * Tile::M;
+  const Depthwise<Tile> depthwise(x, w_dw, b_dw, c, first, with.m);
   const Pointwise<Tile> pointwise(w_pw, c.channels, column, with.n);
   Sums<Tile> sums;
+  Rest<Tile> rest;
+  begin<Access>(sums, with.bias, column, with.n);
   const int steps = divide_up(c.channels, Tile::K);
-  // The operands of two steps lie in LDS: between barriers, all waves multiply one and mix the next. Waves w and w + 4
-  // share a SIMD of gfx9: the later one mixes first, so that its vector and its matrix unit are both at work.
-  const bool mixes_first = Tile::WAVES > 4 && wave_of_workgroup() >= 4;
-  if (mixes_first) {
-    depthwise.put(0, operand[0], [] {});
-    barrier();
-  }
-  for (int step = 0; step < steps; step++) {
+  // The operands of two steps lie in LDS where there is room: waves then mix one while others multiply the other. What
+  // a step begins with is on its way while the one before is multiplied.
+  typename Depthwise<Tile>::Ahead ahead;
+  depthwise.ask(0, ahead);
+  int step = 0;
+  do {
     typename Pointwise<Tile>::Parts parts, next;
-    const int mixed = mixes_first ? step + 1 : step;
-    auto load_weight = [&] { pointwise.load(step * Tile::K, parts); };
-    if (mixed < steps) {
-      // Places in the only buffer, were they known to stay, would take registers from step to step.
-      const int buffer = Tile::BUFFERS == 1 ? anew(0) : mixed % Tile::BUFFERS;
-      depthwise.put(mixed * Tile::K, operand[buffer], load_weight);
-    } else {
-      load_weight();
-    }
-    if (!mixes_first) barrier();
+    // Places in the only buffer, were they known to stay, would take registers from step to step.
+    Chunk* operand = operands + (Tile::BUFFERS == 1 ? anew(0) : step % Tile::BUFFERS * Tile::BUFFER);
+    depthwise.put(step * Tile::K, ahead, operand, [&] { pointwise.load(step * Tile::K, parts); });
+    lds_barrier();
 #pragma unroll
     for (int part = 0; part < parts.STEPS; part++) {
-      if (part + 1 < parts.STEPS) pointwise.load(step * Tile::K + (part + 1) * parts.DEPTH, next);
-      multiply_parts<Tile>(sums, operand[step % Tile::BUFFERS], part, parts);
+      if (part + 1 < parts.STEPS) {
+        pointwise.load(step * Tile::K + (part + 1) * parts.DEPTH, next);
+      } else if (step + 1 < steps) {
+        depthwise.ask((step + 1) * Tile::K, ahead);
+      }
+      multiply_parts<Tile>(sums, rest, operand, part, parts);
       parts = next;
     }
-    if (mixes_first ? mixed < steps : Tile::BUFFERS == 1 && Tile::WAVES > 1) barrier();
-  }
+    if (Tile::BUFFERS == 1) lds_barrier();
+  } while (++step < steps);
   Finish<typename Tile::T> within = with;
-  // Half by half: all of a wave's results at once would not fit its registers.
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    const int first = halves.first[half];
-    within.m = first + Tile::HALF < with.m ? first + Tile::HALF : with.m;
-    finish<Access>(half_of(sums, half), first, column, within);
-  }
+  within.m = first + Tile::M < with.m ? first + Tile::M : with.m;
+  rest.template finish<Access>(operands, first, column, within);
+  within.bias = nullptr;  // which the other sums have begun with
+  finish_pieces<Access>(sums, first, column, within);
 }
 
 // Kernels are named operator_dtype_MxNxKwWAVES, M being pixels, with `_any` where no alignment is assumed: the others
 // take channels and out_channels that are multiples of 16 bytes, and addresses that are. They are fast where the kernel
-// is 7x7 at stride 1 with padding 3, and M / 8 divides the width; fastest if also the height is even, and the width
-// M / 4 or a multiple of M / 2. Arguments: x [batch, height, width, channels], w_dw [kernel_h, kernel_w, channels],
-// w_pw [out_channels, channels], b_dw and b_pw float32 or null, residual and y [batch, out_height, out_width,
-// out_channels], residual or null; sizes; an Activation.
+// is 7x7 at stride 1 with padding 3, and the width a multiple of 7, or of 8 if M is 64; fastest if also the height is
+// even, and the width M / 2, M / 4 or M / 8. Arguments: x [batch, height, width, channels], w_dw [kernel_h, kernel_w,
+// channels], w_pw [out_channels, channels], b_dw and b_pw float32 or null, residual and y [batch, out_height,
+// out_width, out_channels], residual or null; sizes; an Activation.
 // Workgroups: ceil(batch * out_height * out_width / M) * ceil(out_channels / N).
 #define MIXED(NAME, T, M, N, K, WAVES, OCCUPANCY, DEPTHWISE, POINTWISE, ACCESS)                                       \
   KERNEL(WAVES* WAVE_LANES, OCCUPANCY)                                                                                \
@@ -81,22 +75,19 @@ DEVICE void depthwise_pointwise(const typename Tile::T* x, const typename Tile::
 
 #if defined(__HIP__)
 
-ALIGNED(float32, 56, 96, 16, 1, 2)
-ALIGNED(float32, 56, 192, 32, 2, 2)
 ALIGNED(float32, 56, 384, 64, 4, 2)
-ALIGNED(float32, 56, 768, 128, 8, 2)
+ALIGNED(float32, 112, 96, 16, 2, 2)
+ALIGNED(float32, 112, 192, 32, 4, 2)
 ALIGNED(float32, 64, 128, 32, 2, 2)
 
-ALIGNED(float16, 56, 96, 32, 1, 2)
-ALIGNED(float16, 56, 192, 64, 2, 2)
 ALIGNED(float16, 56, 384, 128, 4, 2)
-ALIGNED(float16, 56, 768, 256, 8, 2)
+ALIGNED(float16, 112, 96, 32, 2, 2)
+ALIGNED(float16, 112, 192, 64, 4, 2)
 ALIGNED(float16, 64, 128, 64, 2, 2)
 
-ALIGNED(bfloat16, 56, 96, 32, 1, 2)
-ALIGNED(bfloat16, 56, 192, 64, 2, 2)
 ALIGNED(bfloat16, 56, 384, 128, 4, 2)
-ALIGNED(bfloat16, 56, 768, 256, 8, 2)
+ALIGNED(bfloat16, 112, 96, 32, 2, 2)
+ALIGNED(bfloat16, 112, 192, 64, 4, 2)
 ALIGNED(bfloat16, 64, 128, 64, 2, 2)
 
 #else  // waves have half the lanes, and each twice the sums

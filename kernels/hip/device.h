@@ -3,7 +3,8 @@
 //   DEVICE               opens a function of the device, always inlined
 //   KERNEL(lanes, waves) opens a kernel: lanes of its workgroup, waves a SIMD that its registers must leave room for
 //   WAVE_LANES           64 on gfx9, 32 on sm
-//   lane_of_workgroup(), workgroup(), barrier()
+//   lane_of_workgroup(), workgroup(), barrier(), lds_barrier()
+//   any_of_wave          of what lanes of a wave have
 //   Chunk                16 bytes, the most a lane moves at once: words .x .y .z .w
 //   Buffer               memory seen through 32-bit offsets from a uniform address; reading at NOWHERE, or past it,
 //                        gives zeros
@@ -36,6 +37,9 @@ DEVICE void barrier() {
   __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
 }
 
+// The same for LDS alone: loads from memory may still be on their way.
+DEVICE void lds_barrier() { asm volatile("s_waitcnt lgkmcnt(0)\n\ts_barrier" ::: "memory"); }
+
 // v_exp_f32 takes denormals for zero, which is no harm where 1 is added to the result.
 DEVICE float exp2_fast(float x) {
   float result;
@@ -43,6 +47,12 @@ DEVICE float exp2_fast(float x) {
   return result;
 }
 DEVICE float reciprocal(float x) { return __builtin_amdgcn_rcpf(x); }
+
+// Whether it is true in any lane of the wave.
+DEVICE bool any_of_wave(bool value) {
+  constexpr int NOT_EQUAL = 33;  // LLVM's number
+  return __builtin_amdgcn_uicmp(static_cast<unsigned>(value), 0u, NOT_EQUAL) != 0;
+}
 
 // `value`, which is uniform, and which the compiler takes for a new one each time: what is computed from it is not kept
 // in registers over a loop.
@@ -124,6 +134,7 @@ constexpr int WAVE_LANES = 32;
 DEVICE int lane_of_workgroup() { return threadIdx.x; }
 DEVICE unsigned workgroup() { return blockIdx.x; }
 DEVICE void barrier() { __syncthreads(); }
+DEVICE void lds_barrier() { __syncthreads(); }
 
 DEVICE float exp2_fast(float x) {
   float result;
@@ -136,6 +147,7 @@ template <class T>
 DEVICE T uniform(T value) {
   return value;
 }
+DEVICE bool any_of_wave(bool value) { return __any_sync(0xffffffff, value); }
 
 using Chunk = int4;
 

@@ -84,6 +84,17 @@ DEVICE bfloat16 from_float<bfloat16>(float x) {
   return {static_cast<unsigned short>((x == x ? rounded_to_half(x) : QUIET_NAN) >> 16)};
 }
 
+// Two values in a word, neither of which is a NaN.
+template <class T>
+DEVICE unsigned pair_of_numbers(float low, float high) {
+  return from_float<T>(low).bits | static_cast<unsigned>(from_float<T>(high).bits) << 16;
+}
+
+template <>
+DEVICE unsigned pair_of_numbers<bfloat16>(float low, float high) {
+  return upper_halves(rounded_to_half(low), rounded_to_half(high));
+}
+
 template <class T>
 DEVICE Chunk chunk_of(const T (&values)[VECTOR<T>]) {
   int words[4];
@@ -137,7 +148,7 @@ DEVICE Chunk pack<bfloat16>(const float* values) {
   int words[4];
 #pragma unroll
   for (int i = 0; i < 4; i++) {
-    words[i] = static_cast<int>(upper_halves(rounded_to_half(numbers[2 * i]), rounded_to_half(numbers[2 * i + 1])));
+    words[i] = static_cast<int>(pair_of_numbers<bfloat16>(numbers[2 * i], numbers[2 * i + 1]));
   }
   return Chunk{words[0], words[1], words[2], words[3]};
 }

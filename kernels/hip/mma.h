@@ -7,6 +7,7 @@
 //                       value(i, v) is that of row `row(i)` and of column `column() + v`; set(i, v, value) replaces it
 //   Mma<T>::multiply    block += x * w^T over WORDS words of each chunk, from `word` on; to be called for 0, WORDS, ...
 //                       up to 4
+//   Mma<T>::multiply_part  on gfx9, the same for 16 rows of w, of which a lane gets four sums
 //   Mma<T>::column_of(p)  row p of w must hold the weight of this column of the block: the order that gives a lane
 //                       neighbouring columns
 //
@@ -97,14 +98,14 @@ struct Mma {
 
   static constexpr int WORDS = Instruction<T>::WORDS;
   static DEVICE void multiply(Block& block, const X& x, const W& w, int word) {
-    const Chunk a = x.chunks[0];
-    const int x_words[4] = {a.x, a.y, a.z, a.w};
 #pragma unroll
-    for (int part = 0; part < PARTS; part++) {
-      const Chunk b = w.chunks[part];
-      const int w_words[4] = {b.x, b.y, b.z, b.w};
-      block.sums[part] = Instruction<T>::apply(w_words + word, x_words + word, block.sums[part]);
-    }
+    for (int part = 0; part < PARTS; part++) multiply_part(block.sums[part], x, w.chunks[part], word);
+  }
+  // The same for 16 columns.
+  static DEVICE void multiply_part(Float4& sums, const X& x, Chunk w, int word) {
+    const Chunk a = x.chunks[0];
+    const int x_words[4] = {a.x, a.y, a.z, a.w}, w_words[4] = {w.x, w.y, w.z, w.w};
+    sums = Instruction<T>::apply(w_words + word, x_words + word, sums);
   }
 };
 

@@ -2,10 +2,11 @@
 //
 //   AlignedPointwise, AnyPointwise  rows of the weight; `load` reads what a lane needs of them for DEPTH values
 //   multiply_parts                  sums += x * w^T over DEPTH values, x in LDS
-//   half_of                         the sums of one of a tile's halves
+//   Rest                            16 columns of a wave that fill no block
+//   finish_pieces                   finishes a tile, some rows at a time
 #pragma once
 
-#include "tile.h"
+#include "finish.h"
 
 template <class Tile>
 struct PointwiseParts {
@@ -19,7 +20,15 @@ struct PointwiseParts {
     return Tile::wave_column() + j * Mma<T>::COLUMNS + Mma<T>::column_of(W::row(i));
   }
 
+  // That of a lane's row of the rest: of a block's columns, two waves have alternate fours.
+  static DEVICE int rest_column() {
+    const int wave = wave_of_workgroup(), row = lane_of_wave() % 16;
+    return Tile::BLOCKS_N * Tile::WAVES * Mma<T>::COLUMNS + wave / 2 * Mma<T>::COLUMNS + row / 4 * VECTOR<T> +
+           wave % 2 * 4 + row % 4;
+  }
+
   W blocks[Tile::BLOCKS_N];
+  Chunk rest;
 };
 
 template <class Tile>
@@ -36,6 +45,8 @@ class AlignedPointwise {
         columns_(out_channels - first) {
 #pragma unroll
     for (int i = 0; i < W::COUNT; i++) offsets_[i] = Parts::column(0, i) * channels * sizeof(T) + W::chunk() * 16;
+    rest_ = Parts::rest_column() < columns_ ? Parts::rest_column() * channels * sizeof(T) + W::chunk() * 16
+                                            : Buffer::NOWHERE;
   }
 
   DEVICE void load(int start, Parts& parts) const {
@@ -50,12 +61,13 @@ class AlignedPointwise {
         parts.blocks[j].chunks[i] = buffer_.load(exists && in_columns ? offsets_[i] : Buffer::NOWHERE, uniform);
       }
     }
+    if constexpr (Tile::REST) parts.rest = buffer_.load(exists ? rest_ : Buffer::NOWHERE, start * sizeof(T));
   }
 
  private:
   Buffer buffer_;
   int channels_, columns_;
-  unsigned offsets_[W::COUNT];
+  unsigned offsets_[W::COUNT], rest_;
 };
 
 template <class Tile>
@@ -94,16 +106,82 @@ class AnyPointwise {
   int channels_, first_, out_channels_;
 };
 
+// The 16 columns of each wave beside its whole blocks, if there are any.
+template <class Tile, bool SOME = Tile::REST>
+struct Rest {
+  DEVICE void multiply(int, const typename Mma<typename Tile::T>::X&, Chunk, int) {}
+  template <template <class> class Access>
+  DEVICE void finish(Chunk*, int, int, const Finish<typename Tile::T>&) const {}
+};
+
+#if defined(__HIP__)
+
+// A wave multiplies them for all rows. Then two waves exchange halves, so that each has all of 32 columns for one half
+// of the rows, and stores whole lines.
+template <class Tile>
+struct Rest<Tile, true> {
+  using T = typename Tile::T;
+  static constexpr int HALF = divide_up(Tile::BLOCKS_M, 2);
+  static_assert(Tile::WAVES * HALF * WAVE_LANES <= Tile::BUFFERS * Tile::BUFFER, "operands' LDS holds the exchange");
+
+  struct Half : Tile {
+    static constexpr int BLOCKS_M = HALF, BLOCKS_N = 1;
+    static DEVICE int wave_row() { return wave_of_workgroup() % 2 * HALF * 16; }
+    static DEVICE int wave_column() {
+      return (Tile::BLOCKS_N * Tile::WAVES + wave_of_workgroup() / 2) * Mma<T>::COLUMNS;
+    }
+  };
+
+  DEVICE void multiply(int block, const typename Mma<T>::X& x, Chunk w, int word) {
+    Mma<T>::multiply_part(sums[block], x, w, word);
+  }
+
+  // `operand` is free, but other waves may still read it.
+  template <template <class> class Access>
+  DEVICE void finish(Chunk* operand, int row, int column, const Finish<T>& with) const {
+    const bool second = wave_of_workgroup() % 2;
+    Float4* exchange = reinterpret_cast<Float4*>(operand) + lane_of_wave();
+    auto of_half = [&](bool later, int i) {
+      return choose(later, sums[HALF + i < Tile::BLOCKS_M ? HALF + i : i], sums[i]);
+    };
+    lds_barrier();
+#pragma unroll
+    for (int i = 0; i < HALF; i++) exchange[(wave_of_workgroup() * HALF + i) * WAVE_LANES] = of_half(!second, i);
+    lds_barrier();
+    Sums<Half> whole;
+#pragma unroll
+    for (int i = 0; i < HALF; i++) {
+      const Float4 own = of_half(second, i), other = exchange[((wave_of_workgroup() ^ 1) * HALF + i) * WAVE_LANES];
+      whole.blocks[i][0].sums[0] = choose(second, other, own);
+      whole.blocks[i][0].sums[1] = choose(second, own, other);
+    }
+    ::finish<Access>(whole, row, column, with);
+  }
+
+  Float4 sums[Tile::BLOCKS_M] = {};
+
+ private:
+  static DEVICE Float4 choose(bool first, Float4 one, Float4 other) {
+    Float4 chosen;
+#pragma unroll
+    for (int i = 0; i < 4; i++) chosen[i] = first ? one[i] : other[i];
+    return chosen;
+  }
+};
+
+#endif
+
 // `x` is the operand, of which the wave takes the `step`-th DEPTH of all rows.
 template <class Tile>
-DEVICE void multiply_parts(Sums<Tile>& sums, const Chunk* x, int step, const PointwiseParts<Tile>& parts) {
+DEVICE void multiply_parts(Sums<Tile>& sums, Rest<Tile>& rest, const Chunk* x, int step,
+                           const PointwiseParts<Tile>& parts) {
   using Matrix = Mma<typename Tile::T>;
   typename Matrix::X x_parts[Tile::BLOCKS_M];
 #pragma unroll
   for (int i = 0; i < Tile::BLOCKS_M; i++) {
 #pragma unroll
     for (int k = 0; k < Matrix::X::COUNT; k++) {
-      const Chunk* row = x + (Tile::row_of_block(i) + Matrix::X::row(k)) * Tile::ROW;
+      const Chunk* row = x + (i * 16 + Matrix::X::row(k)) * Tile::ROW;
       x_parts[i].chunks[k] = row[step * (Matrix::DEPTH / 16) + Matrix::X::chunk()];
     }
   }
@@ -113,24 +191,27 @@ DEVICE void multiply_parts(Sums<Tile>& sums, const Chunk* x, int step, const Poi
     for (int i = 0; i < Tile::BLOCKS_M; i++) {
 #pragma unroll
       for (int j = 0; j < Tile::BLOCKS_N; j++) Matrix::multiply(sums.blocks[i][j], x_parts[i], parts.blocks[j], word);
+      rest.multiply(i, x_parts[i], parts.rest, word);
     }
   }
 }
 
-template <class Tile>
-struct HalfTile : Tile {
-  static constexpr int BLOCKS_M = Tile::HALF_BLOCKS;
+// As many of a wave's blocks as its registers hold while they are finished.
+template <class Tile, int FIRST>
+struct Piece : Tile {
+  static constexpr int MOST = Tile::WAVE_N > 64 ? 2 : 4;
+  static constexpr int BLOCKS_M = Tile::BLOCKS_M - FIRST < MOST ? Tile::BLOCKS_M - FIRST : MOST;
+  static DEVICE int wave_row() { return FIRST * 16; }
 };
 
-// The sums of one of a tile's halves.
-template <class Tile>
-DEVICE Sums<HalfTile<Tile>> half_of(const Sums<Tile>& sums, int half) {
-  Sums<HalfTile<Tile>> found;
+template <class Tile, int FIRST>
+DEVICE Sums<Piece<Tile, FIRST>> piece_of(const Sums<Tile>& sums) {
+  Sums<Piece<Tile, FIRST>> found;
 #pragma unroll
-  for (int i = 0; i < Tile::HALF_BLOCKS; i++) {
+  for (int i = 0; i < Piece<Tile, FIRST>::BLOCKS_M; i++) {
 #pragma unroll
     for (int j = 0; j < Tile::BLOCKS_N; j++) {
-      found.blocks[i][j] = sums.blocks[half * Tile::HALF_BLOCKS + i][j];
+      found.blocks[i][j] = sums.blocks[FIRST + i][j];
 #if defined(__gfx908__)
       // Left to itself, the compiler moves all sums out of the accumulators at once.
 #pragma unroll
@@ -139,4 +220,13 @@ DEVICE Sums<HalfTile<Tile>> half_of(const Sums<Tile>& sums, int half) {
     }
   }
   return found;
+}
+
+// Finishes the tile piece by piece, from block FIRST on.
+template <template <class> class Access, int FIRST = 0, class Tile>
+DEVICE void finish_pieces(const Sums<Tile>& sums, int row, int column, const Finish<typename Tile::T>& with) {
+  if constexpr (FIRST < Tile::BLOCKS_M) {
+    finish<Access>(piece_of<Tile, FIRST>(sums), row, column, with);
+    finish_pieces<Access, FIRST + Piece<Tile, FIRST>::BLOCKS_M>(sums, row, column, with);
+  }
 }

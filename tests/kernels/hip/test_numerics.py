@@ -94,7 +94,10 @@ LAYERS: dict[str, list[Make]] = {
     "depthwise_pointwise": [
         lambda dtype, act: problems.depthwise_pointwise((1, 96, 14, 14), 96, 7, dtype, act),  # ConvNeXt-T
         lambda dtype, act: problems.depthwise_pointwise((2, 192, 7, 7), 192, 7, dtype, act),
-        # Its widths and others that strips of 7 or 8 pixels fill; heights that rows in pairs do not.
+        # Its widths and others that strips of 7 or 8 pixels fill; heights that rows in pairs fill, and do not.
+        lambda dtype, act: problems.depthwise_pointwise((1, 40, 6, 56), 24, 7, dtype, act),
+        lambda dtype, act: problems.depthwise_pointwise((1, 72, 6, 28), 16, 7, dtype, act),
+        lambda dtype, act: problems.depthwise_pointwise((2, 24, 6, 16), 40, 7, dtype, act),
         lambda dtype, act: problems.depthwise_pointwise((2, 24, 5, 56), 24, 7, dtype, act),
         lambda dtype, act: problems.depthwise_pointwise((1, 40, 11, 28), 16, 7, dtype, act),
         lambda dtype, act: problems.depthwise_pointwise((3, 16, 3, 14), 8, 7, dtype, act, residual=False),
@@ -178,6 +181,19 @@ def test_sizes_that_vectors_do_not_fit(kernel: Kernel) -> None:
 @every_kernel
 def test_nan_reaches_what_depends_on_it_and_nothing_else(kernel: Kernel) -> None:
     problem = spoiled(LARGE[kernel.operator](DTYPES[kernel.dtype], "relu6"))
+    assert problem.error(run(problem, kernel)) is None
+
+
+@pytest.mark.parametrize("kernel", [k for k in KERNELS if k.operator == "depthwise_pointwise"], ids=lambda k: k.name)
+@pytest.mark.parametrize("size", [(1, 40, 8, 14), (2, 40, 7, 7), (1, 40, 6, 16)], ids=str)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_depthwise_strips_keep_a_value_to_the_windows_that_have_it(
+    kernel: Kernel, size: tuple[int, int, int, int], value: float
+) -> None:
+    problem = problems.depthwise_pointwise(size, 24, 7, DTYPES[kernel.dtype], "relu6")
+    x = problem.operands[0]
+    assert isinstance(x, Tensor)
+    x[0, 5, 4, 5] = value
     assert problem.error(run(problem, kernel)) is None
 
 
