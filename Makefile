@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 NATIVE := $(VENV)/.native
 COMPILER := $(VENV)/.compiler
 OBJECTS := $(VENV)/.objects
+BROWSER := $(VENV)/.browser
 
 .PHONY: demo test lint bench bench-gpu projection wheel setup clean
 
@@ -13,7 +14,7 @@ demo: setup
 	$(BIN)/updp-rt demo $(ARGS)
 
 # One thread a worker: small tensors gain nothing from more, and workers must not fight over the cores.
-test: lint
+test: lint $(BROWSER)
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n auto $(ARGS)
 
 lint: setup
@@ -62,6 +63,15 @@ $(COMPILER): | $(NATIVE)
 		|| { [ "$$(id -u)" = 0 ] && command -v apt-get && apt-get update \
 			&& apt-get install -y --no-install-recommends clang-15 lld-15 llvm-15 && $(FIND_COMPILER); } \
 		|| { echo 'The HIP kernels need clang-15, lld-15 and llvm-15 (or hipcc of ROCm): install them.'; exit 1; }
+	touch $@
+
+# For the tests of the report's page.
+FIND_BROWSER := command -v chromium || command -v chromium-browser || command -v google-chrome
+$(BROWSER): | $(READY)
+	@{ $(FIND_BROWSER); } >/dev/null 2>&1 \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get && apt-get update \
+			&& apt-get install -y --no-install-recommends chromium && $(FIND_BROWSER); } \
+		|| { echo 'The tests of the report need Chromium (Debian: the package chromium): install it.'; exit 1; }
 	touch $@
 
 # Code objects for gfx908, which the tests run on the emulator; only what changed is compiled.

@@ -26,6 +26,7 @@ ORDER = [
     "verification",
     "runtime",
     "projection",
+    "report",
     "cli",
 ]
 

@@ -25,7 +25,8 @@ def test_commands_exist_with_the_options_shown() -> None:
     from updp_rt.cli import app
 
     lines = re.findall(r"^updp-rt (kernels \w+|\w+)([^#\n]*)", README.read_text(encoding="utf-8"), re.MULTILINE)
-    known = {"inspect", "prune", "verify", "merge", "info", "explain", "emulate", "project", "kernels build"}
+    known = {"inspect", "prune", "verify", "merge", "info", "explain", "emulate", "project", "profile", "report"}
+    known |= {"kernels build"}
     assert {command for command, _ in lines} >= known
     for command, rest in lines:
         shown = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"}).stdout

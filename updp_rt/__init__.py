@@ -33,6 +33,7 @@ _PARTS = (
     "verification",
     "runtime",
     "projection",
+    "report",
     "cli",
 )
 _HOMES = {

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import torch
 
+NameT = TypeVar("NameT", bound=Hashable)
+
 
 def time_side_by_side(
-    candidates: Mapping[str, Callable[[], object]],
+    candidates: Mapping[NameT, Callable[[], object]],
     *,
     rounds: int = 15,
     round_seconds: float = 2e-3,
     device: torch.device | None = None,
-) -> dict[str, float]:
+) -> dict[NameT, float]:
     """Median seconds a call of each candidate, after a warm-up, in `rounds` interleaved rounds.
 
     In a round each candidate is called again and again for about `round_seconds`, at least once: far above the clock's
@@ -26,7 +29,7 @@ def time_side_by_side(
         for _ in range(2):
             call()
         repeats[name] = max(1, round(round_seconds / max(_seconds(call, 1, device), 1e-9)))
-    times: dict[str, list[float]] = {name: [] for name in candidates}
+    times: dict[NameT, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():
             times[name].append(_seconds(call, repeats[name], device) / repeats[name])

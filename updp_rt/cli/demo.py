@@ -12,6 +12,7 @@ import typer
 from updp_rt.cli.app import app
 from updp_rt.cli.common import create_model, load_checkpoint, out, print_json, summary_table
 from updp_rt.cli.models import AsJson
+from updp_rt.cli.verify import certify
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,12 +50,13 @@ def demo(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Train a model on handwritten digits (32x32), prune it in four stages, merge it, and compare.
+    """Train a model on handwritten digits (32x32), prune it in four stages, merge it, compare, and write a report.
 
     Killed, the same command goes on where it was; finished, it shows the results again.
     """
     import updp_rt
     from updp_rt.data import load_splits
+    from updp_rt.report import PROFILE, profile, write_report
 
     if model not in _BUDGETS:
         raise ValueError(f"the demo runs {', '.join(_BUDGETS)}; for {model!r} use: updp-rt prune")
@@ -74,12 +76,19 @@ def demo(
         supernet_epochs=budget.supernet_epochs,
         epochs=budget.epochs,
     )
+    if not (result.folder / PROFILE).is_file():
+        profile(result.folder)
+    certificate = result.folder / "merged" / "certificate.json"
+    if not certificate.is_file():
+        certify(str(result.folder), "digits, validation").save(certificate)
+    page, _ = write_report(result.folder)
     if json:
-        print_json(result.summary)
+        print_json({**result.summary, "report": str(page)})
         return
     out.print(summary_table(result.summary))
     out.print(f"merged model: {result.folder / 'merged'}", soft_wrap=True)
     out.print(f"pictures: {result.folder}/search.png, training.png, blocks.png", soft_wrap=True)
+    out.print(f"all of it on one page: {page}", soft_wrap=True)
     out.print(
         f"prune your own: updp-rt prune {model} --checkpoint your.safetensors --data your/images --num-pruned 6",
         soft_wrap=True,

@@ -78,7 +78,7 @@ def verify(
         assert target is not None
         source = f"{data}, validation" if data else _RANDOM
         size = parse_size(img_size)
-        certificate = _certify(target, source, batch, dtype or DTYPES[0], size, device, seed, not json)
+        certificate = certify(target, source, batch, dtype or DTYPES[0], size, device, seed, show_progress=not json)
         folder = saved_folder(target)
         path = out_file or (folder / "certificate.json" if folder else None)
         if path is not None:
@@ -86,16 +86,18 @@ def verify(
         _show(certificate, path, json)
 
 
-def _certify(
+def certify(
     target: str,
     source: str,
-    batch: int,
-    dtype: str,
-    size: tuple[int, int] | None,
-    device: str,
-    seed: int,
-    show_progress: bool,
+    batch: int = 8,
+    dtype: str = DTYPES[0],
+    size: tuple[int, int] | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    *,
+    show_progress: bool = True,
 ) -> Certificate:
+    """Load, accelerate and verify the model at `target` on the images that `source` names."""
     import torch
 
     import updp_rt
@@ -132,7 +134,7 @@ def _check_again(path: Path, target: str, device: str, out_file: Path | None, js
 
     old = Certificate.load(path)
     batch, _, height, width = old.inputs.shape
-    new = _certify(
+    new = certify(
         target, old.inputs.source, batch, old.dtype, (height, width), device, old.inputs.seed, show_progress=not json
     )
     if new.model != old.model:

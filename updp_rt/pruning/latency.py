@@ -77,7 +77,7 @@ def measure_latency(
     model = copy.deepcopy(model).eval()
     progressive = find_family(model).progressive
     names = prunable_blocks(model)
-    inputs = _block_inputs(model, names, example)
+    inputs = block_inputs(model, names, example)
     measured: dict[str, BlockLatency] = {}
     table: dict[str, BlockLatency] = {}
     with progress.task("latency", len(names)) as advance:
@@ -118,7 +118,8 @@ def _measure_block(progressive: type[ProgressiveBlock], block: nn.Module, x: Ten
     )
 
 
-def _block_inputs(model: nn.Module, names: list[str], example: Tensor) -> dict[str, Tensor]:
+def block_inputs(model: nn.Module, names: list[str], example: Tensor) -> dict[str, Tensor]:
+    """What each of the named blocks is given when `model` runs on `example`."""
     inputs: dict[str, Tensor] = {}
 
     def keep(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:

@@ -24,6 +24,7 @@ class Row:
         kernel: the candidate chosen, as ``backend`` or ``backend:config``.
         times_ms: the measured time of each candidate.
         roofline: share of what the device could do at most, by the time of the kernel chosen; None if not measured.
+        flops, bytes_moved: multiplications and additions, and the bytes that any implementation must move.
         refused: why a backend cannot run it; demoted: why a candidate is not trusted.
     """
 
@@ -35,6 +36,8 @@ class Row:
     why: str
     times_ms: dict[str, float]
     roofline: float | None
+    flops: int
+    bytes_moved: int
     refused: dict[str, str]
     demoted: dict[str, str]
 
@@ -135,6 +138,8 @@ def _row(name: str, source: str, choice: Choice, device: torch.device) -> Row:
         why=choice.why,
         times_ms=dict(choice.times_ms),
         roofline=None if not time else peak(device).least_seconds(choice.problem) * 1e3 / time,
+        flops=choice.problem.flops,
+        bytes_moved=choice.problem.bytes_moved,
         refused=dict(choice.refused),
         demoted=dict(choice.demoted),
     )

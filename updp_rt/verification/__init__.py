@@ -11,9 +11,10 @@ from updp_rt.verification.certificate import (
     ModuleRecord,
 )
 from updp_rt.verification.invariants import Check, Verdict, verify_model
-from updp_rt.verification.judge import judge, judge_logits
+from updp_rt.verification.judge import BINS, judge, judge_logits
 
 __all__ = [
+    "BINS",
     "Case",
     "Certificate",
     "Check",

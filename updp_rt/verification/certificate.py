@@ -16,6 +16,7 @@ from updp_rt.artifacts.atomic import write_text
 
 _LARGEST = 64 * 2**20
 
+Count = Annotated[int, Field(ge=0)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -43,7 +44,7 @@ class Case(_Part):
     torch_error: float
     torch_rms: float
     bound: float
-    ulps: dict[str, int]
+    ulps: dict[str, Count]
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -90,13 +91,13 @@ class Logits(_Part):
         disagree: those of the decided whose top-1 is not the exact one.
     """
 
-    samples: int
+    samples: Count
     error: float
     torch_error: float
     bound: float
-    agree: int
-    decided: int
-    disagree: int
+    agree: Count
+    decided: Count
+    disagree: Count
 
     @computed_field  # type: ignore[prop-decorator]
     @property

@@ -1,0 +1,51 @@
+"""A whole run of a small model, with a profile and a certificate, made once for all tests of the report."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import updp_rt
+from tests.pruning.conftest import run_pruning
+from tests.report.browser import Browser, find_chromium
+from updp_rt.report import profile
+from updp_rt.runtime.table import forget_tables
+
+
+@pytest.fixture(scope="session")
+def _own_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UPDP_RT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        forget_tables()
+        yield
+    forget_tables()
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory, _own_tables: None) -> Path:
+    """A run's folder in which nothing is missing. Tests that change it take a copy: `copy_of`."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run_pruning(folder, supernet_epochs=2, trials=4, epochs=2)
+    profile(folder)
+    merged, images = updp_rt.load(folder / "merged"), torch.randn(4, 3, 32, 32)
+    certificate = updp_rt.verify(merged, updp_rt.accelerate(merged, images), images, source="random images")
+    certificate.save(folder / "merged" / "certificate.json")
+    return folder
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
+    def copy(folder: Path) -> Path:
+        return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(find_chromium(), tmp_path_factory.mktemp("chromium")) as found:
+        yield found

@@ -1,0 +1,129 @@
+"""The page: its head and its sections put into the template, in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+import updp_rt
+from updp_rt.artifacts import Manifest
+from updp_rt.blocks.inspect import ModelReport
+from updp_rt.report.charts.scale import milliseconds, percent, quantity, times
+from updp_rt.report.charts.svg import key_mark
+from updp_rt.report.collect import Certified, Missing, Parts
+from updp_rt.report.schema import Profile, Summary
+from updp_rt.report.sections import describe_images, make_sections
+
+HERE = Path(__file__).parent
+VERDICTS = {"pass": "passed", "fail": "FAILED", "doubt": "in doubt"}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One figure of the page's head: the value, what it is, and what it was before."""
+
+    label: str
+    value: str
+    note: str
+    state: str = ""
+
+
+def render(parts: Parts) -> tuple[str, list[tuple[str, Missing]]]:
+    """The page's HTML, and the parts that it says are missing."""
+    sections = make_sections(parts)
+    missing = [entry for section in sections for entry in section.missing]
+    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    html = _template().render(
+        parts=parts,
+        title=parts.architecture,
+        subtitle=_subtitle(parts),
+        lead=_lead(parts),
+        tiles=_tiles(parts),
+        sections=sections,
+        key_mark=key_mark,
+        verdicts=VERDICTS,
+        style=Markup(style),
+        script=Markup(script),
+        policy=f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'",
+        version=updp_rt.__version__,
+    )
+    return html, missing
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("updp_rt.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("template.html.jinja")
+
+
+def _digest(text: str) -> str:
+    """How a content security policy names an inline style or script, so that no other can run."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _subtitle(parts: Parts) -> str:
+    if isinstance(parts.forms, Missing):
+        return "not merged yet"
+    total = f" of {len(parts.structure.blocks)}" if isinstance(parts.structure, ModelReport) else ""
+    return f"{len(parts.forms)}{total} blocks merged"
+
+
+def _lead(parts: Parts) -> str:
+    found = parts.summary
+    if isinstance(found, Missing):
+        return (
+            "The figures of the merged model are not there; what the folder holds is below."
+            if parts.is_run
+            else "What the saved model is. How it was pruned is not in this folder."
+        )
+    before, after = found.baseline, found.merged
+    points = 100 * (after.accuracy - before.accuracy)
+    than = "the same as" if abs(points) < 0.005 else f"{abs(points):.2f} points {'above' if points > 0 else 'below'}"
+    return (
+        f"The merged model takes {milliseconds(after.latency_ms)} where the baseline takes "
+        f"{milliseconds(before.latency_ms)}: {times(before.latency_ms / after.latency_ms)}. Its accuracy is "
+        f"{percent(after.accuracy)} on {describe_images(found)}, {than} the baseline's."
+    )
+
+
+def _tiles(parts: Parts) -> list[Tile]:
+    tiles = []
+    found = parts.summary
+    if isinstance(found, Summary):
+        before, after = found.baseline, found.merged
+        tiles += [
+            Tile("accuracy", percent(after.accuracy), f"from {percent(before.accuracy)}"),
+            Tile(
+                f"latency, batch {found.batch_size}",
+                milliseconds(after.latency_ms),
+                f"from {milliseconds(before.latency_ms)} · {times(before.latency_ms / after.latency_ms)}",
+            ),
+        ]
+    elif isinstance(parts.manifest, Manifest) and parts.manifest.accuracy is not None:
+        tiles.append(Tile("accuracy", percent(parts.manifest.accuracy), "recorded when it was saved"))
+    if isinstance(parts.profile, Profile):
+        whole = parts.profile.model
+        note = f"from {milliseconds(whole.baseline)} · {times(whole.baseline / whole.accelerated)}"
+        tiles.append(Tile("on fused kernels", milliseconds(whole.accelerated), note))
+    if isinstance(found, Summary):
+        tiles += [
+            Tile("parameters", quantity(found.merged.params), f"from {quantity(found.baseline.params)}"),
+            Tile("MACs an image", quantity(found.merged.macs), f"from {quantity(found.baseline.macs)}"),
+        ]
+    if isinstance(parts.certificate, Certified):
+        proof, state = parts.certificate.certificate, parts.certificate.state
+        note = "see its note" if state == "doubt" else f"{len(proof.modules)} modules"
+        tiles.append(Tile("certificate", VERDICTS[state], note, state))
+    return tiles
