@@ -8,7 +8,9 @@ COMPILER := $(VENV)/.compiler
 OBJECTS := $(VENV)/.objects
 BROWSER := $(VENV)/.browser
 
-.PHONY: demo test lint bench bench-gpu projection wheel setup clean
+SUITES := micro blocks models paper
+
+.PHONY: demo test lint bench bench-gpu $(SUITES:%=bench-%) projection wheel setup clean
 
 demo: setup
 	$(BIN)/updp-rt demo $(ARGS)
@@ -24,10 +26,15 @@ lint: setup
 
 # Slower than tests: speed of merged and accelerated models, and progressive against direct training (about an hour).
 bench: setup
-	$(BIN)/python -m benchmarks.accelerated
+	$(BIN)/python -m benchmarks models
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.merged_speed
 	$(BIN)/python -m benchmarks.progressive_vs_direct
+
+# make bench-micro, bench-blocks, bench-models, bench-paper: candidates in turn, on the CPU or the GPU there is. Options:
+# make bench-models ARGS="--model resnet34 --batch-size 1 --minutes 10".
+$(SUITES:%=bench-%): bench-%: setup
+	$(BIN)/python -m benchmarks $* $(ARGS)
 
 # On a machine with a GPU, in 8 minutes.
 bench-gpu: setup

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
+import torch
 from torch import Tensor, nn
 
 from updp_rt.artifacts import versions
@@ -14,31 +18,70 @@ from updp_rt.artifacts.atomic import write_json
 from updp_rt.blocks import make_progressive, merge_model, prunable_blocks, set_lambda
 from updp_rt.pruning.latency import measure_latency
 from updp_rt.runtime.device import device_name
+from updp_rt.verification.randomize import randomize
 
 MODELS = ("resnet34", "mobilenetv2_100", "convnext_tiny", "deit_tiny_patch16_224")
 RESULTS = Path(__file__).parent / "results"
 
 
-def merge_fastest(model: nn.Module, example: Tensor, count: int, **how: Any) -> nn.Module:
-    """`model` with `count` blocks merged: those that save most on `example`, as a search for latency alone would.
+def build_model(name: str, image_size: int, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A timm model in eval mode whose norms and layer scales hide no mistake."""
+    model = timm.create_model(name)
+    if hasattr(model, "patch_embed"):  # only these are built for one image size
+        model = timm.create_model(name, img_size=image_size)
+    return randomize(model.eval()).to(device, dtype)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Blocks to merge: the pruned body and the merged form of each."""
+
+    bodies: dict[str, str]
+    forms: dict[str, str]
+
+
+def choose_fastest(model: nn.Module, example: Tensor, counts: Sequence[int], **how: Any) -> dict[int, Choice]:
+    """By count, the blocks that save most on `example`, as a search for latency alone would choose them.
 
     `how` goes to `measure_latency`.
     """
     latency = measure_latency(model, example, **how)
     names = prunable_blocks(model)
     saved = {name: latency.model_ms - latency.estimate_ms(latency.choose_bodies([name])) for name in names}
-    bodies = latency.choose_bodies(sorted(names, key=lambda name: -saved[name])[:count])
-    subnet = make_progressive(model, bodies)
+    ordered = sorted(names, key=lambda name: -saved[name])
+    bodies = {count: latency.choose_bodies(ordered[:count]) for count in counts}
+    return {count: Choice(chosen, latency.choose_forms(chosen)) for count, chosen in bodies.items()}
+
+
+def prune(model: nn.Module, choice: Choice) -> nn.Module:
+    """`model` with the chosen blocks in their pruned form, not merged yet."""
+    subnet = make_progressive(model, choice.bodies)
     set_lambda(subnet, 1.0)
-    return merge_model(subnet, latency.choose_forms(bodies))
+    return subnet
+
+
+def merge_fastest(model: nn.Module, example: Tensor, count: int, **how: Any) -> nn.Module:
+    """`model` with the `count` blocks merged that `choose_fastest` finds."""
+    choice = choose_fastest(model, example, [count], **how)[count]
+    return merge_model(prune(model, choice), choice.forms)
 
 
 def write_result(name: str, rows: list[dict[str, Any]], **about: Any) -> Path:
     """Store a benchmark's rows with device, versions, commit and what else says how they were measured."""
     path = RESULTS / device_name() / f"{name}.json"
-    found = {"device": device_name(), "cores": os.cpu_count(), "versions": versions(), "commit": commit()}
-    write_json(path, {**found, **about, "rows": rows})
+    write_json(path, {**provenance(), **about, "rows": rows})
     return path
+
+
+def provenance(device: torch.device | None = None) -> dict[str, Any]:
+    """Where something is measured: the device (by default the first GPU, if any), threads, versions, commit."""
+    return {
+        "device": device_name(device),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "commit": commit(),
+    }
 
 
 def commit() -> str:

@@ -23,7 +23,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import typer
 from rich.console import Console
@@ -31,7 +30,7 @@ from torch import Tensor, nn
 
 import updp_rt
 from benchmarks import gpu_shapes
-from benchmarks.common import MODELS, merge_fastest, write_result
+from benchmarks.common import MODELS, build_model, merge_fastest, write_result
 from benchmarks.gpu_budget import Budget
 from benchmarks.gpu_tables import BASELINES, least, models_table, operators_table
 from updp_rt._timing import time_side_by_side
@@ -41,7 +40,6 @@ from updp_rt.blocks import prunable_blocks
 from updp_rt.runtime.device import device_name, environment
 from updp_rt.runtime.fused import fused_modules
 from updp_rt.runtime.roofline import peak
-from updp_rt.verification.randomize import randomize
 
 PRUNED = {"resnet34": 8}
 OPERATORS = ("linear", "conv2d", "depthwise_pointwise", "dual_linear", "epilogue")
@@ -215,10 +213,7 @@ def _model_row(run: Run, name: str, batch: int) -> dict[str, Any]:
 
 def build(run: Run, name: str, batch: int) -> tuple[nn.Module, Tensor]:
     """A model whose norms and layer scales hide no mistake, and images, both in channels_last."""
-    model = timm.create_model(name)
-    if hasattr(model, "patch_embed"):  # only these are built for one image size
-        model = timm.create_model(name, img_size=run.image_size)
-    model = randomize(model.eval()).to(run.device, run.dtype, memory_format=torch.channels_last)
+    model = build_model(name, run.image_size, run.device, run.dtype).to(memory_format=torch.channels_last)
     images = torch.randn(batch, 3, run.image_size, run.image_size, device=run.device)
     return model, images.to(run.dtype, memory_format=torch.channels_last)
 

@@ -182,7 +182,7 @@ def device_times(
     weights = sets[0][2]
     kernels = {name: prepare(name, problem, weights) for name in names}
     if compile_mode is not None:
-        kernels["compiled"] = _compiled(problem, weights, compile_mode)
+        kernels["compiled"] = compiled(problem, weights, compile_mode)
 
     def run(kernel: Kernel) -> None:
         for x, other, _ in sets:
@@ -210,12 +210,13 @@ def graphed(run: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
     return graph.replay, result
 
 
-def _compiled(problem: Problem, weights: Weights, mode: str) -> Kernel:
+def compiled(problem: Problem, weights: Weights, mode: str | None, backend: str = "inductor") -> Kernel:
+    """The plain operator under torch.compile, without graphs of its own."""
     torch._dynamo.reset()  # each problem is compiled for its own shapes
     # The graph is captured here, as the others' are: Inductor's own would copy the operands at each replay.
-    mode = {"max-autotune": "max-autotune-no-cudagraphs", "reduce-overhead": "default"}.get(mode, mode)
-    compiled = torch.compile(plain_operator(problem.operator), mode=mode, dynamic=False)
-    return lambda x, other: compiled(*arguments(problem, x, other, weights))
+    mode = {"max-autotune": "max-autotune-no-cudagraphs", "reduce-overhead": "default"}.get(mode or "", mode)
+    run = torch.compile(plain_operator(problem.operator), backend=backend, mode=mode, dynamic=False)
+    return lambda x, other: run(*arguments(problem, x, other, weights))
 
 
 def _copies(problem: Problem, device: torch.device) -> int:

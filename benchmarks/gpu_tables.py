@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
+
+from benchmarks.samples import geometric_mean
 
 BASELINES = ("eager", "eager_graph", "compiled")
 VARIANTS = ("accelerated", "accelerated_graph", "merged_accelerated", "merged_accelerated_graph")
@@ -69,12 +70,6 @@ def operators_table(rows: list[Row]) -> Table:
         notes.append(f"depthwise-pointwise: {met} of {len(blocks)} reach their bound of the memory roofline")
     table.caption = Text("\n".join(notes))  # an error's brackets are no markup
     return table
-
-
-def geometric_mean(values: Iterable[float]) -> float:
-    """NaN of no values."""
-    logs = [math.log(value) for value in values]
-    return math.exp(sum(logs) / len(logs)) if logs else math.nan
 
 
 def least(times: Mapping[str, float], backend: str) -> float | None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
 
 import torch
 
 NameT = TypeVar("NameT", bound=Hashable)
+
+FEWEST_ROUNDS = 3  # a median and quartiles need as many
 
 
 def time_side_by_side(
@@ -24,16 +28,42 @@ def time_side_by_side(
     In a round each candidate is called again and again for about `round_seconds`, at least once: far above the clock's
     grain, and long enough where a candidate must first fill the caches that the others have emptied.
     """
+    samples = sample_side_by_side(candidates, rounds=rounds, round_seconds=round_seconds, device=device)
+    return {name: statistics.median(values) for name, values in samples.items()}
+
+
+def sample_side_by_side(
+    candidates: Mapping[NameT, Callable[[], object]],
+    *,
+    rounds: int,
+    round_seconds: float,
+    device: torch.device | None = None,
+    warm_calls: int = 2,
+    limit_seconds: float = math.inf,
+    each_round: Callable[[int], None] | None = None,
+) -> dict[NameT, list[float]]:
+    """Seconds a call of each candidate in every round, as `time_side_by_side` takes them.
+
+    After `limit_seconds` of them no further round is begun, but for the first three. `each_round` is told after each
+    how many are done.
+    """
     repeats = {}
     for name, call in candidates.items():
-        for _ in range(2):
+        for _ in range(warm_calls):
             call()
         repeats[name] = max(1, round(round_seconds / max(_seconds(call, 1, device), 1e-9)))
-    times: dict[NameT, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
-        for name, call in candidates.items():
-            times[name].append(_seconds(call, repeats[name], device) / repeats[name])
-    return {name: statistics.median(values) for name, values in times.items()}
+    samples: dict[NameT, list[float]] = {name: [] for name in candidates}
+    begun = time.perf_counter()
+    for done in range(rounds):
+        if done >= FEWEST_ROUNDS and time.perf_counter() - begun > limit_seconds:
+            break
+        names = deque(candidates)
+        names.rotate(-done)  # none is always the one that runs after a slow one, or after the pause between rounds
+        for name in names:
+            samples[name].append(_seconds(candidates[name], repeats[name], device) / repeats[name])
+        if each_round is not None:
+            each_round(done + 1)
+    return samples
 
 
 def _seconds(call: Callable[[], object], repeats: int, device: torch.device | None) -> float:

@@ -48,7 +48,7 @@ def block_problem() -> Problem:
 
 def test_what_a_run_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     modes = []
-    monkeypatch.setattr(torch, "compile", lambda call, mode, dynamic: modes.append(mode) or call)
+    monkeypatch.setattr(torch, "compile", lambda call, mode, dynamic, **backend: modes.append(mode) or call)
     found = run_gpu(tmp_path, models="test_resnet,test_vit", batches="2", compile_mode="max-autotune")
 
     (stored,) = (tmp_path / "results").rglob("gpu-float32.json")

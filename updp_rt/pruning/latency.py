@@ -84,7 +84,7 @@ def measure_latency(
         for name in names:
             key = f"{model.get_submodule(name)} {tuple(inputs[name].shape)}"
             if key not in measured:
-                measured[key] = _measure_block(progressive, model.get_submodule(name), inputs[name], prepare)
+                measured[key] = measure_block(progressive, model.get_submodule(name), inputs[name], prepare)
             table[name] = measured[key]
             advance(name)
     whole = time_side_by_side({"model": partial(prepare(model, example), example)}, device=device)
@@ -102,7 +102,8 @@ def describe_device(device: torch.device) -> str:
     return str(device)
 
 
-def _measure_block(progressive: type[ProgressiveBlock], block: nn.Module, x: Tensor, prepare: Prepare) -> BlockLatency:
+def measure_block(progressive: type[ProgressiveBlock], block: nn.Module, x: Tensor, prepare: Prepare) -> BlockLatency:
+    """Time one block beside all its merged forms on the input `x`."""
     candidates: dict[str, nn.Module] = {"baseline": block}
     for body, forms in progressive.forms.items():
         pruned = progressive(copy.deepcopy(block), "block", body)
@@ -119,7 +120,7 @@ def _measure_block(progressive: type[ProgressiveBlock], block: nn.Module, x: Ten
 
 
 def block_inputs(model: nn.Module, names: list[str], example: Tensor) -> dict[str, Tensor]:
-    """What each of the named blocks is given when `model` runs on `example`."""
+    """The input that each of these blocks sees when `model` runs on `example`."""
     inputs: dict[str, Tensor] = {}
 
     def keep(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
