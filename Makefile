@@ -30,6 +30,8 @@ bench: setup
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.merged_speed
 	$(BIN)/python -m benchmarks.progressive_vs_direct
+	$(BIN)/python -m benchmarks.channels_speed
+	$(BIN)/python -m benchmarks.channels_accuracy
 
 # make bench-micro, bench-blocks, bench-models, bench-paper: candidates in turn, on the CPU or the GPU there is. Options:
 # make bench-models ARGS="--model resnet34 --batch-size 1 --minutes 10".

@@ -18,6 +18,7 @@ ORDER = [
     "emulator",
     "reparam",
     "blocks",
+    "channels",
     "artifacts",
     "data",
     "pruning",

@@ -1,4 +1,4 @@
-"""Faster vision models: depth pruning (supernet, search, progressive training, exact merging) and fused kernels.
+"""Faster vision models: depth pruning (supernet, search, training, exact merging), channel pruning, fused kernels.
 
 Names load on first use, so ``import updp_rt`` is quick, touches no GPU and compiles nothing.
 """
@@ -14,6 +14,7 @@ from updp_rt._torchvision import make_torchvision_importable
 if TYPE_CHECKING:
     from updp_rt.artifacts import load, save
     from updp_rt.blocks import UnsupportedModelError, inspect
+    from updp_rt.channels import ChannelError, ChannelResult, prune_channels
     from updp_rt.pruning import PruneConfig, PruneResult, prune
     from updp_rt.reparam import MergeError
     from updp_rt.runtime import AccelerationError, VerificationError, accelerate, explain, prewarm, restore, verify
@@ -25,6 +26,7 @@ _PARTS = (
     "emulator",
     "reparam",
     "blocks",
+    "channels",
     "artifacts",
     "data",
     "pruning",
@@ -46,6 +48,9 @@ _HOMES = {
     "verify": "runtime",
     "load": "artifacts",
     "save": "artifacts",
+    "ChannelError": "channels",
+    "ChannelResult": "channels",
+    "prune_channels": "channels",
     "UnsupportedModelError": "blocks",
     "inspect": "blocks",
     "PruneConfig": "pruning",
@@ -59,6 +64,8 @@ _HOMES = {
 __all__ = [
     "AccelerationError",
     "Certificate",
+    "ChannelError",
+    "ChannelResult",
     "MergeError",
     "PruneConfig",
     "PruneResult",
@@ -70,6 +77,7 @@ __all__ = [
     "load",
     "prewarm",
     "prune",
+    "prune_channels",
     "restore",
     "save",
     "verify",

@@ -20,7 +20,7 @@ from tests.pruning.conftest import small_model
 from updp_rt.cli import app
 from updp_rt.reparam import AffineConv, move_padding
 
-COMMANDS = ("demo", "inspect", "prune", "merge", "info", "verify", "explain", "emulate")
+COMMANDS = ("demo", "inspect", "channels", "prune", "merge", "info", "verify", "explain", "emulate")
 
 
 def run(*arguments: str) -> tuple[int, str, str]:

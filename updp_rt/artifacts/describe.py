@@ -1,4 +1,4 @@
-"""How a model can be built again: its timm architecture, the arguments it was created with, its merged blocks."""
+"""How a model can be built again: its timm architecture and arguments, its merged blocks, its pruned channels."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from updp_rt.artifacts.errors import ArtifactError, first_error
 from updp_rt.artifacts.manifest import Description, MergedForm, ModelArgs
+from updp_rt.artifacts.narrow import check_fits, describe_channels, prune_again
 from updp_rt.blocks import make_progressive, merge_model, merge_origins, model_input_size, set_lambda
 from updp_rt.blocks.inspect import architecture
 from updp_rt.reparam import MergeError
@@ -40,6 +41,8 @@ def describe_model(model: nn.Module, model_args: dict[str, Any] | None = None) -
         raise ArtifactError(f"model_args cannot be saved: {first_error(error)}") from error
     blocks = {key: MergedForm(body=origin.body, form=origin.form) for key, origin in merge_origins(model).items()}
     description = Description(architecture=name, model_args=args, input_size=model_input_size(model), blocks=blocks)
+    whole = _with_merged_blocks(_build_meta(name, args), description)
+    description.channels = describe_channels(model, whole)
     _check_rebuilds(model, description)
     return description
 
@@ -59,6 +62,8 @@ def rebuild(description: Description, state: dict[str, Tensor]) -> nn.Module:
     """The described model with the weights `state`, in eval mode; raises `ArtifactError` where they don't fit."""
     # Shapes first, without memory: a manifest that asks for more than the file holds must not allocate it.
     skeleton = _with_merged_blocks(_build_meta(description.architecture, description.model_args), description)
+    if description.channels is not None:
+        check_fits(prune_again(skeleton, description.channels), description.input_size)
     expected = {key: tuple(value.shape) for key, value in skeleton.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in state.items()}
     if expected != found:
@@ -68,6 +73,7 @@ def rebuild(description: Description, state: dict[str, Tensor]) -> nn.Module:
             f"{expected.get(odd, 'nothing')} was expected"
         )
     model = _with_merged_blocks(build(description.architecture, description.model_args), description)
+    prune_again(model, description.channels)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
 

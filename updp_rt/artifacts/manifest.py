@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 has no `channels`, and is still written where there are none
 
 Size = Annotated[int, Field(ge=0, le=1_000_000)]
 
@@ -45,6 +45,30 @@ class MergedForm(BaseModel):
     form: str
 
 
+# Ranges ``start:stop`` of channels, ascending, apart by a space.
+Ranges = Annotated[str, Field(pattern=r"^(\d{1,7}:\d{1,7}( \d{1,7}:\d{1,7})*)?$")]
+
+
+class SelectedChannels(BaseModel):
+    """Channels that a module takes of its input, or of every tensor of a list of inputs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["view", "gather", "parts"]
+    axis: Annotated[int, Field(ge=0, le=4)]
+    width: Annotated[tuple[Size, ...], Field(min_length=1, max_length=1000)]
+    take: tuple[Ranges, ...]
+
+
+class PrunedChannels(BaseModel):
+    """What is left of a model whose channels were pruned: shapes of parameters and buffers, by name; and selections."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    shapes: dict[str, Annotated[tuple[Size, ...], Field(max_length=5)]]
+    selections: dict[str, SelectedChannels] = {}
+
+
 class Description(BaseModel):
     """What it takes to build a model again, its weights apart."""
 
@@ -54,6 +78,7 @@ class Description(BaseModel):
     model_args: ModelArgs
     input_size: tuple[Size, Size, Size]
     blocks: dict[str, MergedForm] = {}
+    channels: PrunedChannels | None = None
 
 
 class Manifest(Description):

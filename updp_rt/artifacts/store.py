@@ -1,4 +1,4 @@
-"""Merged models on disk: safetensors for the weights, a manifest for everything else."""
+"""Pruned models on disk: safetensors for the weights, a manifest for everything else."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def save(
     input_size: tuple[int, int, int] | None = None,
     accuracy: float | None = None,
 ) -> Path:
-    """Write a merged (or plain timm) model to `folder`; `load` gives it back bit for bit.
+    """Write a timm model, merged or not, its channels pruned or not, to `folder`; `load` gives it back bit for bit.
 
     The model is built again from what the manifest will say and compared on a random image before anything is
     written, so what was saved can be loaded. An older model in `folder` is replaced at once or not at all.
@@ -59,6 +59,7 @@ def save(
     digest = hashlib.sha256(payload).hexdigest()
     manifest = Manifest(
         **{**dict(description), "input_size": input_size or description.input_size},
+        schema_version=1 if description.channels is None else SCHEMA_VERSION,
         weights=f"model-{digest[:16]}.safetensors",
         sha256=digest,
         versions=versions(),

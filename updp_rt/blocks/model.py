@@ -103,7 +103,7 @@ def make_progressive(model: nn.Module, bodies: Mapping[str, str] | Iterable[str]
     progressive = find_family(model).progressive
     model = copy.deepcopy(model)
     for name, body in chosen.items():
-        block = progressive(model.get_submodule(name), name, body)
+        block = progressive(_reading_all(model.get_submodule(name)), name, body)
         block.train(model.training)
         model.set_submodule(name, block)
     return model
@@ -153,9 +153,22 @@ def _reason(family: Family, name: str, module: nn.Module) -> str | None:
         return reason
     try:
         # The algebra has the last word: a merge of shapes alone (no values) finds what it refuses.
-        block = family.progressive(copy.deepcopy(module).to("meta"), name)
+        block = family.progressive(_reading_all(copy.deepcopy(module).to("meta")), name)
         block.lam = 1.0
         block.merge()
     except MergeError as error:
         return str(error)
     return None
+
+
+def _reading_all(block: nn.Module) -> nn.Module:
+    """`block` with layers that read their whole input, in the place of those that select channels of it."""
+    for name, module in list(block.named_modules()):
+        whole = getattr(module, "without_selection", None)
+        if whole is None:
+            continue
+        try:
+            block.set_submodule(name, whole())
+        except ValueError as error:
+            raise MergeError(name or type(block).__name__, str(error)) from error
+    return block

@@ -39,4 +39,4 @@ app = typer.Typer(
     "and run them on fused kernels.",
 )
 
-from updp_rt.cli import demo, emulate, kernels, models, project, prune, report, runtime, verify  # noqa: E402, F401 - each registers its commands
+from updp_rt.cli import channels, demo, emulate, kernels, models, project, prune, report, runtime, verify  # noqa: E402, F401 - each registers its commands

@@ -1,0 +1,112 @@
+"""On timm's models: masked and exported agree for any mask, and most copies are gone."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+import timm
+import torch
+from timm.models.vgg import VGG
+from torch import nn
+
+from tests.channels.common import all_exports, half_masks, random_masks
+from tests.conftest import relative_error
+from updp_rt.channels import mask_model, prune_channels
+from updp_rt.channels.trace import trace
+from updp_rt.verification.randomize import randomize
+
+BOUND = 1e-12
+MODELS: list[tuple[str, dict, tuple[int, int]]] = [
+    ("resnet18", {}, (33, 47)),
+    ("resnet34", {}, (32, 33)),
+    ("resnet50", {}, (33, 33)),
+    ("densenet121", {}, (33, 33)),
+    ("mobilenetv2_100", {}, (33, 47)),
+    ("efficientnetv2_rw_t", {}, (33, 33)),
+    ("convnext_tiny", {}, (33, 47)),
+    ("regnetx_002", {}, (33, 47)),
+    ("regnety_002", {}, (33, 33)),
+    ("vgg", {"cfg": (16, "M", 24, 32, "M", 40, "M"), "norm_layer": nn.BatchNorm2d}, (56, 71)),
+    ("deit_tiny_patch16_224", {"img_size": (32, 48)}, (32, 48)),
+    ("dla34", {}, (64, 32)),
+    ("ghostnet_050", {}, (33, 33)),
+]
+
+
+def build(name: str, arguments: dict) -> nn.Module:
+    # VGG's own widths would take a gigabyte.
+    create = VGG if name == "vgg" else partial(timm.create_model, name)
+    return randomize(create(num_classes=7, **arguments)).double().eval()
+
+
+@pytest.mark.parametrize(("name", "arguments", "size"), MODELS)
+def test_masked_and_exported_agree(name: str, arguments: dict, size: tuple[int, int]) -> None:
+    model = build(name, arguments)
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    found = trace(model, x)
+    masks = random_masks(found, 0.5, 1)
+    # Another image tells a right model from one that is right for the example alone.
+    exports = all_exports(model, torch.randn_like(x[:1]), masks, found)
+    with torch.no_grad():
+        wanted = mask_model(model, masks)(x)
+        for export, (exported, copies) in exports.items():
+            assert relative_error(exported(x), wanted) < BOUND, export
+            assert copies.gathered <= exports["naive"][1].gathered
+
+
+@pytest.mark.parametrize("name", ["resnet50", "densenet121", "mobilenetv2_100", "regnety_002"])
+def test_constrained_masks_select_nothing(name: str) -> None:
+    model = build(name, {})
+    x = torch.randn(1, 3, 33, 33, dtype=torch.float64)
+    result = prune_channels(model, x, constrained=True)
+    assert result.error < BOUND
+    assert result.naive.gathered == 0
+    assert {layer.how for layer in result.layers} == {"all"}
+    assert result.pruned_cost.params < result.cost.params
+
+
+@pytest.mark.parametrize("name", ["densenet121", "resnet50"])
+def test_a_tenth_of_the_naive_copies_is_left_at_most(name: str) -> None:
+    model = timm.create_model(name).eval()
+    found = trace(model, torch.randn(1, 3, 64, 64))
+    exports = all_exports(model, torch.randn(1, 3, 64, 64), half_masks(found, 0), found)
+    assert exports["fewest"][1].gathered <= 0.1 * exports["naive"][1].gathered
+    assert exports["fewest"][1].total < exports["naive"][1].total
+
+
+def test_densenet_is_exported_in_time() -> None:
+    model = timm.create_model("densenet121").eval()
+    start = time.process_time()  # of this process alone, however busy the machine
+    result = prune_channels(model, torch.randn(1, 3, 224, 224))
+    assert time.process_time() - start < 30
+    assert result.error < BOUND
+
+
+def test_shapes_are_those_of_the_channels_kept() -> None:
+    model = build("resnet18", {})
+    found = trace(model, torch.randn(1, 3, 33, 33, dtype=torch.float64))
+    masks = random_masks(found, 0.5, 2)
+    exported, _ = all_exports(model, torch.randn(1, 3, 33, 33, dtype=torch.float64), masks, found)["cheapest"]
+    for module in exported.modules():
+        if isinstance(module, nn.Conv2d):
+            assert module.weight.shape[:2] == (module.out_channels, module.in_channels // module.groups)
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean.shape == module.weight.shape == (module.num_features,)
+    # A pair of layers that nothing else reads: exactly what the second keeps is made by the first.
+    assert exported.layer1[0].conv1.out_channels == masks["layer1.0.conv2"].sum() == exported.layer1[0].bn1.num_features
+    assert exported.state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121"])
+def test_one_mask_for_all_keeps_everything_in_one_place(name: str) -> None:
+    """Masks that agree wherever channels are shared need no copy, in any order."""
+    model = build(name, {})
+    x = torch.randn(1, 3, 33, 33, dtype=torch.float64)
+    found = trace(model, x)
+    draw = np.random.default_rng(3).random(found.size) < 0.5
+    masks = {n: draw[c.channels] for n, c in found.prunable.items() if draw[c.channels].any()}
+    for export, (_, copies) in all_exports(model, x, masks, found).items():
+        assert copies.gathered == 0, export

@@ -1,0 +1,78 @@
+"""Models whose channels were pruned: what a manifest says of them, and how they are built again from it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from updp_rt.artifacts.errors import ArtifactError
+from updp_rt.artifacts.manifest import PrunedChannels, SelectedChannels
+from updp_rt.channels import Selecting, Selection, replace_tensor, select_input
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def describe_channels(model: nn.Module, whole: nn.Module) -> PrunedChannels | None:
+    """How `model` differs in shape from the same model before its channels were pruned; None where it does not."""
+    before = _shapes(whole)
+    shapes = {name: shape for name, shape in _shapes(model).items() if name in before and before[name] != shape}
+    selections = {n: _describe(m.selection) for n, m in model.named_modules() if isinstance(m, Selecting)}
+    return PrunedChannels(shapes=shapes, selections=selections) if shapes or selections else None
+
+
+def prune_again(model: nn.Module, pruned: PrunedChannels | None) -> nn.Module:
+    """Give `model`, in place, the shapes and selections that a manifest names; what its weights are does not matter.
+
+    Raises:
+        ArtifactError: a tensor or module that the model has not, a shape larger than its own, or channels that are not
+            there.
+    """
+    if pruned is None:
+        return model
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, shape in pruned.shapes.items():
+        old = tensors.get(name)
+        if old is None or old.dim() != len(shape) or any(not 0 < n <= o for n, o in zip(shape, old.shape, strict=True)):
+            found = "which it has not" if old is None else f"which is {tuple(old.shape)}"
+            raise ArtifactError(f"channels.shapes: this architecture has no {shape} for {name[:80]!r}, {found}")
+        replace_tensor(model, name, old.detach().new_empty(shape))
+    modules = dict(model.named_modules())
+    for name, selected in pruned.selections.items():
+        if not name or name not in modules:
+            raise ArtifactError(f"channels.selections: this architecture has no module {name[:80]!r}")
+        select_input(modules[name], _selection(name, selected))
+    return model
+
+
+@torch.no_grad()
+def check_fits(model: nn.Module, input_size: tuple[int, int, int]) -> None:
+    """Raise `ArtifactError` unless the layers of `model`, on the meta device, fit one another."""
+    try:
+        model(torch.empty(1, *input_size, device="meta"))
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise ArtifactError(f"channels: its layers do not fit one another ({str(error)[:200]})") from error
+
+
+def _describe(selection: Selection) -> SelectedChannels:
+    take = tuple(" ".join(f"{first}:{first + length}" for first, length in runs) for runs in selection.runs)
+    return SelectedChannels(kind=selection.kind, axis=selection.axis, width=selection.width, take=take)  # type: ignore[arg-type]
+
+
+def _selection(name: str, selected: SelectedChannels) -> Selection:
+    runs = []
+    for width, text in zip(selected.width, selected.take, strict=False):
+        bounds = [(int(start), int(stop)) for start, stop in (piece.split(":") for piece in text.split())]
+        flat = [bound for pair in bounds for bound in pair]
+        if any(start >= stop for start, stop in bounds) or flat != sorted(flat) or (flat and flat[-1] > width):
+            raise ArtifactError(f"channels.selections.{name}: {text[:40]!r} are no ranges of {width} channels")
+        runs.append(tuple((start, stop - start) for start, stop in bounds))
+    one_run = selected.kind != "view" or [len(run) for run in runs] == [1]
+    if len(selected.take) != len(selected.width) or not any(runs) or not one_run:
+        raise ArtifactError(f"channels.selections.{name}: {selected.kind} does not go with these ranges")
+    if selected.kind != "parts" and len(runs) != 1:
+        raise ArtifactError(f"channels.selections.{name}: {selected.kind} takes channels of one tensor")
+    return Selection(selected.kind, selected.axis, selected.width, tuple(runs))
+
+
+def _shapes(model: nn.Module) -> Shapes:
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}

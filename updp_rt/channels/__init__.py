@@ -1,0 +1,24 @@
+"""Unconstrained channel pruning: every layer keeps the inputs it wants; reordering removes most of the copies."""
+
+from updp_rt.channels.errors import ChannelError
+from updp_rt.channels.export import mask_model
+from updp_rt.channels.plan import Copies
+from updp_rt.channels.prune import ChannelResult, LayerReport, prune_channels
+from updp_rt.channels.select import Selecting, Selection, select_input
+from updp_rt.channels.sizes import replace_tensor
+from updp_rt.channels.trace import Trace, trace
+
+__all__ = [
+    "ChannelError",
+    "ChannelResult",
+    "Copies",
+    "LayerReport",
+    "Selecting",
+    "Selection",
+    "Trace",
+    "mask_model",
+    "prune_channels",
+    "replace_tensor",
+    "select_input",
+    "trace",
+]

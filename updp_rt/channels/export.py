@@ -1,0 +1,86 @@
+"""Masked and exported models: the meaning of a set of masks, and the smaller model that computes the same."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from updp_rt.channels.errors import ChannelError
+from updp_rt.channels.layout import Layout, Masks
+from updp_rt.channels.plan import Choice
+from updp_rt.channels.select import select_input
+from updp_rt.channels.sizes import get_tensor, replace_tensor
+from updp_rt.channels.trace import Trace
+
+# Rounding of float64 through any depth of model stays far below; a wrong channel is far above.
+_TOLERANCE = 1e-9
+
+
+@torch.no_grad()
+def mask_model(model: nn.Module, masks: Masks) -> nn.Module:
+    """A copy of `model` whose masked layers have weights of zero at the inputs they drop: what pruning means."""
+    masked = copy.deepcopy(model)
+    for name, mask in masks.items():
+        weight = masked.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        weight[:, ~torch.from_numpy(mask).to(weight.device)] = 0
+    return masked
+
+
+@torch.no_grad()
+def export_model(
+    model: nn.Module, trace: Trace, masks: Masks, layout: Layout, chosen: Mapping[str, Choice]
+) -> nn.Module:
+    """A copy of `model` without the removed channels, its channels in their new order: the same modules, smaller."""
+    pruned = mask_model(model, masks)
+    index: dict[str, dict[int, Any]] = {}
+    for (name, dim), channels in trace.slots.items():
+        index.setdefault(name, {})[dim] = layout.arrange(channels)
+    for name, choice in chosen.items():
+        arranged = layout.arrange(trace.consumers[name].channels)
+        index[f"{name}.weight"][1] = arranged[choice.positions]
+        for slot, dim in choice.link.slots:
+            index[slot][dim] = layout.arrange(trace.slots[slot, dim])[choice.positions]
+    for name, dims in index.items():
+        tensor = get_tensor(pruned, name)
+        for dim, positions in dims.items():
+            if len(positions) != tensor.shape[dim] or (positions[1:] < positions[:-1]).any():
+                tensor = tensor.index_select(dim, torch.from_numpy(positions).to(tensor.device))
+        replace_tensor(pruned, name, tensor)
+    for choice in chosen.values():
+        if choice.selection is not None:
+            select_input(pruned.get_submodule(choice.link.module), choice.selection)
+    return pruned
+
+
+def check_equal(masked: nn.Module, pruned: nn.Module, example: Tensor) -> float:
+    """Largest relative difference of both models' outputs in float64 on `example`.
+
+    Raises:
+        ChannelError: they differ by more than rounding, or the exported model does not run: its code holds numbers of
+            channels that cannot be changed from outside.
+    """
+    image = example.double()
+    try:
+        found = _run(pruned, image)
+    except Exception as error:  # whatever the model's own code raises
+        raise ChannelError(f"the exported model does not run: {type(error).__name__}: {str(error)[:300]}") from error
+    wanted = _run(masked, image)
+    worst = 0.0
+    for got, want in zip(found, wanted, strict=True):
+        if got.shape != want.shape:
+            raise ChannelError(f"the exported model's output has shape {tuple(got.shape)}, not {tuple(want.shape)}")
+        worst = max(worst, float((got - want).abs().max() / want.abs().max().clamp_min(1e-300)))
+    if not worst <= _TOLERANCE:
+        raise ChannelError(f"the exported model differs from the masked one by {worst:.1e}, so it was not made")
+    return worst
+
+
+@torch.no_grad()
+def _run(model: nn.Module, image: Tensor) -> list[Tensor]:
+    output = copy.deepcopy(model).double().eval()(image)
+    return [output] if isinstance(output, Tensor) else [o for o in output if isinstance(o, Tensor)]

@@ -1,0 +1,124 @@
+"""How much each input of a layer matters: four published measures, all taken of the layer's own weights or input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from updp_rt.channels.errors import ChannelError
+from updp_rt.channels.trace import Consumer, Trace
+
+Scores = dict[str, NDArray[np.float64]]
+
+
+def magnitude(weight: Tensor) -> Tensor:
+    """``sum |W[:, i]|`` for every input ``i`` of ``[O, I, ...]`` (Li et al. 2017, arXiv 1608.08710)."""
+    return weight.abs().transpose(0, 1).flatten(1).sum(1)
+
+
+def lamp(weight: Tensor) -> Tensor:
+    """Share of an input's squared weights in those of all inputs that have as much or more.
+
+    ``s_i / sum of s_j over s_j >= s_i`` with ``s_i = ||W[:, i]||²``: the layer-adaptive magnitude of Lee et al. 2021
+    (arXiv 2010.07611), of inputs instead of single weights. Within a layer it orders as the magnitude does; it is made
+    to be compared between layers.
+    """
+    squares = weight.square().transpose(0, 1).flatten(1).sum(1)
+    ordered, index = squares.sort()
+    remaining = ordered.flip(0).cumsum(0).flip(0)
+    scores = torch.empty_like(squares)
+    scores[index] = ordered / remaining.clamp_min(torch.finfo(weight.dtype).tiny)
+    return scores
+
+
+def fpgm(weight: Tensor) -> Tensor:
+    """``sum over j of ||W[:, i] - W[:, j]||``: small for inputs near the geometric median, which others can replace.
+
+    He et al. 2019 (arXiv 1811.00250), of inputs instead of filters.
+    """
+    vectors = weight.transpose(0, 1).flatten(1)
+    return torch.cdist(vectors, vectors).sum(1)
+
+
+FROM_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {"magnitude": magnitude, "lamp": lamp, "fpgm": fpgm}
+MEASURES = (*FROM_WEIGHTS, "hrank")
+
+
+@torch.no_grad()
+def score_inputs(
+    model: nn.Module, trace: Trace, measure: str, images: Tensor | Iterable[Tensor] | None = None
+) -> Scores:
+    """The measure of every input of every prunable consumer, by name, as float64 ``[in_channels]``.
+
+    Magnitude and FPGM are divided by their layer's mean, so that layers can be compared. Inputs that are one channel
+    (pixels of a flattened map) share the sum of theirs.
+
+    Args:
+        measure: one of `MEASURES`.
+        images: for ``hrank`` the batches ``[N, C, H, W]`` on which ranks are taken.
+
+    Raises:
+        ChannelError: an unknown measure, or ``hrank`` without images.
+    """
+    if measure not in MEASURES:
+        raise ChannelError(f"unknown importance {measure!r}: choose among {', '.join(MEASURES)}")
+    if measure == "hrank":
+        if images is None:
+            raise ChannelError("hrank takes ranks of feature maps, so it needs images: give some of the training data")
+        found = _ranks(model, trace.prunable, [images] if isinstance(images, Tensor) else images)
+    else:
+        found = {}
+        for name in trace.prunable:
+            weight = model.get_submodule(name).weight
+            assert isinstance(weight, Tensor)
+            scores = FROM_WEIGHTS[measure](weight.detach().double())
+            # LAMP is made for comparing layers; the other two are of a layer's own size.
+            found[name] = scores if measure == "lamp" else scores / scores.mean().clamp_min(1e-300)
+    return {name: _share(trace.prunable[name], scores.cpu().numpy()) for name, scores in found.items()}
+
+
+def _share(consumer: Consumer, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    unique, index = np.unique(consumer.channels, return_inverse=True)
+    if len(unique) == len(scores):
+        return scores
+    total = np.zeros(len(unique))
+    np.add.at(total, index, scores)
+    return total[index]
+
+
+def _ranks(model: nn.Module, consumers: dict[str, Consumer], batches: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Mean rank of every input's feature map (Lin et al. 2020, "HRank", arXiv 2002.10179).
+
+    A map of one pixel, as after pooling, has rank 1 unless it is 0. Of tokens ``[N, T, C]`` the map is the column of T.
+    """
+    sums: dict[str, Tensor] = {}
+    count = 0
+    handles = []
+    for name, consumer in consumers.items():
+        axis = consumer.links[0].axis
+
+        def add(_: nn.Module, args: tuple[Tensor, ...], *, name: str = name, axis: int = axis) -> None:
+            maps = args[0].movedim(axis, 1)
+            if maps.dim() != 4:
+                maps = maps.reshape(*maps.shape[:2], -1, 1)
+            ranks = torch.linalg.matrix_rank(maps.float()).double().sum(0)
+            sums[name] = sums.get(name, torch.zeros_like(ranks)) + ranks
+
+        handles.append(model.get_submodule(name).register_forward_pre_hook(add))
+    training = model.training
+    try:
+        model.eval()
+        for batch in batches:
+            model(batch)
+            count += len(batch)
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    if count == 0:
+        raise ChannelError("hrank was given no images")
+    return {name: total / count for name, total in sums.items()}

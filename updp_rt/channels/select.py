@@ -1,0 +1,145 @@
+"""Modules that first take some of their input's channels, then do what they always did.
+
+Such a module is the source module itself under a class that selects first: parameters, names, hooks, ``state_dict`` and
+``isinstance`` stay as they were.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from updp_rt.channels.sizes import replace_tensor
+
+Run = tuple[int, int]
+
+_BUFFER = "selected_channels"
+_classes: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Channels to take along dimension `axis` of an input; one of three kinds.
+
+    ``view``: a range, as a view. ``gather``: any, copied by one ``index_select``. ``parts``: of a list of tensors that
+    the module concatenates, the ranges to take of each; copied by that concatenation, which writes them anyway.
+
+    Attributes:
+        kind: one of these.
+        axis: dimension of the channels.
+        width: channels of the input, or of each tensor of the list.
+        runs: ranges as ``(first, length)``; for ``parts`` one list for each tensor.
+    """
+
+    kind: str
+    axis: int
+    width: tuple[int, ...]
+    runs: tuple[tuple[Run, ...], ...]
+
+    @staticmethod
+    def view(axis: int, start: int, length: int, width: int) -> Selection:
+        return Selection("view", axis, (width,), (((start, length),),))
+
+    @staticmethod
+    def gather(axis: int, positions: Sequence[int], width: int) -> Selection:
+        return Selection("gather", axis, (width,), (to_runs(positions),))
+
+    @staticmethod
+    def parts(axis: int, width: Sequence[int], runs: Sequence[Sequence[Run]]) -> Selection:
+        return Selection("parts", axis, tuple(width), tuple(tuple(run) for run in runs))
+
+    def positions(self) -> list[int]:
+        """Channels that are taken, counted through all tensors of a list."""
+        found, start = [], 0
+        for width, runs in zip(self.width, self.runs, strict=True):
+            found += [start + i for first, length in runs for i in range(first, first + length)]
+            start += width
+        return found
+
+    def take_parts(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        taken: list[Tensor] = []
+        for tensor, width, runs in zip(tensors, self.width, self.runs, strict=True):
+            if runs == ((0, width),):
+                taken.append(tensor)
+            else:
+                taken += [tensor.narrow(self.axis, first, length) for first, length in runs]
+        return taken
+
+
+def to_runs(positions: Sequence[int]) -> tuple[Run, ...]:
+    """Ascending numbers as ranges ``(first, length)``."""
+    runs: list[Run] = []
+    for position in positions:
+        if runs and sum(runs[-1]) == position:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((position, 1))
+    return tuple(runs)
+
+
+class Selecting(nn.Module):
+    """Base of the modules that select channels of their first argument."""
+
+    selection: Selection
+
+    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        selection = self.selection
+        if selection.kind == "parts":
+            x = selection.take_parts(x)
+        elif selection.kind == "view":
+            first, length = selection.runs[0][0]
+            x = x.narrow(selection.axis, first, length)
+        else:
+            x = x.index_select(selection.axis, getattr(self, _BUFFER))
+        return super().forward(x, *args, **kwargs)
+
+    def without_selection(self) -> nn.Module:
+        """A copy of a convolution or linear layer that reads its whole input, with weights of zero for what it dropped.
+
+        Computes the same. Raises `ValueError` for other modules: their parameters do not say what zero would be.
+        """
+        if not isinstance(self, nn.Conv2d | nn.Linear) or self.selection.kind == "parts":
+            raise ValueError(f"{type(self).__bases__[1].__name__} cannot read what it does not select")
+        plain: Any = copy.deepcopy(self)
+        del plain.selection
+        plain._buffers.pop(_BUFFER, None)
+        plain._non_persistent_buffers_set.discard(_BUFFER)
+        plain.__class__ = type(self).__bases__[1]
+        (width,), weight = self.selection.width, self.weight.detach()
+        whole = weight.new_zeros(weight.shape[0], width, *weight.shape[2:])
+        whole[:, self.selection.positions()] = weight
+        replace_tensor(plain, "weight", whole)
+        return plain
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The class is made on the fly, so copies and pickles name the one it is made of.
+        return _empty, (type(self).__bases__[1],), self.__getstate__()
+
+
+def select_input(module: nn.Module, selection: Selection) -> None:
+    """Have `module` select channels of its input first, in place."""
+    module.selection = selection  # type: ignore[assignment]
+    if selection.kind == "gather":
+        device = next((t.device for t in module.parameters()), None)
+        positions = torch.tensor(selection.positions(), device=device)
+        # Not in the state_dict, whose names stay those of the source; it moves with the module all the same.
+        module.register_buffer(_BUFFER, positions, persistent=False)
+    module.__class__ = _selecting_class(type(module))
+
+
+def _selecting_class(source: type[nn.Module]) -> type[nn.Module]:
+    if source not in _classes:
+        names = {"__module__": __name__, "__doc__": source.__doc__}
+        _classes[source] = type(f"Selecting{source.__name__}", (Selecting, source), names)
+    return _classes[source]
+
+
+def _empty(source: type[nn.Module]) -> nn.Module:
+    made = _selecting_class(source)
+    empty: nn.Module = made.__new__(made)
+    return empty

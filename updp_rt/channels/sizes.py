@@ -1,0 +1,46 @@
+"""Parameters of other sizes in the place of the old, and modules that know of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+
+def get_tensor(model: nn.Module, name: str) -> Tensor:
+    """A parameter or buffer by its name."""
+    path, _, attribute = name.rpartition(".")
+    found: Tensor = getattr(model.get_submodule(path), attribute)
+    return found
+
+
+def replace_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put `tensor` in the place of a parameter or buffer, and tell its module of the new sizes."""
+    path, _, attribute = name.rpartition(".")
+    module = model.get_submodule(path)
+    old = get_tensor(model, name)
+    if old is tensor:
+        return
+    if attribute in module._parameters:
+        module._parameters[attribute] = nn.Parameter(tensor, requires_grad=old.requires_grad)
+    else:
+        module._buffers[attribute] = tensor
+    if attribute == "weight" or isinstance(module, _NormBase):
+        _tell_sizes(module, old, tensor)
+
+
+def _tell_sizes(module: Any, old: Tensor, new: Tensor) -> None:
+    if isinstance(module, _ConvNd):
+        if old.shape[1] == 1 and module.groups > 1:  # depthwise, perhaps with several outputs a channel
+            module.groups = new.shape[0] * module.groups // old.shape[0]
+        module.in_channels, module.out_channels = new.shape[1] * module.groups, new.shape[0]
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = new.shape
+    elif isinstance(module, _NormBase):
+        module.num_features = new.shape[0]
+    elif isinstance(module, nn.LayerNorm):
+        module.normalized_shape = tuple(new.shape)
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = new.shape[0]
