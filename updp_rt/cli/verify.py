@@ -30,8 +30,8 @@ _RANDOM = "random normal"
 
 
 @app.command(
-    epilog="Examples: updp-rt verify runs/deit-p6 --data imagenet/\n\nupdp-rt verify --check deit_p6/certificate.json"
-    "\n\nupdp-rt verify --model resnet18 --prune all"
+    epilog="Example: updp-rt verify runs/deit-p6 --data imagenet/\n\nAgain: updp-rt verify --check deit_p6/certificate.json"
+    "\n\nThe algebra: updp-rt verify --model resnet18 --prune all"
 )
 def verify(
     target: Annotated[
