@@ -30,7 +30,8 @@ _RANDOM = "random normal"
 
 
 @app.command(
-    epilog="Example: updp-rt verify runs/deit-p6 --data imagenet/\n\nAgain: updp-rt verify --check deit_p6/certificate.json"
+    epilog="Example: updp-rt verify runs/deit-p6 --data imagenet/"
+    "\n\nAgain: updp-rt verify --check deit_p6/certificate.json"
     "\n\nThe algebra: updp-rt verify --model resnet18 --prune all"
 )
 def verify(
