@@ -200,3 +200,11 @@ def test_depthwise_strips_keep_a_value_to_the_windows_that_have_it(
 def test_each_operator_and_dtype_has_kernels_of_both_kinds() -> None:
     found = {(kernel.operator, kernel.dtype, kernel.aligned) for kernel in KERNELS}
     assert found == {(operator, dtype, aligned) for operator in LARGE for dtype in DTYPES for aligned in (True, False)}
+
+
+def test_sides_that_cannot_be_counted_exactly_are_refused() -> None:
+    kernel = next(kernel for kernel in KERNELS if kernel.name.startswith("conv2d_float16"))
+    x = torch.zeros(1, 8, 1, 2**20, dtype=torch.float16).contiguous(memory_format=torch.channels_last)
+    weight = torch.zeros(8, 1, 1, 8, dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"8 channels of 1x1048576: HIP kernels take fewer than 2\^20 each way"):
+        hip.conv2d(x, weight, None, None, "none", (1, 1), (0, 0), kernel)
