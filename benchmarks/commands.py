@@ -159,7 +159,7 @@ def _run(suite: str, *, rest: list[str] | None, **given: Any) -> None:
             "no:cacheprovider",
             "-p",
             "no:xdist",
-            "-rf",
+            "-rfs",
             "--disable-warnings",
             "--benchmark-quiet",
             *(rest or []),

@@ -21,6 +21,7 @@ import torch
 from benchmarks.common import RESULTS, provenance
 from benchmarks.gpu_shapes import first_line
 from benchmarks.samples import Summary
+from updp_rt._timing import sample_side_by_side
 from updp_rt.artifacts.atomic import atomic_path, write_json
 from updp_rt.runtime.device import device_name, environment
 
@@ -71,6 +72,23 @@ class Settings:
     @property
     def dtypes_or_default(self) -> tuple[str, ...]:
         return self.dtypes or (("float16", "bfloat16", "float32") if self.on_gpu else ("float32", "bfloat16"))
+
+    def sample(
+        self,
+        calls: Mapping[str, Callable[[], object]],
+        round_seconds: float,
+        each_round: Callable[[int], None] | None = None,
+    ) -> dict[str, list[float]]:
+        """Seconds a call of each candidate in every round, taken as these settings say."""
+        return sample_side_by_side(
+            calls,
+            rounds=self.rounds,
+            round_seconds=round_seconds,
+            device=self.place,
+            warm_calls=self.warm_calls,
+            limit_seconds=self.seconds * len(calls),
+            each_round=each_round,
+        )
 
     def folder(self) -> Path:
         return self.out or RESULTS / device_name(self.place)
@@ -157,14 +175,19 @@ class Record:
         self.samples: dict[str, Mapping[str, Sequence[float]]] = {}
         self._begun = time.monotonic()
         self._longest = 0.0
+        self._unfinished: set[str] = set()
         if settings.resume and self.path.exists():
             self.rows = self._earlier()
-            tell(f"{len(self.rows)} cases are taken from {self.path.name}")
+            # Kept as they are, unless this run asks for them: then they are measured again.
+            self._unfinished = {key for key, row in self.rows.items() if row["left_out"] or row["red"]}
+            tell(f"{len(self.rows) - len(self._unfinished)} cases are taken from {self.path.name}")
 
     def row(self, case: Case) -> dict[str, Any]:
         """The case's row; measured now if it is new."""
         known = self.rows.get(case.key)
-        if known is None or (case.key not in self.samples and not set(case.candidates) <= _named(known)):
+        missing = known is None or (case.key not in self.samples and not set(case.candidates) <= _named(known))
+        if missing or case.key in self._unfinished:
+            self._unfinished.discard(case.key)
             self.rows[case.key] = self._measure(case)
             self._write()
         return self.rows[case.key]
@@ -208,7 +231,7 @@ class Record:
                 raise ValueError(
                     f"{self.path.name} cannot be resumed: its {key} was {stored.get(key)}, not {self.found[key]}"
                 )
-        return {row["case"]: row for row in stored["rows"] if not row["left_out"] and not row["red"]}
+        return {row["case"]: row for row in stored["rows"]}
 
     def _write(self) -> None:
         rows = list(self.rows.values())

@@ -19,7 +19,6 @@ from benchmarks.common import MODELS, build_model
 from benchmarks.gpu_shapes import first_line
 from benchmarks.suite import CLOCK, Case, Measured, Settings, Tell, parametrize, settings_of
 from benchmarks.variants import make_ready, turning, why_model_is_wrong, why_not_merged
-from updp_rt._timing import sample_side_by_side
 from updp_rt.blocks import ProgressiveBlock, find_family, prunable_blocks
 from updp_rt.pruning.latency import block_inputs, measure_block
 from updp_rt.runtime.memory import keep_freed_memory
@@ -113,14 +112,7 @@ def measure_kind(
             found.red[candidate] = reason
         else:
             calls[candidate] = turning(ready, shape, dtype, settings)
-    found.samples = sample_side_by_side(
-        calls,
-        rounds=settings.rounds,
-        round_seconds=0.02,
-        device=place,
-        warm_calls=settings.warm_calls,
-        limit_seconds=settings.seconds * len(calls),
-    )
+    found.samples = settings.sample(calls, round_seconds=0.02)
     return found
 
 

@@ -20,7 +20,6 @@ from benchmarks.gpu_shapes import candidates, compiled, first_line, graphed, ope
 from benchmarks.rotation import rotated
 from benchmarks.shapes import Met, frozen_problems
 from benchmarks.suite import CLOCK, Case, Measured, Settings, Tell, parametrize, settings_of
-from updp_rt._timing import sample_side_by_side
 from updp_rt.backends import Kernel, Problem, Weights, arguments
 from updp_rt.ops import accuracy
 from updp_rt.runtime.memory import keep_freed_memory
@@ -79,14 +78,7 @@ def measure(problem: Problem, names: tuple[str, ...], settings: Settings, tell: 
             # That a compiler is missing is no finding about our kernels.
             reasons = found.left_out if name == "compiled" else found.red
             reasons[name] = f"it failed: {first_line(error)}"
-    samples = sample_side_by_side(
-        calls,
-        rounds=settings.rounds,
-        round_seconds=0.01,
-        device=device,
-        warm_calls=settings.warm_calls,
-        limit_seconds=settings.seconds * len(calls),
-    )
+    samples = settings.sample(calls, round_seconds=0.01)
     each = len(inputs) if settings.on_gpu else 1
     found.samples = {name: [seconds / each for seconds in values] for name, values in samples.items()}
     least = peak(device).least_seconds(problem)

@@ -31,7 +31,6 @@ from benchmarks.variants import (
     why_model_is_wrong,
     with_layout,
 )
-from updp_rt._timing import sample_side_by_side
 from updp_rt.blocks import prunable_blocks
 
 SUITE = "models"
@@ -74,6 +73,7 @@ def measure(settings: Settings, name: str, batch: int, dtype: str, names: tuple[
                     found.candidates[candidate]["peak_memory_mb"] = pool.submit(peak_memory, *how).result()
             except Exception as error:  # its time is still worth having
                 found.candidates[candidate]["memory_failed"] = first_line(error)
+                tell(f"no peak memory of {candidate}: {first_line(error)}")
     return found
 
 
@@ -120,14 +120,7 @@ def time_variants(
             continue
         calls[candidate] = turning(ready, tuple(images.shape), dtype, settings)
         found.candidates[candidate] = {"variant": variant, "mode": mode, **cost}
-    found.samples = sample_side_by_side(
-        calls,
-        rounds=settings.rounds,
-        round_seconds=0.15,
-        device=settings.place,
-        warm_calls=settings.warm_calls,
-        limit_seconds=settings.seconds * len(calls),
-    )
+    found.samples = settings.sample(calls, round_seconds=0.15)
     return found, choices
 
 
@@ -147,5 +140,5 @@ def flatten(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         variant, mode = row["candidate"].split()
         ours = {"variant": variant, "mode": mode, "precision": row["dtype"]}
         ours |= {f"step_time_{q}": row.get(f"{q}_ms") for q in ("q1", "q3")}
-        ours |= {key: row.get(key) for key in ("rounds", "peak_memory_mb", "withheld")}
+        ours |= {key: row.get(key) for key in ("rounds", "peak_memory_mb", "memory_failed", "withheld")}
         yield timm_columns | ours

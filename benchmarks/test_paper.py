@@ -30,7 +30,6 @@ from benchmarks.variants import (
     why_model_is_wrong,
     with_layout,
 )
-from updp_rt._timing import sample_side_by_side
 
 SUITE = "paper"
 pytestmark = pytest.mark.benchmark(timer=CLOCK)
@@ -106,15 +105,7 @@ def measure(settings: Settings, batch: int, dtype_name: str, names: tuple[str, .
         found.candidates[candidate] = costs(sources[name], SIZE)
     limit = settings.seconds * len(calls)
     tell(f"{len(calls)} models in turn, {settings.rounds} rounds, no further one after {limit / 60:.0f} minutes")
-    samples = sample_side_by_side(
-        calls,
-        rounds=settings.rounds,
-        round_seconds=0.15,
-        device=settings.place,
-        warm_calls=settings.warm_calls,
-        limit_seconds=limit,
-        each_round=lambda done: tell(f"round {done} is done"),
-    )
+    samples = settings.sample(calls, 0.15, each_round=lambda done: tell(f"round {done} is done"))
     found.samples = samples
     medians = {name: statistics.median(seconds) for name, seconds in samples.items()}
     slowest = max((seconds for name, seconds in medians.items() if name.endswith(" eager")), default=math.nan)

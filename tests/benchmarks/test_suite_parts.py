@@ -95,12 +95,17 @@ def test_resuming(tmp_path: Path) -> None:
     first.row(case_of(measure("eager", "ours"), "whole"))
     first.row(case_of(measure("eager"), "part"))
     first.row(case_of(lambda: Measured(left_out={"eager": "late", "ours": "late"}), "none"))
+    first.row(case_of(lambda: Measured(red={"eager": "wrong", "ours": "wrong"}), "not asked for again"))
     calls.clear()
     second = new_record(tmp_path, resume=True)
     for key in ("whole", "part", "none"):
         second.row(case_of(measure("eager", "ours"), key))
     assert len(calls) == 2
-    assert {row["case"] for row in load(second.path)["rows"]} == {"whole", "part", "none"}
+    rows = {row["case"]: row for row in load(second.path)["rows"]}
+    assert set(rows) == {"whole", "part", "none", "not asked for again"}
+    assert rows["not asked for again"]["red"] == {"eager": "wrong", "ours": "wrong"}
+    second.row(case_of(measure("eager", "ours"), "none"))
+    assert len(calls) == 2, "measured once a run"
     with pytest.raises(ValueError, match="its rounds was 11, not 5"):
         new_record(tmp_path, resume=True, rounds=5)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from updp_rt.cli.app import app
-from updp_rt.cli.common import create_model, out, parse_size, print_json
+from updp_rt.cli.common import create_model, load_or_create, out, parse_size, print_json
 from updp_rt.cli.models import AsJson, Size
 
 if TYPE_CHECKING:
@@ -56,14 +56,12 @@ def channels(
 
     import updp_rt
     from updp_rt._timing import time_side_by_side
-    from updp_rt.blocks import model_input_size
     from updp_rt.data import load_splits
 
     size = parse_size(img_size)
-    source = _source(model, size, num_classes, pretrained, checkpoint)
-    channel_count, *own = model_input_size(source)
-    example = torch.randn(batch, channel_count, *(size or own))
-    splits = load_splits(data, (channel_count, *example.shape[2:]), num_classes=num_classes) if data else None
+    source, input_size = _source(model, size, num_classes, pretrained, checkpoint)
+    example = torch.randn(batch, *input_size)
+    splits = load_splits(data, input_size, num_classes=num_classes) if data else None
     settings: dict[str, Any] = {"amount": amount, "importance": importance, "scope": scope}
     settings["limits"] = _parse_limits(limits or [])
     settings["images"] = _images(splits) if splits is not None and importance == "hrank" else None
@@ -88,7 +86,7 @@ def channels(
     if out_folder is not None:
         from updp_rt.cli.channel_figure import draw_channels
 
-        updp_rt.save(result.model, out_folder, input_size=(channel_count, *example.shape[2:]))
+        updp_rt.save(result.model, out_folder, input_size=input_size)
         draw_channels(summary, out_folder / "channels.png")
     if json:
         print_json(summary)
@@ -103,15 +101,17 @@ def channels(
 
 def _source(
     model: str, size: tuple[int, int] | None, num_classes: int | None, pretrained: bool, checkpoint: Path | None
-) -> nn.Module:
-    import updp_rt
+) -> tuple[nn.Module, tuple[int, int, int]]:
+    """The model in eval mode, and ``(channels, height, width)`` of the images it is for."""
+    from updp_rt.blocks import model_input_size
 
     if not Path(model).is_dir():
         made = create_model(model, size=size, num_classes=num_classes, pretrained=pretrained, checkpoint=checkpoint)
-        return made.eval()
+        channels, height, width = model_input_size(made)
+        return made.eval(), (channels, *(size or (height, width)))
     if pretrained or checkpoint is not None or num_classes is not None:
         raise ValueError(f"{model} has weights and classes of its own: drop --pretrained, --checkpoint, --num-classes")
-    return updp_rt.load(model)
+    return load_or_create(model, size)
 
 
 def _parse_limits(limits: list[str]) -> dict[str, float]:

@@ -58,11 +58,11 @@ def parse_device(name: str) -> torch.device:
 
 
 def saved_folder(target: str | Path) -> Path | None:
-    """The folder of the saved model that `target` names: itself, or ``merged`` in the folder of a run."""
+    """The folder of the saved model that `target` names: itself, or that in the folder of a run; None: no folder."""
+    from updp_rt.report.collect import model_folder
+
     folder = Path(target)
-    if not folder.is_dir():
-        return None
-    return folder / "merged" if (folder / "merged" / "manifest.json").exists() else folder
+    return model_folder(folder) if folder.is_dir() else None
 
 
 def load_or_create(target: str, size: tuple[int, int] | None = None) -> tuple[nn.Module, tuple[int, int, int]]:
