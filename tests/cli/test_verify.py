@@ -23,6 +23,8 @@ def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=10)
     saved = tmp_path / "run" / "merged"
+    saved.mkdir(parents=True)
+    (tmp_path / "run" / "run.json").write_text("{}")  # by which a run's folder is known
     return updp_rt.save(merged(randomize(model.eval(), seed=1)), saved, model_args={"depth": 2})
 
 
