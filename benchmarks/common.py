@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from updp_rt.artifacts import versions
 from updp_rt.artifacts.atomic import write_json
 from updp_rt.blocks import make_progressive, merge_model, prunable_blocks, set_lambda
+from updp_rt.ops.tolerance import error_bound, largest_error
 from updp_rt.pruning.latency import measure_latency
 from updp_rt.runtime.device import device_name
 from updp_rt.verification.randomize import randomize
@@ -64,6 +65,25 @@ def merge_fastest(model: nn.Module, example: Tensor, count: int, **how: Any) -> 
     """`model` with the `count` blocks merged that `choose_fastest` finds."""
     choice = choose_fastest(model, example, [count], **how)[count]
     return merge_model(prune(model, choice), choice.forms)
+
+
+def longest_sum(model: nn.Module) -> int:
+    """K: the most products that one element of any layer's result sums."""
+    return max((parameter[0].numel() for parameter in model.parameters() if parameter.dim() > 1), default=1)
+
+
+def why_wrong(found: Tensor, plain: Tensor, exact: Tensor, length: int) -> str | None:
+    """Why a result is wrong, judged on its last elements, of which `exact` has as many; None: it is right.
+
+    Args:
+        plain: what torch's own operators give.
+        exact: the same in float64.
+        length: K, as `longest_sum` finds it.
+    """
+    found, plain = found[-len(exact) :], plain[-len(exact) :]
+    error, allowed = largest_error(found, exact), error_bound(plain, exact, length)
+    # Written so that a NaN is wrong.
+    return None if error <= allowed else f"its results are off by {error:.1e}, the bound is {allowed:.1e}"
 
 
 def write_result(name: str, rows: list[dict[str, Any]], **about: Any) -> Path:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 import updp_rt
 from benchmarks import gpu_shapes
-from benchmarks.common import MODELS, build_model, merge_fastest, write_result
+from benchmarks.common import MODELS, build_model, longest_sum, merge_fastest, why_wrong, write_result
 from benchmarks.gpu_budget import Budget
 from benchmarks.gpu_tables import BASELINES, least, models_table, operators_table
 from updp_rt._timing import time_side_by_side
@@ -194,9 +194,10 @@ def _model_row(run: Run, name: str, batch: int) -> dict[str, Any]:
             calls |= graphs(run, calls, images, f"{name} at batch {batch}")
         for key, source in sources.items():
             exact = updp_rt.restore(fast[key]).double()(images[-2:].double())
-            reasons += [
-                wrong_logits(k, call(), source(images), exact) for k, call in calls.items() if k.startswith(key)
-            ]
+            plain, length = source(images), longest_sum(source)
+            for made in (made for made in calls if made.startswith(key)):
+                reason = why_wrong(calls[made](), plain, exact, length)
+                reasons.append(reason and f"{made}: {reason}")
         if any(reasons):
             return {"pruned": pruned, "withheld": "; ".join(filter(None, reasons))}
         times = time_side_by_side(calls, rounds=run.rounds, round_seconds=0.05, device=run.device)
@@ -310,14 +311,6 @@ def _with_graph(call: Callable[[], Tensor], images: Tensor) -> Callable[[], Tens
         return logits
 
     return run
-
-
-def wrong_logits(name: str, found: Tensor, source: Tensor, exact: Tensor) -> str | None:
-    """Why logits are wrong. Only the last images are compared, of the whole batch: float64 is slow and large."""
-    error, allowed = (float((logits[-len(exact) :] - exact).abs().max()) for logits in (found, source))
-    if error <= 2 * allowed + torch.finfo(found.dtype).eps:
-        return None
-    return f"{name}: logits are off by {error:.1e}, torch's own by {allowed:.1e}"
 
 
 def measure_operators(run: Run) -> None:

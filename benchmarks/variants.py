@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import updp_rt
-from benchmarks.common import Choice, build_model, choose_fastest, prune
+from benchmarks.common import Choice, build_model, choose_fastest, longest_sum, prune, why_wrong
 from benchmarks.memory import resident_bytes
 from benchmarks.rotation import rotated
 from benchmarks.suite import Settings
@@ -85,17 +85,7 @@ def why_model_is_wrong(ready: Callable[[Tensor], Tensor], source: nn.Module, ima
     """Why `ready` disagrees with `source`, which it was made from, on the last image."""
     with torch.inference_mode(False), torch.no_grad():
         exact = copy.deepcopy(source).double()(images[-1:].double())
-    return why_wrong(ready(images), source(images), exact)
-
-
-def why_wrong(found: Tensor, plain: Tensor, exact: Tensor) -> str | None:
-    """Why a result is wrong: its last elements are off float64 by more than twice what torch's own are."""
-    error, allowed = (float((y[-len(exact) :].double() - exact).abs().max()) for y in (found, plain))
-    slack = torch.finfo(found.dtype).eps * max(1.0, float(exact.abs().max()))
-    # Written so that a NaN is wrong.
-    if error <= 2 * allowed + slack:
-        return None
-    return f"its results are off by {error:.1e}, torch's own by {allowed:.1e}"
+    return why_wrong(ready(images), source(images), exact, longest_sum(source))
 
 
 def turning(module: Callable[[Tensor], Tensor], shape: tuple[int, ...], dtype: torch.dtype, settings: Settings) -> Any:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from benchmarks import rotation, variants
+from benchmarks import common, rotation, variants
 from benchmarks import test_micro as micro_suite
 from benchmarks import test_paper as paper_suite
 from benchmarks.commands import app
@@ -164,6 +164,13 @@ def test_a_wrong_model_is_seen() -> None:
     for offset in (1e-3, torch.nan):
         assert variants.why_model_is_wrong(lambda x: model(x) + offset, model, images) is not None
     exact = torch.randn(2, 3, dtype=torch.float64)
+    plain = torch.cat([torch.full((3, 3), 9.0), exact.float()])  # only the last elements are compared
+    assert common.why_wrong(plain.clone(), plain, exact, 5) is None
+    for offset in (1e-5, torch.nan):
+        wrong = plain.clone()
+        wrong[-1, -1] += offset
+        assert "off by" in (common.why_wrong(wrong, plain, exact, 5) or "")
+    assert common.longest_sum(nn.Sequential(nn.Conv2d(3, 8, 5), nn.BatchNorm2d(8), nn.Linear(8, 2))) == 75
     assert variants.why_not_merged(exact, exact) is None
     assert "off by" in (variants.why_not_merged(exact, exact + 1e-9) or "")
     assert variants.why_not_merged(exact, exact * torch.nan) is not None

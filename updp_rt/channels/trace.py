@@ -113,7 +113,8 @@ def trace(model: nn.Module, example: Tensor, *, close_reshaped: bool = False) ->
     Raises:
         ChannelError: torch.export cannot follow the model.
     """
-    model = copy.deepcopy(model).eval()
+    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    model = copy.deepcopy(model, tensors).eval()  # which holds the same tensors
     try:
         program = torch.export.export(model, (example,))
     except Exception as error:  # whatever in the model's code cannot be exported
