@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
+from filelock import FileLock
 from optuna.samplers import NSGAIISampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -83,8 +84,10 @@ def search_blocks(
     progress = progress or Progress(show=False)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage.parent.mkdir(parents=True, exist_ok=True)
+    # The kernel frees it when its holder dies; Optuna's own would keep a resumed run waiting for half a minute.
+    lock: Any = FileLock(storage.with_suffix(".lock"))
     study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(storage))),
+        storage=JournalStorage(JournalFileBackend(str(storage), lock_obj=lock)),
         study_name=STUDY,
         directions=["maximize"] if num_pruned is not None else ["maximize", "minimize"],
         load_if_exists=True,
@@ -92,7 +95,7 @@ def search_blocks(
     known = {candidate.blocks: candidate.accuracy for candidate in _candidates(study)}
     with progress.task("search", trials, len(known)) as advance:
         while True:
-            trial = _next_trial(study, storage, trials, seed)
+            trial = _next_trial(study, lock, trials, seed)
             if trial is None and not _running(study):
                 break
             if trial is None:  # another process is at the last ones
@@ -137,10 +140,9 @@ def _decode(trial: Trial, names: Sequence[str], num_pruned: int | None) -> tuple
     return tuple(name for name in names if name in largest)
 
 
-def _next_trial(study: optuna.Study, storage: Path, trials: int, seed: int) -> Trial | None:
+def _next_trial(study: optuna.Study, lock: FileLock, trials: int, seed: int) -> Trial | None:
     """A trial of this process, or None where all are taken; one process at a time may ask."""
-    with storage.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock:
         _drop_dead_trials(study)
         count = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING)))
         if count >= trials:

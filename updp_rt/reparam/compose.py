@@ -31,9 +31,11 @@ def compose(first: AffineConv, second: AffineConv) -> AffineConv:
         raise MergeError(
             second.name, f"it takes {second.in_channels} channels, but {first.name} gives {first.out_channels}"
         )
-    if first.groups == 1 and second.groups == 1 and second.is_pointwise:
-        # The common case (k x k, then 1x1) is one matrix product.
-        weight = (second.weight.flatten(1) @ first.weight.flatten(1)).unflatten(1, first.weight.shape[1:])
+    if second.groups == 1 and second.is_pointwise:
+        # The common case (k x k, then 1x1) is one matrix product a group of the first.
+        reads = second.weight.flatten(1).unflatten(1, (first.groups, -1)).transpose(0, 1)
+        product = reads @ first.weight.flatten(1).unflatten(0, (first.groups, -1))
+        weight = product.transpose(0, 1).reshape(second.out_channels, first.in_channels, *first.kernel_size)
     else:
         weight = F.conv_transpose2d(second.dense().weight, first.dense().weight, stride=first.stride)
     per_group = first.bias.view(second.groups, 1, -1).expand(-1, second.out_channels // second.groups, -1)
