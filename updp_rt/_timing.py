@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from typing import TypeVar
 
@@ -57,13 +56,20 @@ def sample_side_by_side(
     for done in range(rounds):
         if done >= FEWEST_ROUNDS and time.perf_counter() - begun > limit_seconds:
             break
-        names = deque(candidates)
-        names.rotate(-done)  # none is always the one that runs after a slow one, or after the pause between rounds
-        for name in names:
+        for name in _turns(list(candidates), done):
             samples[name].append(_seconds(candidates[name], repeats[name], device) / repeats[name])
         if each_round is not None:
             each_round(done + 1)
     return samples
+
+
+def _turns(names: list[NameT], done: int) -> list[NameT]:
+    """The order of a round: over the rounds each candidate runs after every other one, whose data it finds in the
+    caches, equally often (Williams 1949, "Experimental designs balanced for the estimation of residual effects").
+    """
+    steps = ((index + 1) // 2 * (1 if index % 2 else -1) for index in range(len(names)))  # 0, 1, -1, 2, -2, ...
+    zigzag = [names[(done + step) % len(names)] for step in steps]
+    return zigzag if done // len(names) % 2 == 0 else zigzag[::-1]
 
 
 def _seconds(call: Callable[[], object], repeats: int, device: torch.device | None) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -149,7 +151,18 @@ def test_side_by_side_timing_takes_turns_and_gives_medians(monkeypatch: pytest.M
     monkeypatch.setattr("updp_rt._timing.time.perf_counter", lambda: now)
     times = time_side_by_side({"slow": slow, "fast": fast}, rounds=5)
     assert times == {"slow": 5.0 + 3.0, "fast": 2.0}
-    assert order[-10:] == ["slow", "fast", "fast", "slow", "slow", "fast", "fast", "slow", "slow", "fast"]
+    assert order[-10:] == ["slow", "fast", "fast", "slow", "fast", "slow", "slow", "fast", "slow", "fast"]
+
+
+def test_over_the_rounds_each_candidate_runs_after_every_other_equally_often() -> None:
+    for count in (2, 3, 4, 5):
+        order: list[int] = []
+        time_side_by_side(
+            {name: partial(order.append, name) for name in range(count)}, rounds=2 * count, round_seconds=0
+        )
+        turns = torch.tensor(order[-2 * count * count :]).view(-1, count).tolist()
+        pairs = Counter(pair for turn in turns for pair in itertools.pairwise(turn))
+        assert pairs == dict.fromkeys(itertools.permutations(range(count), 2), 2)
 
 
 def test_the_latency_table_measures_every_form_of_every_block() -> None:

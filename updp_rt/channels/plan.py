@@ -9,14 +9,14 @@ import numpy as np
 
 from updp_rt.channels.atoms import Bools, Ints
 from updp_rt.channels.layout import Layout, Masks
-from updp_rt.channels.select import Selection
+from updp_rt.channels.select import Selection, to_runs
 from updp_rt.channels.trace import Consumer, Link, Trace
 
 # What things cost in nanoseconds on one core of an x86 server with AVX-512, measured with torch 2.13 in float32: a
 # number copied, a number passed through a norm or an activation, a weight read, a multiply-accumulate, and the calls
 # themselves. Only proportions matter: they decide whether a few channels too many are cheaper than a copy.
 COPY, PASS, WEIGHT, MAC = 0.2, 0.2, 0.2, 1 / 75
-GATHER_CALL, VIEW_CALL, RUN_CALL = 4000.0, 1500.0, 600.0
+GATHER_CALL, VIEW_CALL, PART_CALL = 4000.0, 1500.0, 2500.0
 
 STRATEGIES = ("cheapest", "fewest")
 
@@ -131,27 +131,14 @@ def _gather(consumer: Consumer, link: Link, where: Ints, width: int) -> Choice:
 
 
 def _ride(consumer: Consumer, link: Link, kept: Bools, sizes: list[int]) -> Choice:
-    """Concatenate runs of channels of each part instead of the parts: nothing is copied twice.
-
-    A gap is filled with channels of weight zero where that costs less than one more run.
-    """
-    extra = _read_cost(consumer) + link.elements * (COPY + PASS * link.passes)
-    runs: list[list[tuple[int, int]]] = []
-    positions: list[int] = []
-    start = 0
-    for size in sizes:
-        where = np.flatnonzero(kept[start : start + size])
-        gaps = np.flatnonzero(np.diff(where) - 1 > RUN_CALL / extra) + 1
-        stretches = [s for s in np.split(where, gaps) if len(s)]
-        runs.append([(int(s[0]), int(s[-1] - s[0] + 1)) for s in stretches])
-        positions += [start + i for first, length in runs[-1] for i in range(first, first + length)]
-        start += size
-    count = sum(map(len, runs))
-    selection = Selection.parts(link.axis, sizes, runs)
+    """Concatenate what is kept of each part instead of the parts: nothing is copied twice."""
+    parts = np.split(kept, np.cumsum(sizes)[:-1])
+    selection = Selection.parts(link.axis, sizes, [to_runs(np.flatnonzero(part).tolist()) for part in parts])
+    where = np.flatnonzero(kept)
     # Against the other options it saves what the concatenation no longer writes.
-    saved = COPY * link.elements * (len(kept) - len(positions))
-    cost = RUN_CALL * (2 * count + len(sizes)) - saved + _arithmetic(consumer, link, len(positions), 0)
-    return Choice(link, np.array(positions, dtype=np.int64), selection, 0, cost)
+    saved = COPY * link.elements * (len(kept) - len(where))
+    cost = PART_CALL * sum(part.any() for part in parts) - saved + _arithmetic(consumer, link, len(where), 0)
+    return Choice(link, where, selection, 0, cost)
 
 
 def _arithmetic(consumer: Consumer, link: Link, read: int, width: int) -> float:

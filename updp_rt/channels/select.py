@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ class Selection:
     """Channels to take along dimension `axis` of an input; one of three kinds.
 
     ``view``: a range, as a view. ``gather``: any, copied by one ``index_select``. ``parts``: of a list of tensors that
-    the module concatenates, the ranges to take of each; copied by that concatenation, which writes them anyway.
+    the module concatenates, any of each; copied in the place of that concatenation, which would write them anyway.
 
     Attributes:
         kind: one of these.
@@ -53,22 +54,49 @@ class Selection:
     def parts(axis: int, width: Sequence[int], runs: Sequence[Sequence[Run]]) -> Selection:
         return Selection("parts", axis, tuple(width), tuple(tuple(run) for run in runs))
 
-    def positions(self) -> list[int]:
-        """Channels that are taken, counted through all tensors of a list."""
-        found, start = [], 0
-        for width, runs in zip(self.width, self.runs, strict=True):
-            found += [start + i for first, length in runs for i in range(first, first + length)]
-            start += width
-        return found
+    @cached_property
+    def counts(self) -> list[int]:
+        """How many channels are taken of each tensor."""
+        return [sum(length for _, length in runs) for runs in self.runs]
 
-    def take_parts(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        taken: list[Tensor] = []
-        for tensor, width, runs in zip(tensors, self.width, self.runs, strict=True):
-            if runs == ((0, width),):
-                taken.append(tensor)
-            else:
-                taken += [tensor.narrow(self.axis, first, length) for first, length in runs]
-        return taken
+    def positions(self) -> list[int]:
+        """Channels that are taken, of each tensor in turn, counted in that tensor."""
+        return [i for runs in self.runs for first, length in runs for i in range(first, first + length)]
+
+
+class _Joining:
+    """Channels of several tensors, in the place of the list that a module concatenates: copied once, when it does."""
+
+    def __init__(self, taken: Sequence[tuple[Tensor, Tensor]], axis: int) -> None:
+        self.taken, self.axis = taken, axis
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Tensor:
+        """torch asks an object in the place of a tensor what an operator does: here a concatenation, and only that."""
+        if func not in (torch.cat, torch.concat, torch.concatenate):
+            raise TypeError(f"channels were selected for a concatenation, not for {func}")
+        ((joining,), *_) = args
+        joined: Tensor = joining.join()
+        return joined
+
+    def join(self) -> Tensor:
+        first, axis = self.taken[0][0], self.axis
+        shape = list(first.shape)
+        shape[axis] = sum(len(index) for _, index in self.taken)
+        joined, start = first.new_empty(shape), 0
+        for tensor, index in self.taken:
+            torch.index_select(tensor, axis, index, out=joined.narrow(axis, start, len(index)))
+            start += len(index)
+        return joined
+
+
+def _take_parts(tensors: Sequence[Tensor], indices: Sequence[Tensor], axis: int) -> list[Any]:
+    """What a module is given to concatenate instead of `tensors`."""
+    taken = [(tensor, index) for tensor, index in zip(tensors, indices, strict=True) if len(index)]
+    plain = all(tensor.is_contiguous() and tensor.dtype == tensors[0].dtype for tensor, _ in taken)
+    if not plain or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return [tensor.index_select(axis, index) for tensor, index in taken]
+    return [_Joining(taken, axis)]
 
 
 def to_runs(positions: Sequence[int]) -> tuple[Run, ...]:
@@ -90,7 +118,7 @@ class Selecting(nn.Module):
     def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         selection = self.selection
         if selection.kind == "parts":
-            x = selection.take_parts(x)
+            x = _take_parts(x, getattr(self, _BUFFER).split(selection.counts), selection.axis)
         elif selection.kind == "view":
             first, length = selection.runs[0][0]
             x = x.narrow(selection.axis, first, length)
@@ -124,7 +152,7 @@ class Selecting(nn.Module):
 def select_input(module: nn.Module, selection: Selection) -> None:
     """Have `module` select channels of its input first, in place."""
     module.selection = selection  # type: ignore[assignment]
-    if selection.kind == "gather":
+    if selection.kind != "view":
         device = next((t.device for t in module.parameters()), None)
         positions = torch.tensor(selection.positions(), device=device)
         # Not in the state_dict, whose names stay those of the source; it moves with the module all the same.
