@@ -1,6 +1,6 @@
 """Copies and latency of channel-pruned models: baseline, naive export, reordered with the least time or fewest copies.
 
-Run ``python -m benchmarks.channels_speed``. Half of every layer's inputs are dropped at random, each layer for itself,
+Run ``python -m benchmarks.channels_speed``. A share of every layer's inputs is dropped at random, in each layer apart,
 the hardest case for reordering. All exports of a model are timed in turn in one run, each batch size with exports made
 for it; ratios are of medians. ``--upscale PATH`` also runs the published package (apple-upscale) from an unpacked copy,
 on the same masks: channels that it leaves to gather, and how long it takes. Our time of export is without the check in
@@ -13,6 +13,7 @@ import copy
 import sys
 import time
 from functools import partial
+from itertools import product
 from typing import Annotated, Any
 
 import numpy as np
@@ -45,53 +46,49 @@ MODELS = (
     "vgg11_bn",
     "deit_tiny_patch16_224",
 )
+_ARMS = ("baseline", *EXPORTS)
 
 
 def main(
     models: str = ",".join(MODELS),
     batches: str = "1,8",
-    rounds: int = 15,
+    amounts: Annotated[str, typer.Option(help="Shares of each layer's inputs that are dropped.")] = "0.5",
+    dtypes: str = "float32",
+    rounds: int = 16,
     upscale: Annotated[str | None, typer.Option(help="Folder that holds the published package `upscale`.")] = None,
 ) -> None:
     """Measure the models at the given batch sizes."""
-    table = Table(title="random halves, float32, 224x224", title_justify="left")
-    for column in ("model", "batch", "gathered", "best order", "published", *("baseline", *EXPORTS), "export"):
+    table = Table(title="random masks, 224x224", title_justify="left")
+    for column in ("model", "dropped", "dtype", "batch", "gathered", "best order", "published", *_ARMS, "export"):
         table.add_column(column, justify="right")
     trace(timm.create_model("test_vit").eval(), torch.randn(1, 3, 160, 160))  # torch.export's own start
     rows = []
-    for name in models.split(","):
+    for name, amount, dtype in product(models.split(","), map(float, amounts.split(",")), dtypes.split(",")):
         torch.manual_seed(0)
-        model = timm.create_model(name).eval()
+        model = timm.create_model(name).eval().to(getattr(torch, dtype))
         masks: dict[str, Any] | None = None
         for batch in map(int, batches.split(",")):
-            example = torch.randn(batch, *model_input_size(model))
-            masks = masks or random_halves(trace(model, example))
+            example = torch.randn(batch, *model_input_size(model)).to(getattr(torch, dtype))
+            masks = masks or random_masks(trace(model, example), amount)
             row = measure(model, example, masks, rounds)
             if upscale is not None and batch == 1:
                 row["published"] = run_published(model, masks, upscale)
-            rows.append({"model": name, "batch": batch, **row})
+            rows.append({"model": name, "amount": amount, "dtype": dtype, "batch": batch, **row})
             gathered = "/".join(str(row["gathered"][export]) for export in reversed(EXPORTS))
             published = row.get("published", {}).get("gathered", "")
-            times = (f"{row['ms'][arm]:.1f} ms" for arm in ("baseline", *EXPORTS))
-            table.add_row(
-                name,
-                str(batch),
-                gathered,
-                str(row["optimum"]),
-                str(published),
-                *times,
-                f"{row['export_seconds']:.1f} s",
-            )
+            times = (f"{row['ms'][arm]:.1f} ms" for arm in _ARMS)
+            told = (gathered, row["optimum"], published, *times, f"{row['export_seconds']:.1f} s")
+            table.add_row(name, f"{amount:g}", dtype, str(batch), *map(str, told))
             Console().print(rows[-1])
-    Console().print(table)
-    Console().print(f"written: {write_result('channels_speed', rows, size=224, dtype='float32', rounds=rounds)}")
+    Console(width=160).print(table)
+    Console().print(f"written: {write_result('channels_speed', rows, size=224, rounds=rounds)}")
 
 
-def random_halves(found: Trace, seed: int = 0) -> dict[str, Any]:
-    """Every layer keeps a random half of its inputs."""
+def random_masks(found: Trace, amount: float, seed: int = 0) -> dict[str, Any]:
+    """Every layer drops a random share of its inputs."""
     draw = np.random.default_rng(seed)
     widths = {name: len(consumer.channels) for name, consumer in found.prunable.items()}
-    return {name: draw.permutation(width) < max(1, width // 2) for name, width in widths.items()}
+    return {name: draw.permutation(width) < max(1, round((1 - amount) * width)) for name, width in widths.items()}
 
 
 @torch.inference_mode()
@@ -133,7 +130,7 @@ def run_published(model: nn.Module, masks: Masks, folder: str) -> dict[str, Any]
     masked = mask_model(model, masks)
     pruned = copy.deepcopy(masked)
     dropped = [(f"{name}.weight", int(i)) for name, mask in masks.items() for i in np.flatnonzero(~mask)]
-    example = torch.randn(1, *model_input_size(model))
+    example = torch.randn(1, *model_input_size(model)).to(next(model.parameters()))
     start = time.perf_counter()
     try:
         PruningManager(pruned).compute([example], pruned_inputs=dropped).prune()

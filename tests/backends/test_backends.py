@@ -223,4 +223,8 @@ def test_vendor_offers_the_librarys_own_epilogue_where_it_has_one(
     monkeypatch.setattr(torch.version, "hip", hip)
     problem = problem_of(form.call(torch.float32))
     assert BACKENDS["vendor"].configs(replace(problem, device="cuda")) == configs
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    on_cpu = ("epilogue", "packed") if form.operator == "linear" else ("epilogue",)
+    assert BACKENDS["vendor"].configs(problem) == on_cpu
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
     assert BACKENDS["vendor"].configs(problem) == ("epilogue",)

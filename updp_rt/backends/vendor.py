@@ -31,14 +31,15 @@ class VendorBackend(Backend):
         linear = problem.operator == "linear" and not problem.residual and problem.weights[1] is not None
         if own and (problem.operator == "conv2d" or linear):
             return "epilogue", "library"
-        return ("epilogue",)
+        mkl = problem.device == "cpu" and problem.dtype == torch.float32 and torch.backends.mkl.is_available()
+        return ("epilogue", "packed") if mkl and problem.operator == "linear" else ("epilogue",)
 
     def prepare(self, problem: Problem, weights: Weights, config: str) -> Kernel:
         if config == "library":
             return _library(problem, weights)
         finish = _epilogue(problem.device)
         if problem.operator == "linear":
-            return _linear(problem, weights, finish)
+            return _linear(problem, weights, finish, packed=config == "packed")
         if problem.operator == "conv2d":
             return _conv2d(problem.act, problem.residual, problem.geometry, weights, finish)
         if problem.operator == "depthwise_pointwise":
@@ -70,19 +71,28 @@ def _epilogue_in_place(y: Tensor, bias: Tensor | None, residual: Tensor | None, 
     return IN_PLACE[act](y)
 
 
-def _linear(problem: Problem, weights: Weights, finish: Epilogue) -> Kernel:
+def _linear(problem: Problem, weights: Weights, finish: Epilogue, *, packed: bool) -> Kernel:
     weight, bias = weights
     act = problem.act
     rows, bare = weight.shape[0], act == "none" and not problem.residual
+    multiply = _mkl_product(problem, weight, bias) if packed else lambda x: F.linear(x, weight, bias)
 
     def kernel(x: Tensor, other: Tensor | None) -> Tensor:
-        y = F.linear(x, weight, bias)  # the libraries add a bias for nothing
+        y = multiply(x)  # the libraries add a bias for nothing
         if bare:
             return y
         flat = None if other is None else other.reshape(-1, rows)
         return finish(y.view(-1, rows), None, flat, act).view(y.shape)
 
     return kernel
+
+
+def _mkl_product(problem: Problem, weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """MKL's product with a weight in MKL's own layout, as torch's compiler has it for a number of rows known ahead."""
+    rows = problem.x[0]
+    weight = weight.contiguous()
+    layout = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
+    return lambda x: torch.ops.mkl._mkl_linear(x.contiguous(), layout, weight, bias, rows)
 
 
 def _conv2d(act: str, residual: bool, geometry: Geometry, weights: Weights, finish: Epilogue) -> Kernel:
