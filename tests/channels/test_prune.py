@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import updp_rt
 from tests.conftest import relative_error
 from updp_rt.blocks import make_progressive, merge_model, prunable_blocks, set_lambda
-from updp_rt.channels import Selecting, mask_model
+from updp_rt.channels import Selecting, mask_model, select
 from updp_rt.verification.randomize import randomize
 
 X = torch.randn(2, 3, 40, 33)
@@ -92,6 +92,30 @@ def test_save_and_load_bit_for_bit(which: str, request: pytest.FixtureRequest, t
     assert again.state_dict().keys() == model.state_dict().keys()
     with torch.no_grad():
         assert torch.equal(again(X), model(X))
+
+
+def test_parts_are_joined_alike_with_and_without_gradients(dense: nn.Module) -> None:
+    """In one pass where that is allowed; by torch's own operators in training, in another layout, of mixed dtypes."""
+    module = next(m for m in dense.modules() if isinstance(m, Selecting) and len(m.selection.width) > 2)
+    selection, index = module.selection, module.selected_channels.split(module.selection.counts)
+    tensors = [torch.randn(2, width, 5, 3) for width in selection.width]
+    runs = zip(tensors, selection.runs, strict=True)
+    wanted = torch.cat([t[:, first : first + length] for t, run in runs for first, length in run], 1)
+    last = [t.to(memory_format=torch.channels_last) for t in tensors]
+    with torch.no_grad():
+        (joining,) = select._take_parts(tensors, index, 1)
+        assert torch.equal(torch.cat([joining], 1), wanted)
+        with pytest.raises(TypeError, match="selected for a concatenation"):
+            torch.stack([joining], 1)
+        assert torch.equal(torch.cat(select._take_parts(last, index, 1), 1), wanted)
+        mixed = [tensors[0].double(), *tensors[1:]]
+        assert torch.equal(torch.cat(select._take_parts(mixed, index, 1), 1), wanted.double())
+    trained = [t.clone().requires_grad_() for t in tensors]
+    torch.cat(select._take_parts(trained, index, 1), 1).sum().backward()
+    assert sum(int(t.grad.sum()) for t in trained) == wanted.numel()
+    traced = torch.jit.trace(dense, X)
+    with torch.no_grad():
+        torch.testing.assert_close(traced(X + 1), dense(X + 1))
 
 
 @pytest.mark.parametrize("which", ["pruned", "dense"])

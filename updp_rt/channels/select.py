@@ -92,9 +92,9 @@ class _Joining:
 
 def _take_parts(tensors: Sequence[Tensor], indices: Sequence[Tensor], axis: int) -> list[Any]:
     """What a module is given to concatenate instead of `tensors`."""
-    taken = [(tensor, index) for tensor, index in zip(tensors, indices, strict=True) if len(index)]
-    plain = all(tensor.is_contiguous() and tensor.dtype == tensors[0].dtype for tensor, _ in taken)
-    if not plain or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    taken = [(tensor, index) for tensor, index in zip(tensors, indices, strict=True) if index.shape != (0,)]
+    followed = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    if followed or not all(tensor.is_contiguous() and tensor.dtype == tensors[0].dtype for tensor, _ in taken):
         return [tensor.index_select(axis, index) for tensor, index in taken]
     return [_Joining(taken, axis)]
 
