@@ -36,7 +36,6 @@ def export_model(
     model: nn.Module, trace: Trace, masks: Masks, layout: Layout, chosen: Mapping[str, Choice]
 ) -> nn.Module:
     """A copy of `model` without the removed channels, its channels in their new order: the same modules, smaller."""
-    pruned = mask_model(model, masks)
     index: dict[str, dict[int, Any]] = {}
     for (name, dim), channels in trace.slots.items():
         index.setdefault(name, {})[dim] = layout.arrange(channels)
@@ -45,16 +44,27 @@ def export_model(
         index[f"{name}.weight"][1] = arranged[choice.positions]
         for slot, dim in choice.link.slots:
             index[slot][dim] = layout.arrange(trace.slots[slot, dim])[choice.positions]
-    for name, dims in index.items():
-        tensor = get_tensor(pruned, name)
-        for dim, positions in dims.items():
-            if len(positions) != tensor.shape[dim] or (positions[1:] < positions[:-1]).any():
-                tensor = tensor.index_select(dim, torch.from_numpy(positions).to(tensor.device))
+    sources = {name: get_tensor(model, name) for name in index}
+    pruned = copy.deepcopy(model, {id(tensor): tensor for tensor in sources.values()})
+    for name, source in sources.items():
+        tensor = _cut(source, index[name])
+        mask = masks.get(name.removesuffix(".weight"))
+        if mask is not None and not (kept := torch.from_numpy(mask[index[name][1]])).all():
+            tensor[:, ~kept.to(tensor.device)] = 0
         replace_tensor(pruned, name, tensor)
     for choice in chosen.values():
         if choice.selection is not None:
             select_input(pruned.get_submodule(choice.link.module), choice.selection)
     return pruned
+
+
+def _cut(source: Tensor, index: Mapping[int, Any]) -> Tensor:
+    """A copy of a tensor that holds, along each dimension named, what stands at these positions."""
+    cut = source
+    for dim, positions in index.items():
+        if len(positions) != cut.shape[dim] or (positions[1:] < positions[:-1]).any():
+            cut = cut.index_select(dim, torch.from_numpy(positions).to(cut.device))
+    return source.clone() if cut is source else cut
 
 
 def check_equal(masked: nn.Module, pruned: nn.Module, example: Tensor) -> float:

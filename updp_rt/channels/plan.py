@@ -16,7 +16,7 @@ from updp_rt.channels.trace import Consumer, Link, Trace
 # number copied, a number passed through a norm or an activation, a weight read, a multiply-accumulate, and the calls
 # themselves. Only proportions matter: they decide whether a few channels too many are cheaper than a copy.
 COPY, PASS, WEIGHT, MAC = 0.2, 0.2, 0.2, 1 / 75
-GATHER_CALL, VIEW_CALL, PART_CALL = 4000.0, 1500.0, 1000.0
+GATHER_CALL, VIEW_CALL, PART_CALL = 4000.0, 1500.0, 500.0
 
 STRATEGIES = ("cheapest", "fewest")
 
