@@ -68,8 +68,9 @@ def merge_fastest(model: nn.Module, example: Tensor, count: int, **how: Any) -> 
 
 
 def longest_sum(model: nn.Module) -> int:
-    """K: the most products that one element of any layer's result sums."""
-    return max((parameter[0].numel() for parameter in model.parameters() if parameter.dim() > 1), default=1)
+    """K: the most products that one element of any convolution's or linear layer's result sums."""
+    layers = (module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear))
+    return max((layer.weight[0].numel() for layer in layers), default=1)
 
 
 def why_wrong(found: Tensor, plain: Tensor, exact: Tensor, length: int) -> str | None:

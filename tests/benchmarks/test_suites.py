@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
@@ -172,6 +173,8 @@ def test_a_wrong_model_is_seen() -> None:
         wrong[-1, -1] += offset
         assert "off by" in (common.why_wrong(wrong, plain, exact, 5) or "")
     assert common.longest_sum(nn.Sequential(nn.Conv2d(3, 8, 5), nn.BatchNorm2d(8), nn.Linear(8, 2))) == 75
+    vit = timm.create_model("test_vit")  # whose positional embedding is longer than any sum
+    assert common.longest_sum(vit) == 3 * 16 * 16 < vit.pos_embed[0].numel()
     assert variants.why_not_merged(exact, exact) is None
     assert "off by" in (variants.why_not_merged(exact, exact + 1e-9) or "")
     assert variants.why_not_merged(exact, exact * torch.nan) is not None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import updp_rt
 from tests.conftest import relative_error
 from updp_rt.blocks import make_progressive, merge_model, prunable_blocks, set_lambda
-from updp_rt.channels import Selecting, mask_model, select
+from updp_rt.channels import Selecting, export, mask_model, select
 from updp_rt.verification.randomize import randomize
 
 X = torch.randn(2, 3, 40, 33)
@@ -213,6 +213,33 @@ def test_sizes_written_in_code_end_a_segment() -> None:
     assert result.model.second.in_channels == 8
     assert result.model.third.in_channels == 4
     assert result.error < 1e-12
+
+
+class Nested(nn.Module):
+    """Gives a dictionary that holds a list of tensors, or something without any."""
+
+    def __init__(self, empty: bool = False) -> None:
+        super().__init__()
+        self.first, self.second, self.empty = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), empty
+
+    def forward(self, x: Tensor) -> dict[str, object]:
+        y = self.second(torch.relu(self.first(x)))
+        return {} if self.empty else {"maps": [y, y.mean((2, 3))]}
+
+
+def test_nested_outputs_are_compared() -> None:
+    x = torch.randn(1, 3, 4, 5)
+    model = Nested()
+    result = updp_rt.prune_channels(model, x)
+    masked = mask_model(model, result.masks)
+    assert 0 <= export.check_equal(masked, result.model, x) < 1e-12
+    for value in (1.0, torch.nan):  # in the first output alone
+        wrong = copy.deepcopy(result.model)
+        wrong.register_forward_hook(lambda m, a, out, v=value: {"maps": [out["maps"][0] + v, out["maps"][1]]})
+        with pytest.raises(updp_rt.ChannelError, match="differs from the masked one"):
+            export.check_equal(masked, wrong, x)
+    with pytest.raises(updp_rt.ChannelError, match="holds no tensor"):
+        export.check_equal(Nested(empty=True), Nested(empty=True), x)
 
 
 class Borrowed(nn.Module):

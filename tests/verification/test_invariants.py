@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from updp_rt.blocks import progressive
 from updp_rt.reparam import AffineConv, move_padding
-from updp_rt.verification import verify_model
+from updp_rt.verification import invariants, verify_model
 from updp_rt.verification.randomize import randomize
 
 BOUND = 1e-12
@@ -85,6 +86,25 @@ def test_a_merge_that_forgets_the_padding_is_wrong_on_the_border_alone(monkeypat
     assert verdict.merge_error_interior <= BOUND
     assert verdict.merge_error_border > 1e-6
     assert not verdict.passed
+
+
+@pytest.mark.parametrize("nth", [0, 1])
+def test_a_nan_in_one_form_is_caught(nth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever form it is in: a maximum must not pass over it."""
+    real, calls = invariants.merge_model, []
+
+    def poisoned(*args):
+        merged = real(*args)
+        if len(calls) == nth:
+            merged.get_classifier().bias.fill_(torch.nan)
+        calls.append(merged)
+        return merged
+
+    monkeypatch.setattr(invariants, "merge_model", poisoned)
+    verdict = verify_model(timm.create_model("mobilenetv2_050"), prune=1, input_size=(3, 48, 48))
+    assert len(calls) > 1
+    assert not verdict.passed
+    assert math.isnan(verdict.merge_error_logits)
 
 
 def test_float32_has_its_own_bound() -> None:

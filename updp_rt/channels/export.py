@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from updp_rt.channels.errors import ChannelError
 from updp_rt.channels.layout import Layout, Masks
@@ -71,8 +72,8 @@ def check_equal(masked: nn.Module, pruned: nn.Module, example: Tensor) -> float:
     """Largest relative difference of both models' outputs in float64 on `example`.
 
     Raises:
-        ChannelError: they differ by more than rounding, or the exported model does not run: its code holds numbers of
-            channels that cannot be changed from outside.
+        ChannelError: they differ by more than rounding, what they give holds no tensor to compare, or the exported
+            model does not run: its code holds numbers of channels that cannot be changed from outside.
     """
     image = example.double()
     try:
@@ -80,11 +81,14 @@ def check_equal(masked: nn.Module, pruned: nn.Module, example: Tensor) -> float:
     except Exception as error:  # whatever the model's own code raises
         raise ChannelError(f"the exported model does not run: {type(error).__name__}: {str(error)[:300]}") from error
     wanted = _run(masked, image)
-    worst = 0.0
-    for got, want in zip(found, wanted, strict=True):
-        if got.shape != want.shape:
-            raise ChannelError(f"the exported model's output has shape {tuple(got.shape)}, not {tuple(want.shape)}")
-        worst = max(worst, float((got - want).abs().max() / want.abs().max().clamp_min(1e-300)))
+    if not wanted:
+        raise ChannelError("the model's output holds no tensor, so an exported model could not be checked")
+    shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (found, wanted)]
+    if shapes[0] != shapes[1]:
+        raise ChannelError(f"the exported model's output has shape {shapes[0]}, not {shapes[1]}")
+    pairs = zip(found, wanted, strict=True)
+    errors = [(got - want).abs().max() / want.abs().max().clamp_min(1e-300) for got, want in pairs]
+    worst = float(torch.stack(errors).max())  # NaN if any is
     if not worst <= _TOLERANCE:
         raise ChannelError(f"the exported model differs from the masked one by {worst:.1e}, so it was not made")
     return worst
@@ -93,4 +97,4 @@ def check_equal(masked: nn.Module, pruned: nn.Module, example: Tensor) -> float:
 @torch.no_grad()
 def _run(model: nn.Module, image: Tensor) -> list[Tensor]:
     output = copy.deepcopy(model).double().eval()(image)
-    return [output] if isinstance(output, Tensor) else [o for o in output if isinstance(o, Tensor)]
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -114,16 +114,16 @@ def verify_model(
             checks.append(
                 Check(
                     form=form_label(body, form, len(bodies)),
-                    lambda0_error=max(_error(start[key], expected[key]) for key in expected),
-                    merge_error_interior=max(_error(merged[n], end[n], ~masks[n]) for n in chosen),
-                    merge_error_border=max(_error(merged[n], end[n], masks[n]) for n in chosen),
+                    lambda0_error=_largest(_error(start[key], expected[key]) for key in expected),
+                    merge_error_interior=_largest(_error(merged[n], end[n], ~masks[n]) for n in chosen),
+                    merge_error_border=_largest(_error(merged[n], end[n], masks[n]) for n in chosen),
                     merge_error_logits=_error(merged["logits"], end["logits"]),
                     pruning_changes=_error(end["logits"], expected["logits"]),
                 )
             )
     bound = FLOAT64_BOUND * torch.finfo(dtype).eps / torch.finfo(torch.float64).eps
     errors = ("lambda0_error", "merge_error_interior", "merge_error_border", "merge_error_logits")
-    largest = {error: max(getattr(check, error) for check in checks) for error in errors}
+    largest = {error: _largest(getattr(check, error) for check in checks) for error in errors}
     return Verdict(
         model=architecture(model),
         input_size=size,
@@ -165,6 +165,11 @@ def _error(found: Tensor, wanted: Tensor, where: Tensor | None = None) -> float:
     if where is not None:
         difference = torch.where(where, difference, 0.0)
     return float(difference.max() / wanted.abs().max())
+
+
+def _largest(errors: Iterable[float]) -> float:
+    """The largest of some errors, NaN if any is; Python's `max` passes over a NaN."""
+    return float(torch.tensor(list(errors), dtype=torch.float64).max())
 
 
 def _border(model: nn.Module, name: str, output: Tensor) -> Tensor:
