@@ -51,6 +51,15 @@ def test_hrank_is_the_mean_rank_of_feature_maps() -> None:
     assert scores["second"].tolist() == [0, 1, 4]
 
 
+def test_hrank_leaves_the_model_as_it_is(net: RandomNet) -> None:
+    net.train()
+    net.parts[1].eval()  # a norm that stays frozen while the rest is trained
+    modes = [module.training for module in net.modules()]
+    score_inputs(net, trace(net, X), "hrank", X)
+    assert [module.training for module in net.modules()] == modes
+    assert not any(module._forward_pre_hooks for module in net.modules())
+
+
 def test_local_budget_drops_the_lowest_of_every_layer(net: RandomNet) -> None:
     found = trace(net, X)
     scores = score_inputs(net, found, "magnitude")

@@ -55,7 +55,7 @@ def check_fits(model: nn.Module, input_size: tuple[int, int, int]) -> None:
 
 def _describe(selection: Selection) -> SelectedChannels:
     take = tuple(" ".join(f"{first}:{first + length}" for first, length in runs) for runs in selection.runs)
-    return SelectedChannels(kind=selection.kind, axis=selection.axis, width=selection.width, take=take)  # type: ignore[arg-type]
+    return SelectedChannels(kind=selection.kind, axis=selection.axis, width=selection.width, take=take)
 
 
 def _selection(name: str, selected: SelectedChannels) -> Selection:

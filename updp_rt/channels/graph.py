@@ -88,8 +88,8 @@ class Graph:
     def _call(self, node: fx.Node) -> Value:
         name = short_name(node)
         if node.target is operator.getitem:
-            held = self.values.get(node.args[0])
-            return held[node.args[1]] if isinstance(held, list) else None  # type: ignore[index]
+            held, index = self.values.get(node.args[0]), node.args[1]
+            return held[index] if isinstance(held, list) and isinstance(index, int) else None
         handler = self.handler(name)
         value = handler(node) if handler is not None else self.end(node)
         if value is None:  # a parameter that goes where it is not followed must stay whole

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from updp_rt.channels.errors import ChannelError
+from updp_rt.channels.sizes import share_tensors
 from updp_rt.channels.trace import Consumer, Trace
 
 Scores = dict[str, NDArray[np.float64]]
@@ -97,7 +98,7 @@ def _ranks(model: nn.Module, consumers: dict[str, Consumer], batches: Iterable[T
     """
     sums: dict[str, Tensor] = {}
     count = 0
-    handles = []
+    model = share_tensors(model).eval()
     for name, consumer in consumers.items():
         axis = consumer.links[0].axis
 
@@ -108,17 +109,10 @@ def _ranks(model: nn.Module, consumers: dict[str, Consumer], batches: Iterable[T
             ranks = torch.linalg.matrix_rank(maps.float()).double().sum(0)
             sums[name] = sums.get(name, torch.zeros_like(ranks)) + ranks
 
-        handles.append(model.get_submodule(name).register_forward_pre_hook(add))
-    training = model.training
-    try:
-        model.eval()
-        for batch in batches:
-            model(batch)
-            count += len(batch)
-    finally:
-        model.train(training)
-        for handle in handles:
-            handle.remove()
+        model.get_submodule(name).register_forward_pre_hook(add)
+    for batch in batches:
+        model(batch)
+        count += len(batch)
     if count == 0:
         raise ChannelError("hrank was given no images")
     return {name: total / count for name, total in sums.items()}

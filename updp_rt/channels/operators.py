@@ -202,7 +202,8 @@ class Walk(Shapes):
         value = self.values.get(node.args[0])
         if not isinstance(value, Channels):
             return None
-        if value.axis != len(shape(node)) - 1 or len(node.args[1]) != 1:  # type: ignore[arg-type]
+        dimensions: Any = node.args[1]
+        if value.axis != len(shape(node)) - 1 or len(dimensions) != 1:
             return self.end(node, "normalises over channels and pixels")
         self.keep(node, "normalises over channels")
         return self._with_slots(node, value, node.args[2:4])

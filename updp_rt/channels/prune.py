@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,8 +22,6 @@ from updp_rt.channels.plan import STRATEGIES, Choice, Copies, choose, choose_nai
 from updp_rt.channels.trace import Trace, trace
 
 EXPORTS = (*STRATEGIES, "naive")
-
-_log = logging.getLogger("updp_rt")
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class ChannelResult:
         optimum: the fewest channels that must be gathered if reordering is all that is done, where known.
         cost, pruned_cost: parameters, and multiply-accumulates for one image, before and after.
         error: largest relative difference in float64 from the masked model, on the example.
-        notes: a line for each operator that ends a segment.
+        notes: a line for each operator that ends a segment, and for whatever else was not done as asked.
     """
 
     model: nn.Module
@@ -134,18 +131,21 @@ def prune_channels(
         masks = choose_masks(found, scores, amount, scope=scope, constrained=constrained, limits=limits)
     check_masks(found, masks)
     try:
-        return _export(model, found, masks, copies, example_input)
+        return _export(model, found, masks, copies, example_input, ())
     except ChannelError as error:
         if found.reshaped <= found.closed.keys():
             raise
         # Sizes written in the model's code show only when it runs: keep all that passes a reshape, then.
-        _log.info("channels that pass a reshape are kept: %s", error)
+        notes = [f"the channels that pass a reshape all stay; without that, {error}"]
     closed = trace(model, example_input, close_reshaped=True)
+    notes += [f"{name}: keeps all its inputs, whatever its mask" for name in masks if name not in closed.prunable]
     masks = {name: mask for name, mask in masks.items() if name in closed.prunable}
-    return _export(model, closed, masks, copies, example_input)
+    return _export(model, closed, masks, copies, example_input, notes)
 
 
-def _export(model: nn.Module, found: Trace, masks: Masks, copies: str, example: Tensor) -> ChannelResult:
+def _export(
+    model: nn.Module, found: Trace, masks: Masks, copies: str, example: Tensor, notes: Sequence[str]
+) -> ChannelResult:
     alive = find_alive(found, masks)
     plain = Layout(alive)
     naive = choose_naive(found, masks, plain)
@@ -165,7 +165,7 @@ def _export(model: nn.Module, found: Trace, masks: Masks, copies: str, example: 
         cost=count_costs(model, (channels, height, width))[0],
         pruned_cost=count_costs(pruned, (channels, height, width))[0],
         error=error,
-        notes=found.notes,
+        notes=(*found.notes, *notes),
     )
 
 

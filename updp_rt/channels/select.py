@@ -10,7 +10,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ class Selection:
         runs: ranges as ``(first, length)``; for ``parts`` one list for each tensor.
     """
 
-    kind: str
+    kind: Literal["view", "gather", "parts"]
     axis: int
     width: tuple[int, ...]
     runs: tuple[tuple[Run, ...], ...]
@@ -151,13 +151,14 @@ class Selecting(nn.Module):
 
 def select_input(module: nn.Module, selection: Selection) -> None:
     """Have `module` select channels of its input first, in place."""
-    module.selection = selection  # type: ignore[assignment]
+    selecting: Any = module
+    selecting.__class__ = _selecting_class(type(module))
+    selecting.selection = selection
     if selection.kind != "view":
         device = next((t.device for t in module.parameters()), None)
         positions = torch.tensor(selection.positions(), device=device)
         # Not in the state_dict, whose names stay those of the source; it moves with the module all the same.
         module.register_buffer(_BUFFER, positions, persistent=False)
-    module.__class__ = _selecting_class(type(module))
 
 
 def _selecting_class(source: type[nn.Module]) -> type[nn.Module]:

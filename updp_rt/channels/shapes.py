@@ -77,7 +77,8 @@ class Shapes(Graph):
     def do_transpose(self, node: fx.Node) -> Value:
         rank = len(shape(node))
         order = list(range(rank))
-        one, other = (int(d) % rank for d in node.args[1:3])  # type: ignore[arg-type]
+        swapped: Any = node.args[1:3]
+        one, other = (int(d) % rank for d in swapped)
         order[one], order[other] = order[other], order[one]
         return self._move(node, order)
 
@@ -104,7 +105,7 @@ class Shapes(Graph):
         value = self.values.get(node.args[0])
         if not isinstance(value, Channels):
             return None
-        dim = int(node.args[1]) % len(shape(node.args[0]))  # type: ignore[arg-type]
+        dim = int(argument(node, 1, "dim")) % len(shape(node.args[0]))
         if dim == value.axis:
             return self.end(node, "takes a channel out")
         return Channels(value.axis - (dim < value.axis), value.atoms)

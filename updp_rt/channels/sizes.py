@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+
+
+def share_tensors(model: nn.Module) -> nn.Module:
+    """A copy of `model` that holds the same parameters and buffers: to run in another mode, or with hooks."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
 
 
 def get_tensor(model: nn.Module, name: str) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,6 +14,7 @@ from updp_rt.channels.atoms import Channels, Ints
 from updp_rt.channels.errors import ChannelError
 from updp_rt.channels.graph import modules_of, short_name
 from updp_rt.channels.operators import PASSING, Walk
+from updp_rt.channels.sizes import share_tensors
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,7 @@ def trace(model: nn.Module, example: Tensor, *, close_reshaped: bool = False) ->
     Raises:
         ChannelError: torch.export cannot follow the model.
     """
-    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    model = copy.deepcopy(model, tensors).eval()  # which holds the same tensors
+    model = share_tensors(model).eval()
     try:
         program = torch.export.export(model, (example,))
     except Exception as error:  # whatever in the model's code cannot be exported
@@ -126,7 +125,6 @@ def trace(model: nn.Module, example: Tensor, *, close_reshaped: bool = False) ->
     if close_reshaped:
         for atoms in walk.reshaped:
             walk.atoms.close(atoms, "a reshape may have its size written in the model's code")
-        walk.notes.append("sizes are written in the model's code; the channels that pass a reshape all stay")
     roots = walk.atoms.roots
     calls: dict[str, list[fx.Node]] = {}
     for node, module in walk.reads.items():
@@ -151,9 +149,12 @@ def _concat(walk: Walk, node: fx.Node, parts: tuple[Ints, ...]) -> Concat:
 
 
 def _check_lists(
-    model: nn.Module, example: Tensor, consumers: dict[str, Consumer], concats: list[Concat]
+    copied: nn.Module, example: Tensor, consumers: dict[str, Consumer], concats: list[Concat]
 ) -> dict[str, Consumer]:
-    """The consumers without those places at which a module is not called with the list that it concatenates."""
+    """The consumers without those places at which a module is not called with the list that it concatenates.
+
+    Leaves hooks in `copied`.
+    """
     places = {link.module: link for c in consumers.values() for link in c.links if link.concat is not None}
     right: set[str] = set()
 
@@ -163,17 +164,14 @@ def _check_lists(
         if sizes == [len(part) for part in concats[link.concat or 0].channels]:
             right.add(name)
 
-    handles = []
     for name, link in places.items():
 
         def hook(_: nn.Module, given: tuple[Any, ...], *, name: str = name, link: Link = link) -> None:
             check(name, link, given)
 
-        handles.append(model.get_submodule(name).register_forward_pre_hook(hook))
-    if handles:
-        model(example)
-    for handle in handles:
-        handle.remove()
+        copied.get_submodule(name).register_forward_pre_hook(hook)
+    if places:
+        copied(example)
     return {
         name: replace(c, links=tuple(link for link in c.links if link.concat is None or link.module in right))
         for name, c in consumers.items()
@@ -182,9 +180,10 @@ def _check_lists(
 
 def _consumer(walk: Walk, name: str, nodes: list[fx.Node]) -> Consumer:
     source: Any = nodes[0].args[0]
+    read: Any = nodes[0].args[1]
     value = walk.values[source]
     assert isinstance(value, Channels)
-    weight, out = (node.meta["val"] for node in (nodes[0].args[1], nodes[0]))  # type: ignore[union-attr]
+    weight, out = read.meta["val"], nodes[0].meta["val"]
     width = len(value.atoms)
     macs = len(nodes) * (out.numel() // weight.shape[0]) * weight.numel() // width
     links = [Link(name, value.axis, source.meta["val"].numel() // width)]
