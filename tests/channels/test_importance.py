@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from tests.channels.graphs import RandomNet
 from updp_rt.channels import ChannelError, trace
 from updp_rt.channels.importance import fpgm, lamp, magnitude, score_inputs
+from updp_rt.channels.layout import count_params
 from updp_rt.channels.masks import choose_masks
 
 X = torch.randn(2, 3, 5, 4, dtype=torch.float64)
@@ -77,10 +80,52 @@ def test_local_budget_drops_the_lowest_of_every_layer(net: RandomNet) -> None:
 def test_global_budget_and_limits(net: RandomNet) -> None:
     found = trace(net, X)
     scores = score_inputs(net, found, "lamp")
-    masks = choose_masks(found, scores, 0.4, scope="global", limits={"fc": 0.2, "parts.*": 0.5})
-    assert (~masks["fc"]).sum() <= 0.2 * len(masks["fc"])
-    assert all((~m).sum() <= 0.5 * len(m) for n, m in masks.items() if n.startswith("parts"))
-    assert all(mask.any() for mask in choose_masks(found, scores, 0.99, scope="global").values())
+    total = sum(parameter.numel() for parameter in net.parameters())
+    for constrained in (False, True):
+        masks = choose_masks(found, scores, 0.3, constrained=constrained, limits={"fc": 0.2, "parts.*": 0.5})
+        assert count_params(found, masks) <= 0.7 * total
+        assert (~masks["fc"]).sum() <= 0.2 * len(masks["fc"])
+        assert all((~m).sum() <= 0.5 * len(m) for n, m in masks.items() if n.startswith("parts"))
+        with pytest.raises(ChannelError, match=r"90% of the parameters cannot be removed, \d+% can"):
+            choose_masks(found, scores, 0.9, constrained=constrained)
+
+
+class Forked(nn.Module):
+    """Channels that two layers read, which save unlike numbers of parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.small, self.large = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1), nn.Conv2d(4, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        return torch.cat([self.small(y), self.large(y)], 1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_masks_of_as_few_parameters_lose_less(seed: int) -> None:
+    """Against all masks there are, at every budget at which the global choice just fits; until a limit is reached."""
+    draw = np.random.default_rng(seed)
+    found = trace(Forked(), torch.randn(1, 3, 6, 5))
+    scores = {name: draw.random(4) for name in ("small", "large")}
+
+    def lost(masks: dict[str, np.ndarray]) -> float:
+        return sum(float(scores[name][~mask].sum()) for name, mask in masks.items())
+
+    def all_masks(coupled: bool) -> list[dict[str, np.ndarray]]:
+        each = [np.array(bits) for bits in product([True, False], repeat=4) if any(bits)]
+        pairs = [(one, one) for one in each] if coupled else product(each, each)
+        return [{"small": one, "large": other} for one, other in pairs]
+
+    for constrained in (False, True):
+        for amount in np.linspace(0.02, 0.6, 30):
+            masks = choose_masks(found, scores, float(amount), constrained=constrained)
+            if any(mask.sum() == 1 for mask in masks.values()):
+                break
+            params = count_params(found, masks)
+            as_few = [each for each in all_masks(constrained) if count_params(found, each) <= params]
+            assert lost(masks) <= min(map(lost, as_few)) + 1e-12
+        assert amount > 0.2
 
 
 @pytest.mark.parametrize(

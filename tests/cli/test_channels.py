@@ -29,7 +29,7 @@ def test_prune_save_and_draw(tmp_path: Path) -> None:
 
 
 def test_ranks_and_accuracy_on_data() -> None:
-    options = ["--img-size", "32", "--num-classes", "10", "--rounds", "1", "--json"]
+    options = ["--img-size", "32", "--num-classes", "10", "--rounds", "1", "--amount", "0.2", "--json"]
     status, out, _ = run("channels", "test_vit", "--data", "digits", "--importance", "hrank", *options)
     summary = json.loads(out)
     assert status == 0

@@ -55,8 +55,9 @@ def score_inputs(
 ) -> Scores:
     """The measure of every input of every prunable consumer, by name, as float64 ``[in_channels]``.
 
-    Magnitude and FPGM are divided by their layer's mean, so that layers can be compared. Inputs that are one channel
-    (pixels of a flattened map) share the sum of theirs.
+    Made to be compared between layers: magnitude and FPGM are divided by their layer's mean, LAMP by the share that
+    each of its inputs would have if all were alike, so that a layer's width counts only in what an input saves. Inputs
+    that are one channel (pixels of a flattened map) share the sum of theirs.
 
     Args:
         measure: one of `MEASURES`.
@@ -77,8 +78,8 @@ def score_inputs(
             weight = model.get_submodule(name).weight
             assert isinstance(weight, Tensor)
             scores = FROM_WEIGHTS[measure](weight.detach().double())
-            # LAMP is made for comparing layers; the other two are of a layer's own size.
-            found[name] = scores if measure == "lamp" else scores / scores.mean().clamp_min(1e-300)
+            unit = 1 / len(scores) if measure == "lamp" else scores.mean().clamp_min(1e-300)
+            found[name] = scores / unit
     return {name: _share(trace.prunable[name], scores.cpu().numpy()) for name, scores in found.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -58,6 +59,19 @@ def find_alive(trace: Trace, masks: Masks) -> Bools:
         if len(source) and not alive[source].any():
             alive[source[0]] = True
     return alive
+
+
+def count_params(trace: Trace, masks: Masks) -> int:
+    """Parameters of the exported model, where every layer reads exactly what it keeps."""
+    alive = find_alive(trace, masks)
+    sizes = {name: list(shape) for name, shape in trace.parameters.items()}
+    for (name, dim), channels in trace.slots.items():
+        if name not in sizes:  # a buffer
+            continue
+        owner, _, attribute = name.rpartition(".")
+        kept = masks.get(owner) if dim == 1 and attribute == "weight" else None
+        sizes[name][dim] = int((alive[channels] if kept is None else kept & alive[channels]).sum())
+    return sum(math.prod(shape) for shape in sizes.values())
 
 
 def check_masks(trace: Trace, masks: Masks) -> None:

@@ -103,11 +103,12 @@ def prune_channels(
     Args:
         model: any model that torch.export follows, on any device; it is not changed.
         example_input: images ``[N, C, H, W]`` as they will be served; copies are weighed against arithmetic for them.
-        amount: share of inputs to drop, of all layers together or in each (`scope`).
+        amount: share to remove: of the model's parameters (``global``), or of every layer's inputs (``local``).
         importance: ``magnitude``, ``lamp``, ``fpgm`` or ``hrank`` (which needs `images`).
-        scope: ``global`` or ``local``.
+        scope: ``global``: whatever loses least score per parameter goes first, in whichever layer; or ``local``.
         constrained: layers that read a channel keep or drop it together, as pruners in common use do.
-        limits: largest share that may be dropped, by pattern of layer names.
+        limits: largest share of its inputs that a layer may lose, by pattern of layer names; under ``global`` 0.9 for
+            layers that no pattern matches.
         images: batches on which ``hrank`` takes ranks.
         masks: inputs that each layer keeps, bool ``[in_channels]`` by module name, instead of `amount` and the rest.
         copies: ``cheapest``: what a layer keeps is gathered where that takes less time than reading more with zeros.

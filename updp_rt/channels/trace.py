@@ -71,6 +71,7 @@ class Trace:
 
     Attributes:
         consumers: the layers that read channels, by module name, in the order in which they run.
+        parameters: the shape of every parameter, by name.
         slots: channels of every parameter or buffer that has a value, or a slice, for each: by name and dimension.
         sources: channels made by one operator, one array for each.
         closed: channels that must stay, and why.
@@ -81,6 +82,7 @@ class Trace:
     """
 
     consumers: dict[str, Consumer]
+    parameters: dict[str, tuple[int, ...]]
     slots: dict[tuple[str, int], Ints]
     sources: list[Ints]
     closed: dict[int, str]
@@ -134,6 +136,7 @@ def trace(model: nn.Module, example: Tensor, *, close_reshaped: bool = False) ->
     consumers = _check_lists(model, example, consumers, concats)
     return Trace(
         consumers,
+        {name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
         {slot: roots(atoms) for slot, atoms in walk.slots.items()},
         [roots(atoms) for atoms in walk.atoms.sources],
         walk.atoms.closed(),

@@ -28,9 +28,9 @@ Limits = Annotated[
 @app.command(epilog="Example: updp-rt channels densenet121 --amount 0.5 --out densenet121_c50")
 def channels(
     model: Annotated[str, typer.Argument(help="A timm model, or a folder that updp-rt wrote.", show_default=False)],
-    amount: Annotated[float, typer.Option(help="Share of the layers' inputs to drop.")] = 0.5,
+    amount: Annotated[float, typer.Option(help="Share to remove: see --scope.")] = 0.5,
     importance: Annotated[str, typer.Option(help="magnitude, lamp, fpgm or hrank (needs --data).")] = "lamp",
-    scope: Annotated[str, typer.Option(help="global: the share of all layers together; local: of each.")] = "global",
+    scope: Annotated[str, typer.Option(help="global: of the parameters; local: of each layer's inputs.")] = "global",
     copies: Annotated[str, typer.Option(help="cheapest, fewest (more arithmetic instead), or naive.")] = "cheapest",
     limits: Limits = None,
     data: Annotated[
@@ -50,7 +50,7 @@ def channels(
     """Prune MODEL's channels without constraints: every layer keeps the inputs it wants; reordering saves the copies.
 
     Shows what each layer keeps and how it reads that, channels copied before and after reordering, and the latency of
-    the baseline, of constrained pruning of the same share, of the naive export and of the reordered one.
+    the baseline, of constrained pruning by the same amount, of the naive export and of the reordered one.
     """
     import torch
 
