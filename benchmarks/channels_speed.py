@@ -75,7 +75,7 @@ def main(
                 row["published"] = run_published(model, masks, upscale)
             rows.append({"model": name, "amount": amount, "dtype": dtype, "batch": batch, **row})
             gathered = "/".join(str(row["gathered"][export]) for export in reversed(EXPORTS))
-            published = row.get("published", {}).get("gathered", "")
+            published = row["published"].get("gathered", "fails") if "published" in row else ""
             times = (f"{row['ms'][arm]:.1f} ms" for arm in _ARMS)
             told = (gathered, row["optimum"], published, *times, f"{row['export_seconds']:.1f} s")
             table.add_row(name, f"{amount:g}", dtype, str(batch), *map(str, told))

@@ -110,3 +110,46 @@ def test_one_mask_for_all_keeps_everything_in_one_place(name: str) -> None:
     masks = {n: draw[c.channels] for n, c in found.prunable.items() if draw[c.channels].any()}
     for export, (_, copies) in all_exports(model, x, masks, found).items():
         assert copies.gathered == 0, export
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+@pytest.mark.parametrize("name", ["regnetx_002", "regnety_002", "resnext26ts"])
+def test_groups_of_convolutions_go_as_a_whole(name: str, constrained: bool) -> None:
+    model = build(name, {})
+    x = torch.randn(1, 3, 33, 47, dtype=torch.float64)
+    result = prune_channels(model, x, scope="local", constrained=constrained)
+    assert result.error < BOUND
+    before, after = (
+        {n: m for n, m in each.named_modules() if isinstance(m, nn.Conv2d) and 1 < m.groups < m.in_channels}
+        for each in (model, result.model)
+    )
+    for conv_name, conv in before.items():
+        narrow = after.get(conv_name) or result.model.get_submodule(conv_name)
+        assert conv.groups // 2 <= narrow.groups <= conv.groups // 2 + 1
+        assert narrow.in_channels == narrow.groups * (conv.in_channels // conv.groups)
+        assert narrow.weight.shape[1:] == conv.weight.shape[1:]
+
+
+class Chunks(nn.Module):
+    """Two halves that go different ways; how large they are its code does not say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 12, 3), nn.Conv2d(6, 5, 1), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, value = self.first(x).chunk(2, 1)
+        return torch.cat([self.second(gate.sigmoid() * value), self.third(value)], 1)
+
+
+def test_halves_shrink_together() -> None:
+    model = Chunks().double()
+    x = torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    result = prune_channels(model, x, scope="local", constrained=True)
+    assert result.error < BOUND
+    assert not result.notes
+    assert result.model.first.out_channels == 6
+    unequal = {"second": np.arange(6) < 2, "third": np.arange(6) > 2}  # one half alone would keep 2, the other 5
+    result = prune_channels(model, x, masks=unequal)
+    assert result.error < BOUND
+    assert result.model.first.out_channels == 10

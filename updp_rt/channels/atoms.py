@@ -23,12 +23,14 @@ class Atoms:
     """A growing set of atoms with union-find: what an addition joins is one channel from then on.
 
     An atom is *closed* if its channel must stay, and *pinned* if it must stay where it is among its neighbours too.
-    `sources` are the lists of atoms that one operator made; atoms of the same sources may trade places.
+    `sources` are the lists of atoms that one operator made; atoms of the same sources may trade places. `coupled` are
+    those that stay or go together.
     """
 
     def __init__(self) -> None:
         self._parent: list[int] = []
         self.sources: list[Ints] = []
+        self.coupled: list[Ints] = []
         self._closed: dict[int, str] = {}
         self._pinned: set[int] = set()
 
@@ -58,8 +60,12 @@ class Atoms:
         """Keep these channels; with `pin` also their order."""
         for atom in atoms.tolist():
             self._closed.setdefault(atom, reason)
-            if pin:
-                self._pinned.add(atom)
+        if pin:
+            self.pin(atoms)
+
+    def pin(self, atoms: Ints) -> None:
+        """Keep the order of those of these channels that stay."""
+        self._pinned.update(atoms.tolist())
 
     def roots(self, atoms: Ints) -> Ints:
         return np.fromiter((self.find(a) for a in atoms.tolist()), dtype=np.int64, count=len(atoms))

@@ -48,17 +48,19 @@ class Layout:
 def find_alive(trace: Trace, masks: Masks) -> Bools:
     """Which channels stay, by number: those that a consumer keeps, and those that nothing may remove.
 
-    A channel added to one that some consumer keeps is the same channel, so it stays as well. Every layer keeps at
-    least one output.
+    A channel added to one that some consumer keeps is the same channel, so it stays as well, and so do those coupled
+    with it. Every layer keeps at least one output.
     """
     alive = np.zeros(trace.size, dtype=np.bool_)
     alive[list(trace.closed)] = True
     for name, consumer in trace.consumers.items():
         alive[consumer.channels[masks[name]] if name in masks else consumer.channels] = True
+    units = np.zeros(trace.size, dtype=np.bool_)
+    units[trace.units[alive]] = True
     for source in trace.sources:
-        if len(source) and not alive[source].any():
-            alive[source[0]] = True
-    return alive
+        if len(source) and not units[trace.units[source]].any():
+            units[trace.units[source[0]]] = True
+    return np.asarray(units[trace.units])
 
 
 def count_params(trace: Trace, masks: Masks) -> int:

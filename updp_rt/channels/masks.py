@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +16,12 @@ from updp_rt.channels.atoms import Bools, Ints
 from updp_rt.channels.errors import ChannelError
 from updp_rt.channels.importance import Scores
 from updp_rt.channels.layout import channel_groups, count_params
-from updp_rt.channels.trace import Trace
+from updp_rt.channels.trace import Consumer, Trace
 
 SCOPES = ("local", "global")
 # Most that a layer loses of its inputs under a global budget, unless its limit says otherwise.
 MOST = 0.9
+_NEVER = np.iinfo(np.int64).max
 
 
 def choose_masks(
@@ -66,41 +69,60 @@ def choose_masks(
         return _choose_in_groups(trace, scores, amount, limits)
     masks = {}
     for name, consumer in trace.prunable.items():
-        channels, first = np.unique(consumer.channels, return_index=True)
-        kept = channels[_keep(scores[name][first], amount, _limit(limits, name, 1.0))]
-        masks[name] = np.isin(consumer.channels, kept)
+        pool = _pool(trace, consumer, scores[name])
+        masks[name] = _keep(pool.totals / pool.counts, amount, _limit(limits, name, 1.0))[pool.index]
     return masks
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """The units that a consumer reads: which of them each input is of, their scores in all, their numbers of inputs."""
+
+    units: Ints
+    index: Ints
+    totals: NDArray[np.float64]
+    counts: Ints
+
+
+def _pool(trace: Trace, consumer: Consumer, scores: NDArray[np.float64]) -> _Pool:
+    _, place, times = np.unique(consumer.channels, return_inverse=True, return_counts=True)
+    units, index, counts = np.unique(trace.units[consumer.channels], return_inverse=True, return_counts=True)
+    totals = np.bincount(index, scores / times[place])  # inputs that are one channel share one score
+    return _Pool(units, index.astype(np.int64), totals.astype(np.float64), counts.astype(np.int64))
 
 
 def _choose_in_groups(trace: Trace, scores: Scores, amount: float, limits: Mapping[str, float]) -> dict[str, Bools]:
     """A share of every group, whose channels score as the mean of those that read them."""
     total, readers, limit = np.zeros(trace.size), np.zeros(trace.size), np.ones(trace.size)
     for name, consumer in trace.prunable.items():
-        np.add.at(total, consumer.channels, scores[name])
-        np.add.at(readers, consumer.channels, 1)
-        limit[consumer.channels] = np.minimum(limit[consumer.channels], _limit(limits, name, 1.0))
+        pool = _pool(trace, consumer, scores[name])
+        total[pool.units] += pool.totals
+        readers[pool.units] += pool.counts
+        limit[pool.units] = np.minimum(limit[pool.units], _limit(limits, name, 1.0))
     kept = np.ones(trace.size, dtype=np.bool_)
+    left = (readers > 0) & ~np.isin(np.arange(trace.size), list(trace.closed))
     for group in channel_groups(trace):
-        free = np.array([c for c in group.tolist() if readers[c] and c not in trace.closed], dtype=np.int64)
+        units = np.unique(trace.units[group])
+        free = units[left[units]]
+        left[free] = False
         if len(free):
             kept[free] = _keep(total[free] / readers[free], amount, float(limit[free].min()))
-    return {name: kept[consumer.channels] for name, consumer in trace.prunable.items()}
+    return {name: kept[trace.units[consumer.channels]] for name, consumer in trace.prunable.items()}
 
 
 def _keep(scores: NDArray[np.float64], amount: float, limit: float) -> Bools:
     """All but the lowest share of some scores."""
-    count = len(scores)
-    kept = np.ones(count, dtype=np.bool_)
-    kept[np.argsort(scores, kind="stable")[: min(int(amount * count), int(limit * count), count - 1)]] = False
+    width = len(scores)
+    kept = np.ones(width, dtype=np.bool_)
+    kept[np.argsort(scores, kind="stable")[: min(int(amount * width), int(limit * width), width - 1)]] = False
     return kept
 
 
 @dataclass(frozen=True)
-class _Step:
-    """A channel that some of its readers drop together: the score they lose, and the parameters that go."""
+class _Reader:
+    """A consumer that may drop a unit: the score that it loses, and the weights that it saves."""
 
-    channel: int
-    readers: tuple[str, ...]
+    name: str
     lost: float
     saved: float
 
@@ -109,73 +131,96 @@ class _Step:
         return self.lost / self.saved
 
 
+@dataclass(frozen=True)
+class _Step:
+    """A unit that some of its readers drop together, and the weights of its makers that go with it."""
+
+    unit: int
+    readers: tuple[_Reader, ...]
+    makers: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        return sum(reader.lost for reader in self.readers) / (
+            sum(reader.saved for reader in self.readers) + self.makers
+        )
+
+
 def _choose_globally(
     trace: Trace, scores: Scores, amount: float, constrained: bool, limits: Mapping[str, float]
 ) -> dict[str, Bools]:
-    steps = sorted(_steps(trace, scores, constrained), key=lambda step: step.rate)
-    goes = _take(trace, steps, constrained, limits)
+    goes = _take(trace, _steps(trace, scores, constrained), constrained, limits)
 
-    def masks(count: int) -> dict[str, Bools]:
-        return {name: when >= count for name, when in goes.items()}
+    def masks(steps: int) -> dict[str, Bools]:
+        return {name: when >= steps for name, when in goes.items()}
+
+    def share(steps: int) -> float:
+        return 1 - count_params(trace, masks(steps)) / total
 
     total = count_params(trace, {})
-    largest = 1 - count_params(trace, masks(len(steps))) / total
-    if amount > largest:
+    last = max((int(when[when < _NEVER].max(initial=-1)) + 1 for when in goes.values()), default=0)
+    if amount > share(last):
         raise ChannelError(
-            f"{amount:.0%} of the parameters cannot be removed, {int(100 * largest)}% can: layers may lose of their "
-            f"inputs what `limits` say, and {MOST:.0%} where they say nothing"
+            f"{amount:.0%} of the parameters cannot be removed, {int(100 * share(last))}% can: layers may lose of "
+            f"their inputs what `limits` say, and {MOST:.0%} where they say nothing"
         )
-    count = bisect_left(range(len(steps)), True, key=lambda n: count_params(trace, masks(n)) <= (1 - amount) * total)
-    return masks(count)
+    return masks(bisect_left(range(last), amount, key=share))
 
 
 def _steps(trace: Trace, scores: Scores, constrained: bool) -> Iterator[_Step]:
-    """For every channel the steps by which its readers drop it, each dearer than the one before."""
-    readers: dict[int, list[_Step]] = {}
+    """For every unit the steps by which its readers drop it, each dearer than the one before."""
+    found: dict[int, list[_Reader]] = {}
     for name, consumer in trace.prunable.items():
-        channels, first, counts = np.unique(consumer.channels, return_index=True, return_counts=True)
-        saved = consumer.weights * counts
-        for channel, lost, weights in zip(channels.tolist(), scores[name][first].tolist(), saved.tolist(), strict=True):
-            readers.setdefault(channel, []).append(_Step(channel, (name,), lost, weights))
+        pool = _pool(trace, consumer, scores[name])
+        columns = (pool.units, pool.totals, consumer.weights * pool.counts)
+        for unit, lost, saved in zip(*(column.tolist() for column in columns), strict=True):
+            found.setdefault(unit, []).append(_Reader(name, lost, saved))
     makers = _maker_weights(trace)
-    for channel, steps in readers.items():
-        steps.sort(key=lambda step: step.rate)
-        last = steps.pop()
-        if channel not in trace.closed:
-            last = _Step(channel, last.readers, last.lost, last.saved + makers[channel])
+    for unit, readers in found.items():
+        if unit not in trace.closed:
+            readers.sort(key=lambda reader: reader.rate)
+            last = _Step(unit, (readers.pop(),), makers[unit])
             # The last reader takes the makers' weights along: others join it where that is cheaper than to go alone.
-            while steps and (constrained or steps[-1].rate >= last.rate):
-                other = steps.pop()
-                last = _Step(channel, last.readers + other.readers, last.lost + other.lost, last.saved + other.saved)
+            while readers and (constrained or readers[-1].rate >= last.rate):
+                last = _Step(unit, (readers.pop(), *last.readers), last.makers)
+            yield last
         elif constrained:
             continue
-        yield from (*steps, last)
+        yield from (_Step(unit, (reader,)) for reader in readers)
 
 
 def _maker_weights(trace: Trace) -> NDArray[np.float64]:
-    """Parameters that go with each channel when nothing reads it: the filters that make it, what scales it."""
+    """Parameters that go with each unit when nothing reads it: the filters that make it, what scales it."""
     weights = np.zeros(trace.size)
     for (name, dim), channels in trace.slots.items():
         owner, _, attribute = name.rpartition(".")
         if name in trace.parameters and not (owner in trace.consumers and attribute == "weight" and dim == 1):
-            np.add.at(weights, channels, np.prod(trace.parameters[name]) / len(channels))
+            np.add.at(weights, trace.units[channels], np.prod(trace.parameters[name]) / len(channels))
     return weights
 
 
-def _take(trace: Trace, steps: list[_Step], constrained: bool, limits: Mapping[str, float]) -> dict[str, Ints]:
-    """The number of the step at which each input goes, ``[in_channels]`` by name; beyond all where a limit keeps it."""
+def _take(trace: Trace, steps: Iterable[_Step], constrained: bool, limits: Mapping[str, float]) -> dict[str, Ints]:
+    """When each input goes, the cheapest step first: ``[in_channels]`` by name, `_NEVER` where a limit keeps it."""
     goes, places, left = {}, {}, {}
     for name, consumer in trace.prunable.items():
-        channels, places[name] = np.unique(consumer.channels, return_inverse=True)
-        goes[name] = dict.fromkeys(channels.tolist(), len(steps))
-        left[name] = min(int(_limit(limits, name, MOST) * len(channels)), len(channels) - 1)
-    for number, step in enumerate(steps):
-        if constrained and not all(left[name] for name in step.readers):
-            continue
-        for name in step.readers:
-            if left[name]:
-                goes[name][step.channel] = number
-                left[name] -= 1
+        units, places[name] = np.unique(trace.units[consumer.channels], return_inverse=True)
+        goes[name] = dict.fromkeys(units.tolist(), _NEVER)
+        left[name] = min(int(_limit(limits, name, MOST) * len(units)), len(units) - 1)
+    ties = count()
+    waiting = [(step.rate, next(ties), step) for step in steps]
+    heapify(waiting)
+    taken = count()
+    while waiting:
+        _, _, step = heappop(waiting)
+        free = [reader for reader in step.readers if left[reader.name]]
+        if len(free) == len(step.readers):
+            number = next(taken)
+            for reader in free:
+                goes[reader.name][step.unit] = number
+                left[reader.name] -= 1
+        elif not constrained:  # the unit stays, so whoever may still drop it saves no more than its own weights
+            for reader in free:
+                heappush(waiting, (reader.rate, next(ties), _Step(step.unit, (reader,))))
     return {name: np.array(list(found.values()), dtype=np.int64)[places[name]] for name, found in goes.items()}
 
 

@@ -174,16 +174,17 @@ class Walk(Shapes):
         elif groups == len(inputs):
             made = np.repeat(inputs, outputs // groups)
         else:
-            self._grouped(owner, groups, inputs, made)
+            self._group(groups, inputs, made)
         slots = [self.slot(node, parameter, 0, made) for parameter in (weight, bias) if parameter is not None]
         if not all(slots):
             self.atoms.close(made, f"the weights of {owner} are used elsewhere too")
         return Channels(axis, made)
 
-    def _grouped(self, owner: str, groups: int, inputs: Ints, made: Ints) -> None:
+    def _group(self, groups: int, inputs: Ints, made: Ints) -> None:
+        """What one group of a convolution reads and makes stays or goes together, and in this order."""
+        self.atoms.coupled += map(np.concatenate, zip(np.split(inputs, groups), np.split(made, groups), strict=True))
         for atoms in (inputs, made):
-            self.atoms.close(atoms, f"grouped convolution {owner}")
-        self.notes.append(f"{owner}: a convolution in {groups} groups; the channels that it reads and makes all stay")
+            self.atoms.pin(atoms)
 
     def _is_layer(self, owner: str, weight: Parameter) -> bool:
         """Whether a weight is that of a module which does nothing but this operator, perhaps after padding."""

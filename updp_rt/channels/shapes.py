@@ -9,7 +9,7 @@ import numpy as np
 from torch import fx
 
 from updp_rt.channels.atoms import Channels, Ints
-from updp_rt.channels.graph import Graph, Parameter, Value, argument, read_axis, shape
+from updp_rt.channels.graph import Graph, Parameter, Value, argument, read_axis, shape, short_name
 
 
 class Shapes(Graph):
@@ -128,9 +128,14 @@ class Shapes(Graph):
         dim = int(argument(node, 2, "dim") or 0) % len(shape(node.args[0]))
         if dim != value.axis:
             return [value for _ in outputs]
-        self.keep(node, "takes ranges of channels by number")
-        ends = np.cumsum([part.shape[dim] for part in outputs])[:-1]
-        return [Channels(dim, self._part(part)) for part in np.split(value.atoms, ends)]
+        sizes = [part.shape[dim] for part in outputs]
+        parts = np.split(value.atoms, np.cumsum(sizes)[:-1])
+        if short_name(node) == "chunk" and len(set(sizes)) == 1:
+            # A number of parts, whatever their size: they shrink together.
+            self.atoms.coupled += map(np.array, zip(*parts, strict=True))
+        else:
+            self.keep(node, "takes ranges of channels by number")
+        return [Channels(dim, self._part(part)) for part in parts]
 
     def _part(self, atoms: Ints) -> Ints:
         """Some channels of a tensor: no longer to trade places with its others, which go other ways."""

@@ -39,7 +39,7 @@ def replace_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
 
 def _tell_sizes(module: Any, old: Tensor, new: Tensor) -> None:
     if isinstance(module, _ConvNd):
-        if old.shape[1] == 1 and module.groups > 1:  # depthwise, perhaps with several outputs a channel
+        if module.groups > 1:  # which go as a whole
             module.groups = new.shape[0] * module.groups // old.shape[0]
         module.in_channels, module.out_channels = new.shape[1] * module.groups, new.shape[0]
     elif isinstance(module, nn.Linear):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -74,6 +75,7 @@ class Trace:
         parameters: the shape of every parameter, by name.
         slots: channels of every parameter or buffer that has a value, or a slice, for each: by name and dimension.
         sources: channels made by one operator, one array for each.
+        units: for every channel the first of those that stay or go with it, such as a convolution's group.
         closed: channels that must stay, and why.
         pinned: channels that must stay in their order.
         concats: the concatenations along channels.
@@ -85,6 +87,7 @@ class Trace:
     parameters: dict[str, tuple[int, ...]]
     slots: dict[tuple[str, int], Ints]
     sources: list[Ints]
+    units: Ints
     closed: dict[int, str]
     pinned: frozenset[int]
     concats: list[Concat]
@@ -94,7 +97,7 @@ class Trace:
     @cached_property
     def size(self) -> int:
         """One more than the largest number of a channel."""
-        return 1 + max((int(source.max()) for source in self.sources if len(source)), default=0)
+        return len(self.units)
 
     @cached_property
     def prunable(self) -> dict[str, Consumer]:
@@ -134,17 +137,29 @@ def trace(model: nn.Module, example: Tensor, *, close_reshaped: bool = False) ->
     consumers = {name: _consumer(walk, name, nodes) for name, nodes in calls.items()}
     concats = [_concat(walk, node, parts) for node, parts in walk.concats.items()]
     consumers = _check_lists(model, example, consumers, concats)
+    sources = [roots(atoms) for atoms in walk.atoms.sources]
+    units = _units(map(roots, walk.atoms.coupled), 1 + max((int(s.max()) for s in sources if len(s)), default=0))
+    closed = {int(units[channel]): why for channel, why in walk.atoms.closed().items()}
     return Trace(
         consumers,
         {name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
         {slot: roots(atoms) for slot, atoms in walk.slots.items()},
-        [roots(atoms) for atoms in walk.atoms.sources],
-        walk.atoms.closed(),
+        sources,
+        units,
+        {channel: closed[unit] for channel, unit in enumerate(units.tolist()) if unit in closed},
         frozenset(walk.atoms.pinned()),
         concats,
         frozenset(root for atoms in walk.reshaped for root in roots(atoms).tolist()),
         tuple(walk.notes),
     )
+
+
+def _units(coupled: Iterable[Ints], size: int) -> Ints:
+    units = np.arange(size, dtype=np.int64)
+    for channels in coupled:
+        found = units[channels]
+        units[np.isin(units, found)] = found.min()
+    return units
 
 
 def _concat(walk: Walk, node: fx.Node, parts: tuple[Ints, ...]) -> Concat:
