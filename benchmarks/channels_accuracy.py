@@ -3,9 +3,8 @@
 Run ``python -m benchmarks.channels_accuracy``. For each model and seed a baseline is trained from scratch. Constrained
 masks drop a share of the parameters (where the scope is local: of every coupled group's channels); unconstrained ones
 are chosen for as many parameters. "Averaged" are constrained masks whose groups score as the mean of their layers, as
-Torch-Pruning and the published comparison have it, instead of the sum. Accuracy is of the masked models, which the
-exported ones equal, on 719 images that training never sees: as they are, and with BatchNorm statistics taken anew on
-512 training images.
+Torch-Pruning's do by default, instead of the sum. Accuracy is of the masked models, which the exported ones equal, on
+719 images that training never sees: as they are, and with BatchNorm statistics taken anew on 512 training images.
 """
 
 from __future__ import annotations
