@@ -68,8 +68,10 @@ def test_constrained_masks_leave_nothing_to_select(net: RandomNet, budget: tuple
     scope, amount = budget
     try:
         masks = choose_masks(found, score_inputs(net, found, "magnitude"), amount, scope=scope, constrained=True)
-    except ChannelError:  # so little of this net can go
-        assume(False)
+    except ChannelError as error:
+        if "cannot be removed" not in str(error):
+            raise
+        assume(False)  # so little of this net can go
     exported, copies = all_exports(net, x, masks, found)["naive"]
     with torch.no_grad():
         assert relative_error(exported(x), mask_model(net, masks)(x)) < BOUND

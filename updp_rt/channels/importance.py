@@ -56,8 +56,7 @@ def score_inputs(
     """The measure of every input of every prunable consumer, by name, as float64 ``[in_channels]``.
 
     Made to be compared between layers: magnitude and FPGM are divided by their layer's mean, LAMP by the share that
-    each of its inputs would have if all were alike, so that a layer's width counts only in what an input saves. Inputs
-    that are one channel (pixels of a flattened map) share the sum of theirs.
+    each of its inputs would have if all were alike, so that a layer's width counts only in what an input saves.
 
     Args:
         measure: one of `MEASURES`.
@@ -80,16 +79,7 @@ def score_inputs(
             scores = FROM_WEIGHTS[measure](weight.detach().double())
             unit = 1 / len(scores) if measure == "lamp" else scores.mean().clamp_min(1e-300)
             found[name] = scores / unit
-    return {name: _share(trace.prunable[name], scores.cpu().numpy()) for name, scores in found.items()}
-
-
-def _share(consumer: Consumer, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    unique, index = np.unique(consumer.channels, return_inverse=True)
-    if len(unique) == len(scores):
-        return scores
-    total = np.zeros(len(unique))
-    np.add.at(total, index, scores)
-    return total[index]
+    return {name: scores.cpu().numpy() for name, scores in found.items()}
 
 
 def _ranks(model: nn.Module, consumers: dict[str, Consumer], batches: Iterable[Tensor]) -> dict[str, Tensor]:

@@ -63,15 +63,15 @@ def choose_masks(
             raise ChannelError(
                 f"the limit {pattern!r} matches no layer; layers are {', '.join(list(trace.prunable)[:5])}, ..."
             )
+    pools = {name: _pool(trace, consumer, scores[name]) for name, consumer in trace.prunable.items()}
     if scope == "global":
-        return _choose_globally(trace, scores, amount, constrained, limits)
+        return _choose_globally(trace, pools, amount, constrained, limits)
     if constrained:
-        return _choose_in_groups(trace, scores, amount, limits)
-    masks = {}
-    for name, consumer in trace.prunable.items():
-        pool = _pool(trace, consumer, scores[name])
-        masks[name] = _keep(pool.totals / pool.counts, amount, _limit(limits, name, 1.0))[pool.index]
-    return masks
+        return _choose_in_groups(trace, pools, amount, limits)
+    return {
+        name: _keep(pool.totals / pool.counts, amount, _limit(limits, name, 1.0))[pool.index]
+        for name, pool in pools.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -85,17 +85,17 @@ class _Pool:
 
 
 def _pool(trace: Trace, consumer: Consumer, scores: NDArray[np.float64]) -> _Pool:
-    _, place, times = np.unique(consumer.channels, return_inverse=True, return_counts=True)
     units, index, counts = np.unique(trace.units[consumer.channels], return_inverse=True, return_counts=True)
-    totals = np.bincount(index, scores / times[place])  # inputs that are one channel share one score
+    totals = np.bincount(index, scores)
     return _Pool(units, index.astype(np.int64), totals.astype(np.float64), counts.astype(np.int64))
 
 
-def _choose_in_groups(trace: Trace, scores: Scores, amount: float, limits: Mapping[str, float]) -> dict[str, Bools]:
+def _choose_in_groups(
+    trace: Trace, pools: Mapping[str, _Pool], amount: float, limits: Mapping[str, float]
+) -> dict[str, Bools]:
     """A share of every group, whose channels score as the mean of those that read them."""
     total, readers, limit = np.zeros(trace.size), np.zeros(trace.size), np.ones(trace.size)
-    for name, consumer in trace.prunable.items():
-        pool = _pool(trace, consumer, scores[name])
+    for name, pool in pools.items():
         total[pool.units] += pool.totals
         readers[pool.units] += pool.counts
         limit[pool.units] = np.minimum(limit[pool.units], _limit(limits, name, 1.0))
@@ -107,7 +107,7 @@ def _choose_in_groups(trace: Trace, scores: Scores, amount: float, limits: Mappi
         left[free] = False
         if len(free):
             kept[free] = _keep(total[free] / readers[free], amount, float(limit[free].min()))
-    return {name: kept[trace.units[consumer.channels]] for name, consumer in trace.prunable.items()}
+    return {name: kept[pool.units][pool.index] for name, pool in pools.items()}
 
 
 def _keep(scores: NDArray[np.float64], amount: float, limit: float) -> Bools:
@@ -147,9 +147,9 @@ class _Step:
 
 
 def _choose_globally(
-    trace: Trace, scores: Scores, amount: float, constrained: bool, limits: Mapping[str, float]
+    trace: Trace, pools: Mapping[str, _Pool], amount: float, constrained: bool, limits: Mapping[str, float]
 ) -> dict[str, Bools]:
-    goes = _take(trace, _steps(trace, scores, constrained), constrained, limits)
+    goes = _take(pools, _steps(trace, pools, constrained), constrained, limits)
 
     def masks(steps: int) -> dict[str, Bools]:
         return {name: when >= steps for name, when in goes.items()}
@@ -167,12 +167,11 @@ def _choose_globally(
     return masks(bisect_left(range(last), amount, key=share))
 
 
-def _steps(trace: Trace, scores: Scores, constrained: bool) -> Iterator[_Step]:
+def _steps(trace: Trace, pools: Mapping[str, _Pool], constrained: bool) -> Iterator[_Step]:
     """For every unit the steps by which its readers drop it, each dearer than the one before."""
     found: dict[int, list[_Reader]] = {}
-    for name, consumer in trace.prunable.items():
-        pool = _pool(trace, consumer, scores[name])
-        columns = (pool.units, pool.totals, consumer.weights * pool.counts)
+    for name, pool in pools.items():
+        columns = (pool.units, pool.totals, trace.consumers[name].weights * pool.counts)
         for unit, lost, saved in zip(*(column.tolist() for column in columns), strict=True):
             found.setdefault(unit, []).append(_Reader(name, lost, saved))
     makers = _maker_weights(trace)
@@ -199,13 +198,14 @@ def _maker_weights(trace: Trace) -> NDArray[np.float64]:
     return weights
 
 
-def _take(trace: Trace, steps: Iterable[_Step], constrained: bool, limits: Mapping[str, float]) -> dict[str, Ints]:
+def _take(
+    pools: Mapping[str, _Pool], steps: Iterable[_Step], constrained: bool, limits: Mapping[str, float]
+) -> dict[str, Ints]:
     """When each input goes, the cheapest step first: ``[in_channels]`` by name, `_NEVER` where a limit keeps it."""
-    goes, places, left = {}, {}, {}
-    for name, consumer in trace.prunable.items():
-        units, places[name] = np.unique(trace.units[consumer.channels], return_inverse=True)
-        goes[name] = dict.fromkeys(units.tolist(), _NEVER)
-        left[name] = min(int(_limit(limits, name, MOST) * len(units)), len(units) - 1)
+    goes, left = {}, {}
+    for name, pool in pools.items():
+        goes[name] = dict.fromkeys(pool.units.tolist(), _NEVER)
+        left[name] = min(int(_limit(limits, name, MOST) * len(pool.units)), len(pool.units) - 1)
     ties = count()
     waiting = [(step.rate, next(ties), step) for step in steps]
     heapify(waiting)
@@ -221,7 +221,7 @@ def _take(trace: Trace, steps: Iterable[_Step], constrained: bool, limits: Mappi
         elif not constrained:  # the unit stays, so whoever may still drop it saves no more than its own weights
             for reader in free:
                 heappush(waiting, (reader.rate, next(ties), _Step(step.unit, (reader,))))
-    return {name: np.array(list(found.values()), dtype=np.int64)[places[name]] for name, found in goes.items()}
+    return {name: np.array(list(goes[name].values()), dtype=np.int64)[pool.index] for name, pool in pools.items()}
 
 
 def _limit(limits: Mapping[str, float], name: str, default: float) -> float:
