@@ -2,9 +2,10 @@
 
 Run ``python -m benchmarks.channels_accuracy``. For each model and seed a baseline is trained from scratch. Constrained
 masks drop a share of the parameters (where the scope is local: of every coupled group's channels); unconstrained ones
-are chosen for as many parameters. "Averaged" are constrained masks whose groups score as the mean of their layers, as
-Torch-Pruning's do by default, instead of the sum. Accuracy is of the masked models, which the exported ones equal, on
-719 images that training never sees: as they are, and with BatchNorm statistics taken anew on 512 training images.
+are chosen for as many parameters, with 64 training images. "Averaged" are constrained masks whose groups score as the
+mean of their layers, as Torch-Pruning's do by default, instead of the sum; "free" are unconstrained ones without
+images, by scores alone. Accuracy is of the masked models, which the exported ones equal, on 719 images that training
+never sees: as they are, and with BatchNorm statistics taken anew on 512 training images.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch.utils.data import ConcatDataset
 
 from benchmarks.common import write_result
 from updp_rt.channels import Trace, mask_model, trace
+from updp_rt.channels.coupling import choose_coupling
 from updp_rt.channels.importance import MEASURES, Scores, score_inputs
 from updp_rt.channels.layout import Masks, count_params
 from updp_rt.channels.masks import choose_masks
@@ -36,7 +38,7 @@ from updp_rt.pruning.trainer import Recipe, evaluate, fit, label_losses, make_ac
 # Epochs and learning rate of the baseline.
 BUDGETS = {"resnet18": (6, 1e-3), "densenet121": (6, 1e-3), "mobilenetv2_100": (40, 5e-3)}
 BATCH = 32
-KINDS = ("averaged", "constrained", "unconstrained")
+KINDS = ("averaged", "constrained", "free", "unconstrained")
 ARMS = ("baseline", *KINDS, *(f"{kind} recalibrated" for kind in KINDS))
 
 
@@ -58,22 +60,22 @@ def main(
                 shown = " ".join(f"{100 * row[arm]:.2f}" for arm in ARMS)
                 console.print(name, seed, row["importance"], row["amount"], shown)
     table = Table(title="accuracy on the digits after pruning, no training", title_justify="left")
-    for column in ("model", "measure", "share", "parameters", *ARMS, "over averaged", "over constrained"):
+    for column in ("model", "measure", "share", "parameters", *ARMS, *(f"over {kind}" for kind in KINDS[:-1])):
         table.add_column(column, justify="right")
     keys = dict.fromkeys((row["model"], row["importance"], row["amount"]) for row in rows)
     for key in keys:
         found = [row for row in rows if (row["model"], row["importance"], row["amount"]) == key]
         share = statistics.mean(row["params"]["constrained"] / row["params"]["baseline"] for row in found)
         cells = [_spread([row[arm] for row in found]) for arm in ARMS]
-        gains = [_spread([row["unconstrained"] - row[kind] for row in found]) for kind in KINDS[:2]]
+        gains = [_spread([row["unconstrained"] - row[kind] for row in found]) for kind in KINDS[:-1]]
         table.add_row(*map(str, key), f"{100 * share:.0f}%", *cells, *gains)
-    Console(width=240).print(table)
+    Console(width=320).print(table)
     about = {"scope": scope, "budgets": BUDGETS, "batch": BATCH}
     console.print(f"written: {write_result(f'channels_accuracy-{scope}', rows, **about)}")
 
 
 def compare(name: str, seed: int, scope: str, settings: list[tuple[str, float]]) -> list[dict[str, Any]]:
-    """Accuracies of a baseline and of both prunings of it, for every measure and share."""
+    """Accuracies of a baseline and of every kind of pruning of it, for every measure and share."""
     splits = load_splits("digits", (3, 32, 32))
     unseen = make_loader(ConcatDataset([splits.val, splits.test]), 256, training=False)
     seed_everything(seed, "weights", 0)
@@ -90,17 +92,22 @@ def compare(name: str, seed: int, scope: str, settings: list[tuple[str, float]])
     batches = first_images(make_loader(splits.train, 256, training=True, seed=seed), 512).split(256)
     found = trace(model, torch.randn(1, 3, 32, 32))
     baseline = evaluate(model, unseen)
-    scores = {measure: score_inputs(model, found, measure, images) for measure, _ in settings}
+    scores = {measure: score_inputs(model, found, measure, [images]) for measure, _ in settings}
     rows = []
     for measure, amount in settings:
         constrained = choose_masks(found, scores[measure], amount, scope=scope, constrained=True)
         target = count_params(found, constrained)
         averaged = average(found, scores[measure])
+        free = match_params(found, scores[measure], scope, target)
         masks = {
             "averaged": choose_masks(found, averaged, amount, scope=scope, constrained=True),
             "constrained": constrained,
-            "unconstrained": match_params(found, scores[measure], scope, target),
+            "free": free,
+            "unconstrained": free,
         }
+        if scope == "global":
+            share = 1 - target / count_params(found, {})
+            masks["unconstrained"] = choose_coupling(model, found, scores[measure], share, [images])[0]
         row: dict[str, Any] = {"importance": measure, "amount": amount, "baseline": baseline}
         row["params"] = {"baseline": count_params(found, {})}
         for arm, chosen in masks.items():
@@ -110,7 +117,7 @@ def compare(name: str, seed: int, scope: str, settings: list[tuple[str, float]])
             recalibrate(masked, batches)
             row[f"{arm} recalibrated"] = evaluate(masked, unseen)
         # How much of what is dropped both drop: 1 where being free changes nothing.
-        row["shared"] = _shared(masks["constrained"], masks["unconstrained"])
+        row["shared"] = {kind: _shared(constrained, masks[kind]) for kind in ("free", "unconstrained")}
         rows.append(row)
     return rows
 

@@ -58,7 +58,7 @@ def test_hrank_leaves_the_model_as_it_is(net: RandomNet) -> None:
     net.train()
     net.parts[1].eval()  # a norm that stays frozen while the rest is trained
     modes = [module.training for module in net.modules()]
-    score_inputs(net, trace(net, X), "hrank", X)
+    score_inputs(net, trace(net, X), "hrank", [X])
     assert [module.training for module in net.modules()] == modes
     assert not any(module._forward_pre_hooks for module in net.modules())
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -92,6 +93,17 @@ def check_equal(masked: nn.Module, pruned: nn.Module, example: Tensor) -> float:
     if not worst <= _TOLERANCE:
         raise ChannelError(f"the exported model differs from the masked one by {worst:.1e}, so it was not made")
     return worst
+
+
+def output_change(model: nn.Module, masks: Masks, batches: Iterable[Tensor]) -> float:
+    """By how much masks change a model's outputs on images: ``||masked - model|| / ||model||``, in float64."""
+    masked = mask_model(model, masks)
+    changed = total = 0.0
+    for batch in batches:
+        for want, got in zip(*(_run(each, batch.double()) for each in (model, masked)), strict=True):
+            changed += float((got - want).square().sum())
+            total += float(want.square().sum())
+    return math.sqrt(changed / max(total, 1e-300))
 
 
 @torch.no_grad()

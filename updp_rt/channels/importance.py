@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -50,9 +50,7 @@ MEASURES = (*FROM_WEIGHTS, "hrank")
 
 
 @torch.no_grad()
-def score_inputs(
-    model: nn.Module, trace: Trace, measure: str, images: Tensor | Iterable[Tensor] | None = None
-) -> Scores:
+def score_inputs(model: nn.Module, trace: Trace, measure: str, batches: Sequence[Tensor] = ()) -> Scores:
     """The measure of every input of every prunable consumer, by name, as float64 ``[in_channels]``.
 
     Made to be compared between layers: magnitude and FPGM are divided by their layer's mean, LAMP by the share that
@@ -60,7 +58,7 @@ def score_inputs(
 
     Args:
         measure: one of `MEASURES`.
-        images: for ``hrank`` the batches ``[N, C, H, W]`` on which ranks are taken.
+        batches: for ``hrank`` the images ``[N, C, H, W]`` on which ranks are taken.
 
     Raises:
         ChannelError: an unknown measure, or ``hrank`` without images.
@@ -68,9 +66,9 @@ def score_inputs(
     if measure not in MEASURES:
         raise ChannelError(f"unknown importance {measure!r}: choose among {', '.join(MEASURES)}")
     if measure == "hrank":
-        if images is None:
+        if not batches:
             raise ChannelError("hrank takes ranks of feature maps, so it needs images: give some of the training data")
-        found = _ranks(model, trace.prunable, [images] if isinstance(images, Tensor) else images)
+        found = _ranks(model, trace.prunable, batches)
     else:
         found = {}
         for name in trace.prunable:
@@ -82,13 +80,12 @@ def score_inputs(
     return {name: scores.cpu().numpy() for name, scores in found.items()}
 
 
-def _ranks(model: nn.Module, consumers: dict[str, Consumer], batches: Iterable[Tensor]) -> dict[str, Tensor]:
+def _ranks(model: nn.Module, consumers: dict[str, Consumer], batches: Sequence[Tensor]) -> dict[str, Tensor]:
     """Mean rank of every input's feature map (Lin et al. 2020, "HRank", arXiv 2002.10179).
 
     A map of one pixel, as after pooling, has rank 1 unless it is 0. Of tokens ``[N, T, C]`` the map is the column of T.
     """
     sums: dict[str, Tensor] = {}
-    count = 0
     model = share_tensors(model).eval()
     for name, consumer in consumers.items():
         axis = consumer.links[0].axis
@@ -103,7 +100,5 @@ def _ranks(model: nn.Module, consumers: dict[str, Consumer], batches: Iterable[T
         model.get_submodule(name).register_forward_pre_hook(add)
     for batch in batches:
         model(batch)
-        count += len(batch)
-    if count == 0:
-        raise ChannelError("hrank was given no images")
+    count = sum(map(len, batches))
     return {name: total / count for name, total in sums.items()}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from updp_rt.blocks import count_costs
 from updp_rt.blocks.inspect import Cost, architecture
 from updp_rt.channels.atoms import Bools
+from updp_rt.channels.coupling import choose_coupling
 from updp_rt.channels.errors import ChannelError
 from updp_rt.channels.export import check_equal, export_model, mask_model
 from updp_rt.channels.importance import score_inputs
@@ -109,7 +110,8 @@ def prune_channels(
         constrained: layers that read a channel keep or drop it together, as pruners in common use do.
         limits: largest share of its inputs that a layer may lose, by pattern of layer names; under ``global`` 0.9 for
             layers that no pattern matches.
-        images: batches on which ``hrank`` takes ranks.
+        images: batches of training data, a few images in all, on which ``hrank`` takes ranks. Given them, layers that
+            are free under ``global`` drop together all the same if that changes the outputs less, which a note tells.
         masks: inputs that each layer keeps, bool ``[in_channels]`` by module name, instead of `amount` and the rest.
         copies: ``cheapest``: what a layer keeps is gathered where that takes less time than reading more with zeros.
             ``fewest``: no gather where a range, or a concatenation of fewer channels, can stand in its place, at the
@@ -127,19 +129,24 @@ def prune_channels(
     if not found.prunable:
         why = "; ".join(found.notes[:3]) or "it has no two layers in a row"
         raise ChannelError(f"no layer of this {type(model).__name__} reads channels that can be removed: {why}")
+    notes: tuple[str, ...] = ()
     if masks is None:
-        scores = score_inputs(model, found, importance, images)
-        masks = choose_masks(found, scores, amount, scope=scope, constrained=constrained, limits=limits)
+        batches = [images] if isinstance(images, Tensor) else list(images or ())
+        scores = score_inputs(model, found, importance, batches)
+        if batches and scope == "global" and not constrained:
+            masks, notes = choose_coupling(model, found, scores, amount, batches, limits=limits)
+        else:
+            masks = choose_masks(found, scores, amount, scope=scope, constrained=constrained, limits=limits)
     check_masks(found, masks)
     try:
-        return _export(model, found, masks, copies, example_input, ())
+        return _export(model, found, masks, copies, example_input, notes)
     except ChannelError as error:
         if found.reshaped <= found.closed.keys():
             raise
         # Sizes written in the model's code show only when it runs: keep all that passes a reshape, then.
-        notes = [f"the channels that pass a reshape all stay; without that, {error}"]
+        notes += (f"the channels that pass a reshape all stay; without that, {error}",)
     closed = trace(model, example_input, close_reshaped=True)
-    notes += [f"{name}: keeps all its inputs, whatever its mask" for name in masks if name not in closed.prunable]
+    notes += tuple(f"{name}: keeps all its inputs, whatever its mask" for name in masks if name not in closed.prunable)
     masks = {name: mask for name, mask in masks.items() if name in closed.prunable}
     return _export(model, closed, masks, copies, example_input, notes)
 

@@ -34,7 +34,7 @@ def channels(
     copies: Annotated[str, typer.Option(help="cheapest, fewest (more arithmetic instead), or naive.")] = "cheapest",
     limits: Limits = None,
     data: Annotated[
-        str | None, typer.Option(help="digits, an image folder, wds/PATH or hfds/NAME: for hrank, and for accuracy.")
+        str | None, typer.Option(help="digits, an image folder, wds/PATH or hfds/NAME: for accuracy, and for choosing.")
     ] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="timm's pretrained weights.")] = False,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to prune (safetensors or torch).")] = None,
@@ -64,7 +64,7 @@ def channels(
     splits = load_splits(data, input_size, num_classes=num_classes) if data else None
     settings: dict[str, Any] = {"amount": amount, "importance": importance, "scope": scope}
     settings["limits"] = _parse_limits(limits or [])
-    settings["images"] = _images(splits) if splits is not None and importance == "hrank" else None
+    settings["images"] = _images(splits) if splits is not None else None
     with out.status("pruning and exporting", spinner="line"):
         result = updp_rt.prune_channels(source, example, **settings, copies=copies)
         naive = updp_rt.prune_channels(source, example, masks=result.masks, copies="naive")
@@ -128,7 +128,7 @@ def _parse_limits(limits: list[str]) -> dict[str, float]:
 
 
 def _images(splits: Splits, count: int = 32) -> Tensor:
-    """The first few training images, for ranks of feature maps."""
+    """The first few training images: to take ranks of feature maps of, and to compare outputs on."""
     from updp_rt.data import make_loader
 
     images: Tensor = next(iter(make_loader(splits.train, count, training=False)))[0]
