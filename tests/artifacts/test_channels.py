@@ -41,7 +41,7 @@ def _set(tree: Any, path: tuple[Any, ...], value: Any) -> None:
     tree[path[-1]] = value
 
 
-SHAPES, SELECTIONS = ("channels", "shapes"), ("channels", "selections")
+SHAPES, SELECTIONS, NUMBERS = (("channels", kind) for kind in ("shapes", "selections", "numbers"))
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,11 @@ SHAPES, SELECTIONS = ("channels", "shapes"), ("channels", "selections")
         ((*SELECTIONS, "conv1"), {"kind": "gather", "axis": 1, "width": [3, 3], "take": ["0:1", ""]}, "of one tensor"),
         ((*SELECTIONS, "conv1"), {"kind": "parts", "axis": 1, "width": [3], "take": ["0:1"]}, "do not fit one another"),
         ((*SELECTIONS, "conv1"), {"kind": "view", "axis": 4, "width": [3], "take": ["0:2"]}, "do not fit one another"),
+        (NUMBERS, {"fc.out_features": 9}, "no 9 for 'fc.out_features', which is 5"),
+        (NUMBERS, {"fc.nothing": 1}, "no 1 for 'fc.nothing', which it has not"),
+        (NUMBERS, {"fc.training": 1}, "no 1 for 'fc.training', which it has not"),
+        (NUMBERS, {"layer1.0.conv2.groups": 0}, "greater than 0"),
+        (NUMBERS, {"layer1.0.conv2.in_channels": "_"}, "valid integer"),
     ],
 )
 def test_hostile_manifests(saved: Path, tmp_path: Path, path: tuple[Any, ...], value: Any, message: str) -> None:

@@ -207,14 +207,18 @@ class WrittenOut(nn.Module):
 def test_sizes_written_in_code_end_a_segment() -> None:
     model = WrittenOut().double()
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64)
-    result = updp_rt.prune_channels(model, x)
-    assert set(result.masks) == {"third"}
-    # What the model itself said, and which of the masks were not followed.
-    assert any("reshape" in note and "does not run: RuntimeError" in note for note in result.notes)
-    assert any(note.startswith("second: keeps all its inputs") for note in result.notes)
-    assert result.model.second.in_channels == 8
-    assert result.model.third.in_channels == 4
-    assert result.error < 1e-12
+    result = updp_rt.prune_channels(model, x, scope="local")
+    half = {name: np.arange(8) < 4 for name in ("second", "third")}
+    given = updp_rt.prune_channels(model, x, masks=half)
+    for each in (result, given):
+        assert set(each.masks) == {"third"}
+        # What the model itself said.
+        assert any("reshape" in note and "does not run: RuntimeError" in note for note in each.notes)
+        assert each.model.second.in_channels == 8
+        assert each.model.third.in_channels == 4
+        assert each.error < 1e-12
+    # And which of the masks were not followed.
+    assert any(note.startswith("second: keeps all its inputs") for note in given.notes)
 
 
 class Nested(nn.Module):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 2  # 1 has no `channels`, and is still written where there are none
+SCHEMA_VERSION = 3  # 1 has no `channels`, 2 no `numbers` of channels; files that need no more are still written so
 
 Size = Annotated[int, Field(ge=0, le=1_000_000)]
 
@@ -61,12 +61,16 @@ class SelectedChannels(BaseModel):
 
 
 class PrunedChannels(BaseModel):
-    """What is left of a model whose channels were pruned: shapes of parameters and buffers, by name; and selections."""
+    """What is left of a model whose channels were pruned: by name shapes of parameters and buffers, and selections.
+
+    And the numbers of channels that modules hold, such as ``blocks.0.attn.num_heads``.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     shapes: dict[str, Annotated[tuple[Size, ...], Field(max_length=5)]]
     selections: dict[str, SelectedChannels] = {}
+    numbers: dict[str, Annotated[int, Field(gt=0, le=1_000_000)]] | None = None
 
 
 class Description(BaseModel):
@@ -79,6 +83,13 @@ class Description(BaseModel):
     input_size: tuple[Size, Size, Size]
     blocks: dict[str, MergedForm] = {}
     channels: PrunedChannels | None = None
+
+    @property
+    def schema_needed(self) -> int:
+        """The oldest schema that has all that is described."""
+        if self.channels is None:
+            return 1
+        return 2 if self.channels.numbers is None else 3
 
 
 class Manifest(Description):

@@ -13,19 +13,28 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def describe_channels(model: nn.Module, whole: nn.Module) -> PrunedChannels | None:
-    """How `model` differs in shape from the same model before its channels were pruned; None where it does not."""
+    """How `model` differs in shape from the same model before its channels were pruned; None where it does not.
+
+    Prunes `whole` in place.
+    """
     before = _shapes(whole)
     shapes = {name: shape for name, shape in _shapes(model).items() if name in before and before[name] != shape}
     selections = {n: _describe(m.selection) for n, m in model.named_modules() if isinstance(m, Selecting)}
-    return PrunedChannels(shapes=shapes, selections=selections) if shapes or selections else None
+    if not (shapes or selections):
+        return None
+    pruned = PrunedChannels(shapes=shapes, selections=selections)
+    # Whatever the shapes do not say of themselves.
+    said, numbers = _numbers(prune_again(whole, pruned)), _numbers(model)
+    pruned.numbers = {name: number for name, number in numbers.items() if 0 < number < said.get(name, 0)} or None
+    return pruned
 
 
 def prune_again(model: nn.Module, pruned: PrunedChannels | None) -> nn.Module:
     """Give `model`, in place, the shapes and selections that a manifest names; what its weights are does not matter.
 
     Raises:
-        ArtifactError: a tensor or module that the model has not, a shape larger than its own, or channels that are not
-            there.
+        ArtifactError: a tensor, module or number that the model has not, a shape or number larger than its own, or
+            channels that are not there.
     """
     if pruned is None:
         return model
@@ -36,11 +45,18 @@ def prune_again(model: nn.Module, pruned: PrunedChannels | None) -> nn.Module:
             found = "which it has not" if old is None else f"which is {tuple(old.shape)}"
             raise ArtifactError(f"channels.shapes: this architecture has no {shape} for {name[:80]!r}, {found}")
         replace_tensor(model, name, old.detach().new_empty(shape))
-    modules = dict(model.named_modules())
+    numbers, modules = _numbers(model), dict(model.named_modules())
     for name, selected in pruned.selections.items():
         if not name or name not in modules:
             raise ArtifactError(f"channels.selections: this architecture has no module {name[:80]!r}")
         select_input(modules[name], _selection(name, selected))
+    for name, number in (pruned.numbers or {}).items():
+        held = numbers.get(name, 0)
+        if number > held:
+            found = f"which is {held}" if name in numbers else "which it has not"
+            raise ArtifactError(f"channels.numbers: this architecture has no {number} for {name[:80]!r}, {found}")
+        module, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(module), attribute, number)
     return model
 
 
@@ -72,6 +88,12 @@ def _selection(name: str, selected: SelectedChannels) -> Selection:
     if selected.kind != "parts" and len(runs) != 1:
         raise ArtifactError(f"channels.selections.{name}: {selected.kind} takes channels of one tensor")
     return Selection(selected.kind, selected.axis, selected.width, tuple(runs))
+
+
+def _numbers(model: nn.Module) -> dict[str, int]:
+    """Whole numbers that modules hold as attributes, by name."""
+    held = {f"{name}.{key}": value for name, module in model.named_modules() for key, value in vars(module).items()}
+    return {name: value for name, value in held.items() if type(value) is int}
 
 
 def _shapes(model: nn.Module) -> Shapes:

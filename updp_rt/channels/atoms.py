@@ -19,6 +19,18 @@ class Channels:
     atoms: Ints
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Where a tensor holds channels that a reshape took apart: along dimensions `axes`, ascending, one atom each place.
+
+    `attended` says that attention made them: heads, then channels.
+    """
+
+    axes: tuple[int, ...]
+    atoms: Ints
+    attended: bool = False
+
+
 class Atoms:
     """A growing set of atoms with union-find: what an addition joins is one channel from then on.
 

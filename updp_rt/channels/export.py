@@ -54,6 +54,8 @@ def export_model(
         if mask is not None and not (kept := torch.from_numpy(mask[index[name][1]])).all():
             tensor[:, ~kept.to(tensor.device)] = 0
         replace_tensor(pruned, name, tensor)
+    for (module, attribute), channels in trace.numbers.items():
+        setattr(pruned.get_submodule(module), attribute, int(layout.alive[channels].sum()))
     for choice in chosen.values():
         if choice.selection is not None:
             select_input(pruned.get_submodule(choice.link.module), choice.selection)

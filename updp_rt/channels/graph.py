@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from updp_rt.channels.atoms import Atoms, Channels, Ints
+from updp_rt.channels.atoms import Atoms, Channels, Ints, Parts
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,12 @@ class Parameter:
     dims: tuple[int | None, ...]
 
 
-Value = Channels | Parameter | list[Any] | None
+# Channels whose sizes a model's code may have written out, which shows only when it runs.
+WRITTEN = {"heads": "the heads of attention", "reshaped": "the channels that pass a reshape"}
+
+Value = Channels | Parts | Parameter | list[Any] | None
+# Operators that know of channels which were taken apart; others end the segment.
+_OF_PARTS = frozenset({"permute", "transpose", "reshape", "view", "unbind", "select", "scaled_dot_product_attention"})
 Handler = Callable[[fx.Node], Value]
 
 
@@ -47,7 +52,8 @@ class Graph:
         self.calls_of: dict[str, int] = {}
         self.reads: dict[fx.Node, str] = {}
         self.concats: dict[fx.Node, tuple[Ints, ...]] = {}
-        self.reshaped: list[Ints] = []
+        self.written: dict[str, list[Ints]] = {kind: [] for kind in WRITTEN}
+        self.numbers: dict[tuple[str, str], Ints] = {}
         self.notes: list[str] = []
         self.model = model
         self._graph = program.graph
@@ -91,6 +97,8 @@ class Graph:
             held, index = self.values.get(node.args[0]), node.args[1]
             return held[index] if isinstance(held, list) and isinstance(index, int) else None
         handler = self.handler(name)
+        if name not in _OF_PARTS and any(isinstance(self.values.get(s), Parts) for s in node.all_input_nodes):
+            handler = None
         value = handler(node) if handler is not None else self.end(node)
         if value is None:  # a parameter that goes where it is not followed must stay whole
             sources = (self.values.get(source) for source in node.all_input_nodes)
@@ -107,7 +115,7 @@ class Graph:
     def end(self, node: fx.Node, why: str = "is not followed") -> Value:
         """Keep everything that `node` reads, in its order; its output is unknown."""
         reason = f"{short_name(node)} {why}"
-        if any(isinstance(self.values.get(source), Channels | list) for source in node.all_input_nodes):
+        if any(isinstance(self.values.get(source), Channels | Parts | list) for source in node.all_input_nodes):
             self.notes.append(f"{where(node)}: {reason}; the channels that it reads all stay")
         for source in node.all_input_nodes:
             self.close(source, f"{reason} ({where(node)})")
@@ -116,8 +124,8 @@ class Graph:
     def close(self, node: Any, reason: str, *, pin: bool = True) -> None:
         value = self.values.get(node)
         for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, Channels):
-                self.atoms.close(item.atoms, reason, pin=pin)
+            if isinstance(item, Channels | Parts):
+                self.atoms.close(item.atoms.reshape(-1), reason, pin=pin)
 
     def keep(self, node: fx.Node, why: str) -> None:
         """Keep what `node` reads, in whatever order."""

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from updp_rt.channels.atoms import Channels, Ints
 from updp_rt.channels.graph import Handler, Parameter, Value, argument, shape, short_name, where
-from updp_rt.channels.shapes import Shapes
+from updp_rt.channels.heads import Heads
 
 # Each number of the output comes from the number at the same place (or, for pooling, of the same channel) alone.
 # Names are without the underscore of those that work in place.
@@ -77,8 +77,8 @@ _REDUCTIONS = frozenset({"mean", "sum", "amax", "amin"})
 _CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
 
 
-class Walk(Shapes):
-    """Layers, norms, activations, pooling and arithmetic, beside what `Shapes` knows."""
+class Walk(Heads):
+    """Layers, norms, activations, pooling and arithmetic, beside what `Heads` knows."""
 
     def handler(self, name: str) -> Handler | None:
         for names, found in (

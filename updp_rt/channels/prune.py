@@ -15,6 +15,7 @@ from updp_rt.channels.atoms import Bools
 from updp_rt.channels.coupling import choose_coupling
 from updp_rt.channels.errors import ChannelError
 from updp_rt.channels.export import check_equal, export_model, mask_model
+from updp_rt.channels.graph import WRITTEN
 from updp_rt.channels.importance import score_inputs
 from updp_rt.channels.layout import Layout, Masks, check_masks, find_alive
 from updp_rt.channels.masks import choose_masks
@@ -125,30 +126,36 @@ def prune_channels(
         raise ChannelError(f"unknown copies {copies!r}: choose among {', '.join(EXPORTS)}")
     if any(hasattr(module, "fusion") for module in model.modules()):
         raise ChannelError("an accelerated model cannot be pruned: updp_rt.restore it, prune, and accelerate again")
+    batches = [images] if isinstance(images, Tensor) else list(images or ())
     found = trace(model, example_input)
-    if not found.prunable:
-        why = "; ".join(found.notes[:3]) or "it has no two layers in a row"
-        raise ChannelError(f"no layer of this {type(model).__name__} reads channels that can be removed: {why}")
-    notes: tuple[str, ...] = ()
-    if masks is None:
-        batches = [images] if isinstance(images, Tensor) else list(images or ())
-        scores = score_inputs(model, found, importance, batches)
-        if batches and scope == "global" and not constrained:
-            masks, notes = choose_coupling(model, found, scores, amount, batches, limits=limits)
+    if masks is not None:
+        check_masks(found, masks)
+    closed: list[str] = []
+    failures: tuple[str, ...] = ()
+    while True:
+        if not found.prunable:
+            why = "; ".join((*failures, *found.notes[:3])) or "it has no two layers in a row"
+            raise ChannelError(f"no layer of this {type(model).__name__} reads channels that can be removed: {why}")
+        notes: tuple[str, ...] = ()
+        if masks is None:
+            scores = score_inputs(model, found, importance, batches)
+            if batches and scope == "global" and not constrained:
+                chosen, notes = choose_coupling(model, found, scores, amount, batches, limits=limits)
+            else:
+                chosen = choose_masks(found, scores, amount, scope=scope, constrained=constrained, limits=limits)
         else:
-            masks = choose_masks(found, scores, amount, scope=scope, constrained=constrained, limits=limits)
-    check_masks(found, masks)
-    try:
-        return _export(model, found, masks, copies, example_input, notes)
-    except ChannelError as error:
-        if found.reshaped <= found.closed.keys():
-            raise
-        # Sizes written in the model's code show only when it runs: keep all that passes a reshape, then.
-        notes += (f"the channels that pass a reshape all stay; without that, {error}",)
-    closed = trace(model, example_input, close_reshaped=True)
-    notes += tuple(f"{name}: keeps all its inputs, whatever its mask" for name in masks if name not in closed.prunable)
-    masks = {name: mask for name, mask in masks.items() if name in closed.prunable}
-    return _export(model, closed, masks, copies, example_input, notes)
+            chosen = {name: mask for name, mask in masks.items() if not closed or name in found.prunable}
+            notes = tuple(f"{name}: keeps all its inputs, whatever its mask" for name in masks if name not in chosen)
+        try:
+            return _export(model, found, chosen, copies, example_input, (*failures, *notes))
+        except ChannelError as error:
+            # What the code has written out shows only when it runs: keep more and more of it.
+            kind = next((kind for kind in WRITTEN if not found.written[kind] <= found.closed.keys()), None)
+            if kind is None:
+                raise
+            failures += (f"{WRITTEN[kind]} all stay; without that, {error}",)
+            closed.append(kind)
+        found = trace(model, example_input, close=closed)
 
 
 def _export(

@@ -65,8 +65,11 @@ class Shapes(Graph):
                 before[value.axis + 1 :], repeats
             ):
                 if written:
-                    self.reshaped.append(value.atoms)
+                    self.written["reshaped"].append(value.atoms)
                 return Channels(axis, np.repeat(value.atoms, repeats))
+        return self._take_apart(node, value)
+
+    def _take_apart(self, node: fx.Node, value: Channels) -> Value:
         return self.end(node, "takes channels apart")
 
     def do_permute(self, node: fx.Node) -> Value:
@@ -100,15 +103,6 @@ class Shapes(Graph):
         if isinstance(value, Channels) and before[value.axis] != after[value.axis + added]:
             return self.end(node)
         return Channels(value.axis + added, value.atoms) if isinstance(value, Channels) else None
-
-    def do_select(self, node: fx.Node) -> Value:
-        value = self.values.get(node.args[0])
-        if not isinstance(value, Channels):
-            return None
-        dim = int(argument(node, 1, "dim")) % len(shape(node.args[0]))
-        if dim == value.axis:
-            return self.end(node, "takes a channel out")
-        return Channels(value.axis - (dim < value.axis), value.atoms)
 
     def do_slice(self, node: fx.Node) -> Value:
         value = self.values.get(node.args[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -79,7 +79,8 @@ class Trace:
         closed: channels that must stay, and why.
         pinned: channels that must stay in their order.
         concats: the concatenations along channels.
-        reshaped: channels whose sizes a reshape may have written in the model's code.
+        written: channels whose sizes may be written in the model's code, for each kind of `WRITTEN`.
+        numbers: channels whose number a module holds, such as one of each head: by module and attribute.
         notes: a line for each operator that ends a segment.
     """
 
@@ -91,7 +92,8 @@ class Trace:
     closed: dict[int, str]
     pinned: frozenset[int]
     concats: list[Concat]
-    reshaped: frozenset[int]
+    written: dict[str, frozenset[int]]
+    numbers: dict[tuple[str, str], Ints]
     notes: tuple[str, ...]
 
     @cached_property
@@ -106,14 +108,14 @@ class Trace:
 
 
 @torch.no_grad()
-def trace(model: nn.Module, example: Tensor, *, close_reshaped: bool = False) -> Trace:
+def trace(model: nn.Module, example: Tensor, *, close: Collection[str] = ()) -> Trace:
     """Follow the channels of `model` through its graph for `example` (``[N, C, H, W]``), as torch.export gives it.
 
     No module is known by name: layers are found by the parameters that operators read. An operator whose effect on
     channels is unknown ends the segment: the channels that it reads all stay, in their order, and a note says so.
 
     Args:
-        close_reshaped: keep every channel that passes a reshape, whose sizes the model's code may have written out.
+        close: kinds of `WRITTEN` whose channels are all to stay.
 
     Raises:
         ChannelError: torch.export cannot follow the model.
@@ -127,9 +129,9 @@ def trace(model: nn.Module, example: Tensor, *, close_reshaped: bool = False) ->
         ) from error
     walk = Walk(model, program)
     walk.run()
-    if close_reshaped:
-        for atoms in walk.reshaped:
-            walk.atoms.close(atoms, "a reshape may have its size written in the model's code")
+    for kind in close:
+        for atoms in walk.written[kind]:
+            walk.atoms.close(atoms, "the model's code may have its size written out")
     roots = walk.atoms.roots
     calls: dict[str, list[fx.Node]] = {}
     for node, module in walk.reads.items():
@@ -149,7 +151,8 @@ def trace(model: nn.Module, example: Tensor, *, close_reshaped: bool = False) ->
         {channel: closed[unit] for channel, unit in enumerate(units.tolist()) if unit in closed},
         frozenset(walk.atoms.pinned()),
         concats,
-        frozenset(root for atoms in walk.reshaped for root in roots(atoms).tolist()),
+        {kind: frozenset(c for atoms in lists for c in roots(atoms).tolist()) for kind, lists in walk.written.items()},
+        {place: roots(atoms) for place, atoms in walk.numbers.items()},
         tuple(walk.notes),
     )
 
