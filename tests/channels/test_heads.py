@@ -106,7 +106,10 @@ def test_others_are_chosen_where_heads_turn_out_to_stay() -> None:
     result = updp_rt.prune_channels(Written(), X[..., :2, :3], 0.5, scope="local")
     assert result.model.attention.heads == HEADS
     assert result.model.fc2.in_features == 20
-    assert any("the heads of attention all stay; without that, the exported model does not" in n for n in result.notes)
+    assert any(
+        "heads of attention and parts of splits all stay; without that, the exported model does not" in n
+        for n in result.notes
+    )
 
 
 def test_depth_before_and_after() -> None:
@@ -149,7 +152,7 @@ CHANGES: dict[str, tuple[Callable[..., tuple[Tensor, Tensor, Tensor]], str, str]
     "held": (lambda q, k, v: (q, k, v), "width", ""),
     "rest": (lambda q, k, v: (q, k, v), "rest", ""),
     "selected": (lambda q, k, v: (torch.stack([q, k])[0], k, v), "width", "stack is not followed"),
-    "written": (lambda q, k, v: (q, k, v), "written", "the heads of attention all stay"),
+    "written": (lambda q, k, v: (q, k, v), "written", "heads of attention and parts of splits all stay"),
     "joined with tokens": (lambda q, k, v: (q, k, v), "tokens", "reshape takes channels apart"),
     "scaled": (lambda q, k, v: (q * 0.3, k, v), "width", "mul is not followed"),
     "other heads": (lambda q, k, v: (q, k.flip(1), v), "width", "flip is not followed"),

@@ -33,6 +33,7 @@ MODELS: list[tuple[str, dict, tuple[int, int]]] = [
     ("deit_tiny_patch16_224", {"img_size": (32, 48)}, (32, 48)),
     ("dla34", {}, (64, 32)),
     ("ghostnet_050", {}, (33, 33)),
+    ("res2net50_48w_2s", {}, (33, 33)),
 ]
 
 
@@ -131,25 +132,39 @@ def test_groups_of_convolutions_go_as_a_whole(name: str, constrained: bool) -> N
 
 
 class Chunks(nn.Module):
-    """Two halves that go different ways; how large they are its code does not say."""
+    """Two halves that go different ways; how large they are its code does not say, or only an attribute, or it does."""
 
-    def __init__(self) -> None:
+    def __init__(self, how: str) -> None:
         super().__init__()
+        self.how, self.width, self.other = how, 6, 9
         self.first, self.second, self.third = nn.Conv2d(3, 12, 3), nn.Conv2d(6, 5, 1), nn.Conv2d(6, 4, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gate, value = self.first(x).chunk(2, 1)
+        y = self.first(x)
+        gate, value = y.chunk(2, 1) if self.how == "chunk" else y.split(self.width if self.how == "attribute" else 6, 1)
         return torch.cat([self.second(gate.sigmoid() * value), self.third(value)], 1)
 
 
-def test_halves_shrink_together() -> None:
-    model = Chunks().double()
+@pytest.mark.parametrize("how", ["chunk", "attribute"])
+def test_halves_shrink_together(how: str) -> None:
+    model = Chunks(how).double()
     x = torch.randn(2, 3, 6, 5, dtype=torch.float64)
     result = prune_channels(model, x, scope="local", constrained=True)
     assert result.error < BOUND
     assert not result.notes
     assert result.model.first.out_channels == 6
+    assert (result.model.width, result.model.other) == ((6, 9) if how == "chunk" else (3, 9))
     unequal = {"second": np.arange(6) < 2, "third": np.arange(6) > 2}  # one half alone would keep 2, the other 5
     result = prune_channels(model, x, masks=unequal)
     assert result.error < BOUND
     assert result.model.first.out_channels == 10
+
+
+def test_halves_stay_where_their_size_is_written_out() -> None:
+    model = nn.Sequential(Chunks("code"), nn.Conv2d(9, 4, 1)).double()
+    x = torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    result = prune_channels(model, x, scope="local")
+    assert result.model[0].first.out_channels == 12
+    assert result.model[0].width == 6
+    assert result.model[1].in_channels == 5
+    assert any("parts of splits all stay; without that" in note for note in result.notes)

@@ -22,7 +22,7 @@ class Parameter:
 
 
 # Channels whose sizes a model's code may have written out, which shows only when it runs.
-WRITTEN = {"heads": "the heads of attention", "reshaped": "the channels that pass a reshape"}
+WRITTEN = {"counted": "heads of attention and parts of splits", "reshaped": "channels that pass a reshape"}
 
 Value = Channels | Parts | Parameter | list[Any] | None
 # Operators that know of channels which were taken apart; others end the segment.
@@ -131,6 +131,16 @@ class Graph:
         """Keep what `node` reads, in whatever order."""
         self.notes.append(f"{where(node)}: {short_name(node)} {why}; the channels that it reads all stay")
         self.close(node.args[0], f"{short_name(node)} {why} ({where(node)})", pin=False)
+
+    # Numbers of channels that modules hold.
+
+    def count(self, node: fx.Node, channels: Ints) -> bool:
+        """Take what numbers of `channels` the module of `node` holds for those of these channels; False if none."""
+        module = (modules_of(node) or [""])[-1]
+        held = vars(self.model.get_submodule(module)).items()
+        found = [name for name, number in held if type(number) is int and number == len(channels) > 1]
+        self.numbers.update({(module, name): channels for name in found})
+        return bool(found)
 
     # Parameters with a value a channel.
 

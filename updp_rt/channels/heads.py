@@ -9,7 +9,7 @@ import numpy as np
 from torch import fx
 
 from updp_rt.channels.atoms import Channels, Ints, Parts
-from updp_rt.channels.graph import Value, argument, modules_of, shape
+from updp_rt.channels.graph import Value, argument, shape
 from updp_rt.channels.shapes import Shapes
 
 
@@ -22,7 +22,7 @@ class Heads(Shapes):
         for first in range(len(after)):
             for last in range(first + 1, len(after) + 1):
                 if math.prod(after[:first]) == ahead and math.prod(after[first:last]) == count:
-                    self.written["heads"].append(value.atoms)
+                    self.written["counted"].append(value.atoms)
                     return Parts(tuple(range(first, last)), value.atoms.reshape(after[first:last]))
         return self.end(node, "takes channels apart")
 
@@ -79,16 +79,9 @@ class Heads(Shapes):
         self.atoms.coupled += map(np.concatenate, zip(*(v.atoms for v in found), strict=True))
         for each in found:
             self.atoms.pin(each.atoms.reshape(-1))
-        self._count(node, heads[:, 0])
-        self._count(node, heads.reshape(-1))
+        self.count(node, heads[:, 0])
+        self.count(node, heads.reshape(-1))
         return Parts((1, 3), heads, attended=True)
-
-    def _count(self, node: fx.Node, channels: Ints) -> None:
-        """Numbers that the module holds, and that are as many as these channels, are their number."""
-        module = (modules_of(node) or [""])[-1]
-        for name, number in vars(self.model.get_submodule(module)).items():
-            if type(number) is int and number == len(channels) > 1:
-                self.numbers[module, name] = channels
 
 
 def _sorted(axes: list[int], atoms: Ints, attended: bool) -> Value:

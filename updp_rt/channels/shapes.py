@@ -124,9 +124,10 @@ class Shapes(Graph):
             return [value for _ in outputs]
         sizes = [part.shape[dim] for part in outputs]
         parts = np.split(value.atoms, np.cumsum(sizes)[:-1])
-        if short_name(node) == "chunk" and len(set(sizes)) == 1:
-            # A number of parts, whatever their size: they shrink together.
+        if len(set(sizes)) == 1 and (short_name(node) == "chunk" or self.count(node, parts[0])):
+            # A number of parts, whatever their size, or parts of a size that can be changed: they shrink together.
             self.atoms.coupled += map(np.array, zip(*parts, strict=True))
+            self.written["counted"].append(value.atoms)
         else:
             self.keep(node, "takes ranges of channels by number")
         return [Channels(dim, self._part(part)) for part in parts]
