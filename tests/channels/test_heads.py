@@ -154,6 +154,7 @@ CHANGES: dict[str, tuple[Callable[..., tuple[Tensor, Tensor, Tensor]], str, str]
     "selected": (lambda q, k, v: (torch.stack([q, k])[0], k, v), "width", "stack is not followed"),
     "written": (lambda q, k, v: (q, k, v), "written", "heads of attention and parts of splits all stay"),
     "joined with tokens": (lambda q, k, v: (q, k, v), "tokens", "reshape takes channels apart"),
+    "one head for all": (lambda q, k, v: (q.unbind(1)[1].unsqueeze(1).expand_as(q), k, v), "width", "unbind takes"),
     "scaled": (lambda q, k, v: (q * 0.3, k, v), "width", "mul is not followed"),
     "other heads": (lambda q, k, v: (q, k.flip(1), v), "width", "flip is not followed"),
     "sliced": (lambda q, k, v: (q[..., :2], k[..., :2], v), "width", "slice is not followed"),

@@ -44,23 +44,27 @@ class Heads(Shapes):
 
     def do_unbind(self, node: fx.Node) -> Value:
         value = self.values.get(node.args[0])
+        if not isinstance(value, Channels | Parts):
+            return None
         dim = int(argument(node, 1, "dim") or 0) % len(shape(node.args[0]))
         return [self._pick(node, value, dim, index) for index in range(shape(node.args[0])[dim])]
 
     def do_select(self, node: fx.Node) -> Value:
         value = self.values.get(node.args[0])
+        if not isinstance(value, Channels | Parts):
+            return None
         dim, index = int(argument(node, 1, "dim")), int(argument(node, 2, "index"))
         return self._pick(node, value, dim % len(shape(node.args[0])), index)
 
-    def _pick(self, node: fx.Node, value: Value, dim: int, index: int) -> Value:
+    def _pick(self, node: fx.Node, value: Channels | Parts, dim: int, index: int) -> Value:
         """What stands at `index` of dimension `dim`, which goes."""
         if isinstance(value, Channels):
             if dim == value.axis:
                 return self.end(node, "takes a channel out")
             return Channels(value.axis - (dim < value.axis), value.atoms)
-        if not isinstance(value, Parts):
-            return None
         axes = [axis - (dim < axis) for axis in value.axes if axis != dim]
+        if len(axes) < 2:
+            return self.end(node, "takes channels apart")
         atoms = np.moveaxis(value.atoms, value.axes.index(dim), 0)[index] if dim in value.axes else value.atoms
         return _sorted(axes, atoms, value.attended)
 
@@ -84,8 +88,6 @@ class Heads(Shapes):
         return Parts((1, 3), heads, attended=True)
 
 
-def _sorted(axes: list[int], atoms: Ints, attended: bool) -> Value:
-    if len(axes) == 1:
-        return Channels(axes[0], atoms)
+def _sorted(axes: list[int], atoms: Ints, attended: bool) -> Parts:
     order = sorted(range(len(axes)), key=axes.__getitem__)
     return Parts(tuple(axes[i] for i in order), atoms.transpose(order), attended)
