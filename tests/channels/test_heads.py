@@ -19,6 +19,7 @@ from updp_rt.artifacts import read_manifest
 from updp_rt.blocks import make_progressive, merge_model, prunable_blocks, set_lambda
 from updp_rt.channels import Trace, mask_model, trace
 from updp_rt.channels.layout import count_params
+from updp_rt.channels.masks import choose_masks
 from updp_rt.verification.randomize import randomize
 
 X = torch.randn(2, 3, 32, 48)
@@ -67,6 +68,33 @@ def test_budgets_count_heads() -> None:
     assert result.pruned_cost.params <= 0.6 * result.cost.params
     assert result.copies.gathered == 0
     assert sum(block.attn.num_heads for block in result.model.blocks) < 24
+
+
+def test_a_head_costs_its_keys_as_well_as_its_values() -> None:
+    """The budget drops a head, or as many of the channels that have lower scores for each parameter: not both."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.fc1, self.fc2 = (
+                Attention(CHANGES["held"][0], "width"),
+                nn.Linear(5, 40),
+                nn.Linear(40, 5),
+            )
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.fc2(self.fc1(self.attention(image)))
+
+    found = trace(Block(), X[..., :2, :3])
+    # Parameters: of a head 4 x (inputs or outputs) and biases, of a hidden channel 5 + 5 + 1.
+    head, hidden = DEPTH * (3 * (7 + 1) + 5), 5 + 5 + 1
+    for factor, kept in ((0.9, HEADS), (1.1, HEADS - 1)):
+        scores = {name: np.full(len(consumer.channels), 1e9) for name, consumer in found.prunable.items()}
+        scores["attention.proj"][:DEPTH] = 1.0
+        scores["fc2"][:] = factor * 2 * DEPTH * hidden / head
+        masks = choose_masks(found, scores, 0.1)
+        assert masks["attention.proj"].sum() == kept * DEPTH
+        assert masks["fc2"].all() == (kept < HEADS)
 
 
 def test_a_head_stays_while_one_of_its_channels_is_read() -> None:

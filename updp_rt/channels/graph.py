@@ -54,6 +54,7 @@ class Graph:
         self.concats: dict[fx.Node, tuple[Ints, ...]] = {}
         self.written: dict[str, list[Ints]] = {kind: [] for kind in WRITTEN}
         self.numbers: dict[tuple[str, str], Ints] = {}
+        self.heads: list[Ints] = []
         self.notes: list[str] = []
         self.model = model
         self._graph = program.graph

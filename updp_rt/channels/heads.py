@@ -83,6 +83,7 @@ class Heads(Shapes):
         self.atoms.coupled += map(np.concatenate, zip(*(v.atoms for v in found), strict=True))
         for each in found:
             self.atoms.pin(each.atoms.reshape(-1))
+        self.heads.append(heads[:, 0])
         self.count(node, heads[:, 0])
         self.count(node, heads.reshape(-1))
         return Parts((1, 3), heads, attended=True)

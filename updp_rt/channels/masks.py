@@ -41,7 +41,7 @@ def choose_masks(
         scope: ``local``: that share of every layer's inputs (or of every coupled group). ``global``: that share of the
             model's parameters, dropping first whatever loses least score per parameter that goes with it. A channel
             that no layer reads any more takes the weights along that make it, so inputs may pay together which would
-            not one by one.
+            not one by one. A head of attention loses what its values' readers do, and as much again for its keys.
         constrained: all layers that read a channel keep or drop it together, so that no channel is left which one of
             them does not read.
         limits: largest share of its inputs that a layer may lose, by pattern of layer names (``{"layer4.*": 0.2}``);
@@ -86,8 +86,10 @@ class _Pool:
 
 def _pool(trace: Trace, consumer: Consumer, scores: NDArray[np.float64]) -> _Pool:
     units, index, counts = np.unique(trace.units[consumer.channels], return_inverse=True, return_counts=True)
-    totals = np.bincount(index, scores)
-    return _Pool(units, index.astype(np.int64), totals.astype(np.float64), counts.astype(np.int64))
+    totals = np.bincount(index, scores).astype(np.float64)
+    # Queries read keys as the layer behind attention reads values. Keys have no scores, so those of values count twice.
+    totals[np.isin(units, list(trace.heads))] *= 2
+    return _Pool(units, index.astype(np.int64), totals, counts.astype(np.int64))
 
 
 def _choose_in_groups(

@@ -76,6 +76,7 @@ class Trace:
         slots: channels of every parameter or buffer that has a value, or a slice, for each: by name and dimension.
         sources: channels made by one operator, one array for each.
         units: for every channel the first of those that stay or go with it, such as a convolution's group.
+        heads: those units that are heads of attention.
         closed: channels that must stay, and why.
         pinned: channels that must stay in their order.
         concats: the concatenations along channels.
@@ -89,6 +90,7 @@ class Trace:
     slots: dict[tuple[str, int], Ints]
     sources: list[Ints]
     units: Ints
+    heads: frozenset[int]
     closed: dict[int, str]
     pinned: frozenset[int]
     concats: list[Concat]
@@ -148,6 +150,7 @@ def trace(model: nn.Module, example: Tensor, *, close: Collection[str] = ()) -> 
         {slot: roots(atoms) for slot, atoms in walk.slots.items()},
         sources,
         units,
+        frozenset(int(units[channel]) for atoms in walk.heads for channel in roots(atoms)),
         {channel: closed[unit] for channel, unit in enumerate(units.tolist()) if unit in closed},
         frozenset(walk.atoms.pinned()),
         concats,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -93,10 +94,19 @@ def channels(
         return
     out.print(_layer_table(result))
     out.print(_export_table(summary))
-    for note in dict.fromkeys(result.notes):
+    for note in _join_alike(result.notes):
         out.print(f"[dim]{note}[/dim]", soft_wrap=True)
     if out_folder is not None:
         out.print(f"pruned model: {out_folder}   picture: {out_folder / 'channels.png'}", soft_wrap=True)
+
+
+def _join_alike(notes: Iterable[str]) -> list[str]:
+    """Notes that say the same of several places as one."""
+    places: dict[str, list[str]] = {}
+    for note in dict.fromkeys(notes):
+        place, _, what = note.partition(": ")
+        places.setdefault(what, []).append(place)
+    return [f"{at[0]}{f' and {len(at) - 1} more' if at[1:] else ''}: {what}" for what, at in places.items()]
 
 
 def _source(
