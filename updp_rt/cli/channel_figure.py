@@ -65,7 +65,7 @@ def _draw_copies(axes: Axes, summary: dict[str, Any]) -> None:
         axes.text(end, row, f" {copies['gathered']} gathered", va="center", fontsize=8)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.invert_yaxis()
-    axes.margins(x=0.25)
+    axes.set_xlim(0, 1.25 * max(1, *(copies["gathered"] + copies["concatenated"] for _, copies in rows)))
     axes.set_title("channels copied", loc="left", fontsize=11)
     axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
 
