@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import updp_rt
 from updp_rt.channels import ChannelError, mask_model, trace
 from updp_rt.channels.coupling import choose_coupling
-from updp_rt.channels.export import output_change
+from updp_rt.channels.export import output_changes
 from updp_rt.channels.importance import score_inputs
 from updp_rt.channels.masks import choose_masks
 
@@ -35,8 +35,8 @@ def test_output_change_is_of_all_outputs_on_all_images() -> None:
     masked = mask_model(model, masks)
     with torch.no_grad():
         want, got = (torch.cat([out.flatten() for out in each(X).values()]) for each in (model, masked))
-    assert output_change(model, masks, X.split(2)) == pytest.approx(float((got - want).norm() / want.norm()), rel=1e-4)
-    assert output_change(model, {}, [X]) == 0
+    change = float((got - want).norm() / want.norm())
+    assert output_changes(model, [masks, {}], X.split(2)) == [pytest.approx(change, rel=1e-4), 0]
 
 
 def test_the_masks_that_change_outputs_less_are_chosen() -> None:
@@ -47,7 +47,7 @@ def test_the_masks_that_change_outputs_less_are_chosen() -> None:
         found = trace(model, X)
         scores = score_inputs(model, found, "magnitude")
         each = {constrained: choose_masks(found, scores, 0.4, constrained=constrained) for constrained in (False, True)}
-        change = {constrained: output_change(model, masks, [X]) for constrained, masks in each.items()}
+        change = dict(zip(each, output_changes(model, list(each.values()), [X]), strict=True))
         best = min(change, key=change.__getitem__)
         masks, notes = choose_coupling(model, found, scores, 0.4, [X])
         assert all(np.array_equal(masks[name], mask) for name, mask in each[best].items())

@@ -183,6 +183,7 @@ CHANGES: dict[str, tuple[Callable[..., tuple[Tensor, Tensor, Tensor]], str, str]
     "written": (lambda q, k, v: (q, k, v), "written", "heads of attention and parts of splits all stay"),
     "joined with tokens": (lambda q, k, v: (q, k, v), "tokens", "reshape takes channels apart"),
     "one head for all": (lambda q, k, v: (q.unbind(1)[1].unsqueeze(1).expand_as(q), k, v), "width", "unbind takes"),
+    "normed": (lambda q, k, v: (F.layer_norm(q, (DEPTH,)), k, v), "width", "layer_norm is not followed"),
     "scaled": (lambda q, k, v: (q * 0.3, k, v), "width", "mul is not followed"),
     "other heads": (lambda q, k, v: (q, k.flip(1), v), "width", "flip is not followed"),
     "sliced": (lambda q, k, v: (q[..., :2], k[..., :2], v), "width", "slice is not followed"),
@@ -203,6 +204,7 @@ def test_what_is_followed_and_what_ends_the_segment(case: str) -> None:
     x = torch.randn(2, 3, 2, 3, dtype=torch.float64)
     masks = {"proj": np.arange(HEADS * DEPTH) // DEPTH != 1}
     found = trace(model, x)
+    assert note or "proj" in found.prunable
     if "proj" in found.prunable:
         result = updp_rt.prune_channels(model, x, masks=masks)
         assert result.model.heads == (HEADS if note else HEADS - 1)

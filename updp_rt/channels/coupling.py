@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from updp_rt.channels.atoms import Bools
 from updp_rt.channels.errors import ChannelError
-from updp_rt.channels.export import output_change
+from updp_rt.channels.export import output_changes
 from updp_rt.channels.importance import Scores
 from updp_rt.channels.masks import choose_masks
 from updp_rt.channels.trace import Trace
@@ -41,7 +41,7 @@ def choose_coupling(
         return free, ()
     if all(np.array_equal(mask, coupled[name]) for name, mask in free.items()):
         return free, ()
-    apart, together = (output_change(model, masks, batches) for masks in (free, coupled))
+    apart, together = output_changes(model, (free, coupled), batches)
     if apart <= together:
         return free, ()
     how = f"by {together:.1%}, by {apart:.1%} if each dropped what it wants"

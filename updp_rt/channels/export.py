@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -80,10 +80,10 @@ def check_equal(masked: nn.Module, pruned: nn.Module, example: Tensor) -> float:
     """
     image = example.double()
     try:
-        found = _run(pruned, image)
+        found = _run(_exact(pruned), image)
     except Exception as error:  # whatever the model's own code raises
         raise ChannelError(f"the exported model does not run: {type(error).__name__}: {str(error)[:300]}") from error
-    wanted = _run(masked, image)
+    wanted = _run(_exact(masked), image)
     if not wanted:
         raise ChannelError("the model's output holds no tensor, so an exported model could not be checked")
     shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (found, wanted)]
@@ -97,18 +97,26 @@ def check_equal(masked: nn.Module, pruned: nn.Module, example: Tensor) -> float:
     return worst
 
 
-def output_change(model: nn.Module, masks: Masks, batches: Iterable[Tensor]) -> float:
-    """By how much masks change a model's outputs on images: ``||masked - model|| / ||model||``, in float64."""
-    masked = mask_model(model, masks)
-    changed = total = 0.0
+def output_changes(model: nn.Module, candidates: Sequence[Masks], batches: Iterable[Tensor]) -> list[float]:
+    """By how much each of some masks changes a model's outputs on images: ``||masked - model|| / ||model||``."""
+    exact = _exact(model)
+    masked = [mask_model(exact, masks) for masks in candidates]
+    changed, total = [0.0] * len(masked), 0.0
     for batch in batches:
-        for want, got in zip(*(_run(each, batch.double()) for each in (model, masked)), strict=True):
-            changed += float((got - want).square().sum())
-            total += float(want.square().sum())
-    return math.sqrt(changed / max(total, 1e-300))
+        image = batch.double()
+        wanted = _run(exact, image)
+        total += sum(float(want.square().sum()) for want in wanted)
+        for index, each in enumerate(masked):
+            pairs = zip(_run(each, image), wanted, strict=True)
+            changed[index] += sum(float((got - want).square().sum()) for got, want in pairs)
+    return [math.sqrt(change / max(total, 1e-300)) for change in changed]
+
+
+def _exact(model: nn.Module) -> nn.Module:
+    """A copy in float64, in eval mode."""
+    return copy.deepcopy(model).double().eval()
 
 
 @torch.no_grad()
 def _run(model: nn.Module, image: Tensor) -> list[Tensor]:
-    output = copy.deepcopy(model).double().eval()(image)
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in tree_leaves(model(image)) if isinstance(leaf, Tensor)]

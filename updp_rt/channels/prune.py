@@ -16,7 +16,7 @@ from updp_rt.channels.coupling import choose_coupling
 from updp_rt.channels.errors import ChannelError
 from updp_rt.channels.export import check_equal, export_model, mask_model
 from updp_rt.channels.graph import WRITTEN
-from updp_rt.channels.importance import score_inputs
+from updp_rt.channels.importance import Scores, score_inputs
 from updp_rt.channels.layout import Layout, Masks, check_masks, find_alive
 from updp_rt.channels.masks import choose_masks
 from updp_rt.channels.order import find_order
@@ -128,7 +128,10 @@ def prune_channels(
         raise ChannelError("an accelerated model cannot be pruned: updp_rt.restore it, prune, and accelerate again")
     batches = [images] if isinstance(images, Tensor) else list(images or ())
     found = trace(model, example_input)
-    if masks is not None:
+    scores: Scores = {}
+    if masks is None:
+        scores = score_inputs(model, found, importance, batches)
+    else:
         check_masks(found, masks)
     closed: list[str] = []
     failures: tuple[str, ...] = ()
@@ -138,7 +141,6 @@ def prune_channels(
             raise ChannelError(f"no layer of this {type(model).__name__} reads channels that can be removed: {why}")
         notes: tuple[str, ...] = ()
         if masks is None:
-            scores = score_inputs(model, found, importance, batches)
             if batches and scope == "global" and not constrained:
                 chosen, notes = choose_coupling(model, found, scores, amount, batches, limits=limits)
             else:
