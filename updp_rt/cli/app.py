@@ -38,5 +38,3 @@ app = typer.Typer(
     help="Make vision models faster: prune their depth (slow blocks become one convolution or one linear layer), "
     "and run them on fused kernels.",
 )
-
-from updp_rt.cli import channels, demo, emulate, kernels, models, project, prune, report, runtime, verify  # noqa: E402, F401 - each registers its commands

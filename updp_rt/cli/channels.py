@@ -11,7 +11,7 @@ import typer
 
 from updp_rt.cli.app import app
 from updp_rt.cli.common import create_model, load_or_create, out, parse_size, print_json
-from updp_rt.cli.models import AsJson, Size
+from updp_rt.cli.options import AsJson, Size
 
 if TYPE_CHECKING:
     from rich.table import Table

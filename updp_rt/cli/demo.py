@@ -11,7 +11,7 @@ import typer
 
 from updp_rt.cli.app import app
 from updp_rt.cli.common import create_model, load_checkpoint, out, print_json, summary_table
-from updp_rt.cli.models import AsJson
+from updp_rt.cli.options import AsJson
 from updp_rt.cli.verify import certify
 
 if TYPE_CHECKING:

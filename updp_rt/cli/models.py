@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from updp_rt.cli.app import app
 from updp_rt.cli.common import create_model, out, parse_size, print_json
-
-ModelName = Annotated[str, typer.Argument(help="A timm model, such as resnet34.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Size = Annotated[str | None, typer.Option("--img-size", help="Image size, such as 224 or 160x192 (height x width).")]
+from updp_rt.cli.options import AsJson, ModelName, Size
 
 
 @app.command(epilog="Example: updp-rt inspect mobilenetv2_100")

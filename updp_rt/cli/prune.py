@@ -10,7 +10,7 @@ import typer
 
 from updp_rt.cli.app import app
 from updp_rt.cli.common import create_model, out, parse_size, print_json, summary_table
-from updp_rt.cli.models import AsJson, ModelName, Size
+from updp_rt.cli.options import AsJson, ModelName, Size
 
 Folder = Annotated[Path | None, typer.Option("--out", help="Folder for results; the same folder again resumes.")]
 Settings = Annotated[

@@ -9,7 +9,7 @@ import typer
 
 from updp_rt.cli.app import app
 from updp_rt.cli.common import DTYPES, out, parse_dtype, print_json
-from updp_rt.cli.models import AsJson
+from updp_rt.cli.options import AsJson
 
 Folder = Annotated[Path, typer.Argument(help="Folder of a run, or of a saved model.", show_default=False)]
 

@@ -19,7 +19,7 @@ from updp_rt.cli.common import (
     print_json,
     saved_folder,
 )
-from updp_rt.cli.models import AsJson, Size
+from updp_rt.cli.options import AsJson, Size
 
 if TYPE_CHECKING:
     from torch import Tensor
