@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from typing import Any
 
@@ -11,6 +10,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from updp_rt._copies import copy_model
+from updp_rt._marks import source_type, to_source
 from updp_rt.artifacts.errors import ArtifactError, first_error
 from updp_rt.artifacts.manifest import Description, MergedForm, ModelArgs
 from updp_rt.artifacts.narrow import check_fits, describe_channels, prune_again
@@ -31,7 +32,7 @@ def describe_model(model: nn.Module, model_args: dict[str, Any] | None = None) -
     name = architecture(model)
     if not timm.is_model(name):
         raise ArtifactError(
-            f"{type(model).__name__} does not say which timm architecture it is; create it with timm.create_model"
+            f"this {source_type(model).__name__} names no timm architecture: create it with timm.create_model"
         )
     traits, defaults = _traits(model), _traits(_build_meta(name, ModelArgs()))
     read_off = {key: value for key, value in traits.items() if defaults.get(key) != value}
@@ -112,7 +113,7 @@ def _with_merged_blocks(model: nn.Module, description: Description) -> nn.Module
 @torch.no_grad()
 def _check_rebuilds(model: nn.Module, description: Description) -> None:
     advice = "pass the arguments it was created with as model_args"
-    here = copy.deepcopy(model).cpu().eval()
+    here = to_source(copy_model(model)).cpu().eval()
     try:
         again = rebuild(description, cpu_state(model))
     except ArtifactError as error:

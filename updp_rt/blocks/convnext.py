@@ -11,6 +11,7 @@ from timm.layers.mlp import GlobalResponseNormMlp, Mlp
 from timm.models.convnext import ConvNeXt, ConvNeXtBlock
 from torch import Tensor, nn
 
+from updp_rt._marks import source_type
 from updp_rt.blocks.family import Family, is_identity
 from updp_rt.blocks.merged import MergedBlock, convolutions
 from updp_rt.blocks.norms import copy_activation, pruned_batchnorm
@@ -69,8 +70,8 @@ class ProgressiveConvNeXtBlock(ProgressiveBlock):
 def _why_not(block: Any) -> str | None:
     if isinstance(block.mlp, GlobalResponseNormMlp):
         return "GRN (global response normalisation) inside: it couples all pixels"
-    if type(block.mlp) is not Mlp or not is_identity(block.mlp.norm):
-        return f"{type(block.mlp).__name__}: only the plain MLP can be pruned"
+    if source_type(block.mlp) is not Mlp or not is_identity(block.mlp.norm):
+        return f"{source_type(block.mlp).__name__}: only the plain MLP can be pruned"
     if not is_identity(block.shortcut):
         return "a downsampling shortcut"
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,6 +9,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from updp_rt._copies import copy_model
+from updp_rt._marks import source_type, to_source
 from updp_rt.blocks.model import find_blocks, find_family, make_progressive, merge_model, pruned_bodies, set_lambda
 
 
@@ -62,7 +63,7 @@ def inspect(model: nn.Module, input_size: tuple[int, int, int] | None = None) ->
     """
     family = find_family(model)
     size = input_size or model_input_size(model)
-    model = copy.deepcopy(model).to("meta").eval()
+    model = to_source(copy_model(model)).to("meta").eval()
     total, costs = count_costs(model, size)
     merged: dict[str, dict[str, Cost]] = {}
     names = [block.name for block in find_blocks(model) if block.prunable]
@@ -75,7 +76,7 @@ def inspect(model: nn.Module, input_size: tuple[int, int, int] | None = None) ->
                 for name in names:
                     merged.setdefault(name, {})[form_label(body, form, len(pruned_bodies(model)))] = pruned[name]
     reports = [
-        BlockReport(b.name, type(b.module).__name__, b.reason, costs[b.name], merged.get(b.name, {}))
+        BlockReport(b.name, source_type(b.module).__name__, b.reason, costs[b.name], merged.get(b.name, {}))
         for b in find_blocks(model)
     ]
     return ModelReport(architecture(model), family.name, size, total, reports)
@@ -88,7 +89,7 @@ def form_label(body: str, form: str, bodies: int) -> str:
 
 def count_costs(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[Cost, dict[str, Cost]]:
     """Cost of `model` for one image, and of each of its submodules by name; shapes alone are followed."""
-    model = copy.deepcopy(model).to("meta").requires_grad_(False)
+    model = to_source(copy_model(model)).to("meta").requires_grad_(False)
     example = torch.zeros(1, *input_size, device="meta", dtype=next(model.parameters()).dtype)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(example)
@@ -119,7 +120,7 @@ def model_input_size(model: nn.Module) -> tuple[int, int, int]:
 
 def architecture(model: nn.Module) -> str:
     """timm's name of the model's architecture, or its class name."""
-    return str(getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__)
+    return str(getattr(model, "pretrained_cfg", {}).get("architecture") or source_type(model).__name__)
 
 
 def _params(module: nn.Module) -> int:

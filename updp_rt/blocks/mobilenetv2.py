@@ -18,6 +18,7 @@ from timm.models._efficientnet_blocks import (
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
+from updp_rt._marks import source_type
 from updp_rt.blocks.family import Family, is_identity
 from updp_rt.blocks.merged import MergedBlock, convolutions
 from updp_rt.blocks.norms import copy_activation, pruned_batchnorm
@@ -39,14 +40,14 @@ class ProgressiveInvertedResidual(ProgressiveBlock):
 
     def new_norms(self) -> dict[str, nn.Module]:
         norms = {}
-        for conv, bn in _CHAINS[type(self.block)]:
+        for conv, bn in _CHAINS[source_type(self.block)]:
             weight = getattr(self.block, conv).weight
             norms[bn] = pruned_batchnorm(getattr(self.block, bn), weight.shape[0], weight)
         return norms
 
     def steps(self) -> list[Step]:
         steps: list[Step] = []
-        for conv, bn in _CHAINS[type(self.block)]:
+        for conv, bn in _CHAINS[source_type(self.block)]:
             steps.append(Keep(conv, getattr(self.block, conv)))
             steps.append(Fade(bn, getattr(self.block, bn), self.norms[bn]))
         return steps
@@ -73,12 +74,12 @@ class ProgressiveInvertedResidual(ProgressiveBlock):
 
 
 def _why_not(block: Any) -> str | None:
-    if type(block) not in _CHAINS:
-        return f"{type(block).__name__}: only InvertedResidual and DepthwiseSeparableConv can be pruned"
+    if source_type(block) not in _CHAINS:
+        return f"{source_type(block).__name__}: only InvertedResidual and DepthwiseSeparableConv can be pruned"
     if not is_identity(block.se):
-        return f"squeeze-excite ({type(block.se).__name__}) inside"
+        return f"squeeze-excite ({source_type(block.se).__name__}) inside"
     if not is_identity(block.aa):
-        return f"anti-aliasing ({type(block.aa).__name__}) inside"
+        return f"anti-aliasing ({source_type(block.aa).__name__}) inside"
     if block.conv_s2d is not None:
         return "space-to-depth convolution inside"
     return None

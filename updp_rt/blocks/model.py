@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
+from updp_rt._copies import copy_model
+from updp_rt._marks import source_type, to_source
 from updp_rt.blocks import convnext, mobilenetv2, resnet, vit
 from updp_rt.blocks.family import Family
 from updp_rt.blocks.progressive import MergeOrigin, ProgressiveBlock
@@ -54,7 +55,7 @@ def find_family(model: nn.Module) -> Family:
             return family
     known = ", ".join(f"{f.name} ({f.models[0].__name__}, such as {f.example})" for f in FAMILIES)
     raise UnsupportedModelError(
-        f"{type(model).__name__} belongs to no family that can be pruned. Families: {known}. "
+        f"{source_type(model).__name__} belongs to no family that can be pruned. Families: {known}. "
         "Create the model with timm.create_model, or add a family: updp_rt.blocks.add_family."
     )
 
@@ -73,7 +74,7 @@ def prunable_blocks(model: nn.Module) -> list[str]:
     if not names:
         reasons = sorted({block.reason for block in blocks if block.reason})
         raise UnsupportedModelError(
-            f"no block of this {type(model).__name__} can be pruned: {'; '.join(reasons) or 'it has none'}"
+            f"no block of this {source_type(model).__name__} can be pruned: {'; '.join(reasons) or 'it has none'}"
         )
     return names
 
@@ -101,7 +102,7 @@ def make_progressive(model: nn.Module, bodies: Mapping[str, str] | Iterable[str]
         if name not in prunable:
             raise ValueError(f"{name!r} is no prunable block of this model; choose among {', '.join(prunable)}")
     progressive = find_family(model).progressive
-    model = copy.deepcopy(model)
+    model = to_source(copy_model(model))
     for name, body in chosen.items():
         block = progressive(_reading_all(model.get_submodule(name)), name, body)
         block.train(model.training)
@@ -130,7 +131,7 @@ def merge_model(model: nn.Module, forms: Mapping[str, str] | None = None) -> nn.
     Raises:
         MergeError: a block stands between 0 and 1, or cannot be merged.
     """
-    model = copy.deepcopy(model).eval()
+    model = to_source(copy_model(model)).eval()
     for name, block in progressive_blocks(model).items():
         merged = block.block if block.lam == 0.0 else block.merge((forms or {}).get(name))
         model.set_submodule(name, merged.eval())
@@ -153,7 +154,7 @@ def _reason(family: Family, name: str, module: nn.Module) -> str | None:
         return reason
     try:
         # The algebra has the last word: a merge of shapes alone (no values) finds what it refuses.
-        block = family.progressive(_reading_all(copy.deepcopy(module).to("meta")), name)
+        block = family.progressive(_reading_all(to_source(copy_model(module)).to("meta")), name)
         block.lam = 1.0
         block.merge()
     except MergeError as error:

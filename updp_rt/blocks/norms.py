@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from updp_rt._copies import copy_model
 
 
 class BatchNormTokens(nn.BatchNorm1d):
@@ -34,7 +34,7 @@ def pruned_batchnorm(old: nn.Module | None, channels: int, like: Tensor, *, toke
 
 def copy_activation(activation: nn.Module, *, inplace: bool) -> nn.Module:
     """A copy of `activation` that overwrites its input, where it can, or leaves it alone."""
-    activation = copy.deepcopy(activation)
+    activation = copy_model(activation)
     if hasattr(activation, "inplace"):
         activation.inplace = inplace  # type: ignore[assignment]
     return activation

@@ -11,6 +11,7 @@ from typing import Any
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
+from updp_rt._marks import source_type
 from updp_rt.blocks.family import Family, is_identity
 from updp_rt.blocks.merged import MergedBlock, convolutions
 from updp_rt.blocks.norms import copy_activation, pruned_batchnorm
@@ -64,12 +65,12 @@ class ProgressiveBasicBlock(ProgressiveBlock):
 
 
 def _why_not(block: Any) -> str | None:
-    if type(block) is not BasicBlock:
-        return f"{type(block).__name__}: only BasicBlock can be pruned"
+    if source_type(block) is not BasicBlock:
+        return f"{source_type(block).__name__}: only BasicBlock can be pruned"
     if not is_identity(block.se):
-        return f"squeeze-excite or other attention ({type(block.se).__name__}) inside"
+        return f"squeeze-excite or other attention ({source_type(block.se).__name__}) inside"
     if not is_identity(block.aa):
-        return f"anti-aliasing ({type(block.aa).__name__}) inside"
+        return f"anti-aliasing ({source_type(block.aa).__name__}) inside"
     if not is_identity(block.drop_block):
         return "DropBlock inside"
     return None

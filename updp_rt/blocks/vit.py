@@ -21,6 +21,7 @@ from timm.models.vision_transformer_sam import Block as SamBlock
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor, nn
 
+from updp_rt._marks import source_type
 from updp_rt.blocks.family import Family, is_identity
 from updp_rt.blocks.merged import MergedTransformerBlock
 from updp_rt.blocks.norms import copy_activation, pruned_batchnorm
@@ -77,11 +78,11 @@ class ProgressiveTransformerBlock(ProgressiveBlock):
 
 def _why_not(block: Any) -> str | None:
     if isinstance(block, _WINDOWED):
-        return f"windowed attention ({type(block).__name__})"
-    if type(block) is not Block:
-        return f"{type(block).__name__}: only the pre-norm attention + MLP Block can be pruned"
-    if type(block.mlp) is not Mlp or not is_identity(block.mlp.norm):
-        return f"{type(block.mlp).__name__}: only the plain MLP can be pruned"
+        return f"windowed attention ({source_type(block).__name__})"
+    if source_type(block) is not Block:
+        return f"{source_type(block).__name__}: only the pre-norm attention + MLP Block can be pruned"
+    if source_type(block.mlp) is not Mlp or not is_identity(block.mlp.norm):
+        return f"{source_type(block.mlp).__name__}: only the plain MLP can be pruned"
     return None
 
 
