@@ -1,0 +1,163 @@
+"""What README and docs show is what happens: snippets run, commands parse, links and pictures lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import updp_rt
+
+ROOT = Path(updp_rt.__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PENDING = {"docs/channels.md", "docs/measured.md"}
+# Pages that stand beside the code they describe.
+READMES = [
+    path for part in ("kernels", "csrc", "updp_rt", "benchmarks") for path in sorted((ROOT / part).rglob("*.md"))
+]
+
+# One process for all of them, so that torch is imported once; each snippet has a namespace of its own.
+RUN = """
+import json, sys, traceback
+failed = {}
+for name, snippet in json.load(sys.stdin).items():
+    try:
+        exec(compile(snippet, name, "exec"), {"__name__": "__main__"})
+    except BaseException:
+        failed[name] = traceback.format_exc()
+sys.exit("\\n".join(f"{name}\\n{error}" for name, error in failed.items()) or 0)
+"""
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _blocks(path: Path, language: str) -> list[str]:
+    """Contents of a page's fenced blocks in one language; those without a name hold commands."""
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [text for found, text in fences if found == language]
+
+
+def _lines() -> Iterator[tuple[str, str]]:
+    """Every shown line of a command, with the page that it stands on; continued lines are one."""
+    for page in PAGES:
+        for block in _blocks(page, ""):
+            for line in block.replace("\\\n", " ").splitlines():
+                yield _name(page), line.strip()
+
+
+def _commands(start: str) -> list[Any]:
+    """Arguments of the shown commands that begin so, a test parameter each."""
+    found = {}
+    for page, line in _lines():
+        if line.startswith(start + " "):
+            found.setdefault(
+                line, pytest.param(shlex.split(line, comments=True)[len(start.split()) :], id=f"{page}: {line}")
+            )
+    return list(found.values())
+
+
+def test_python_snippets_run(tmp_path: Path) -> None:
+    snippets = {
+        f"{_name(page)}, snippet {number}": text
+        for page in PAGES
+        for number, text in enumerate(_blocks(page, "python"), 1)
+    }
+    assert len(snippets) >= 8
+    done = subprocess.run(
+        [sys.executable, "-c", RUN],
+        input=json.dumps(snippets),
+        cwd=tmp_path,
+        env=os.environ | {"UPDP_RT_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)},
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+
+
+@pytest.mark.parametrize("arguments", _commands("updp-rt"))
+def test_commands_take_what_is_shown(arguments: list[str]) -> None:
+    from typer.main import get_command
+
+    from updp_rt.cli import app
+
+    command: Any = get_command(app)
+    rest, path = arguments, "updp-rt"
+    while hasattr(command, "commands"):
+        assert rest, f"{path} asks for a command"
+        assert rest[0] in command.commands, f"{path} has no command {rest[0]}"
+        path, command, rest = f"{path} {rest[0]}", command.commands[rest[0]], rest[1:]
+    command.make_context(path, list(rest))  # raises on unknown options, missing arguments and wrong values
+
+
+def test_every_command_is_shown() -> None:
+    from typer.main import get_command
+
+    from updp_rt.cli import app
+
+    def walk(command: Any, path: str) -> Iterator[str]:
+        for name, child in getattr(command, "commands", {}).items():
+            yield from walk(child, f"{path} {name}")
+        if not hasattr(command, "commands"):
+            yield path
+
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    missing = [path for path in walk(get_command(app), "updp-rt") if f"\n{path} " not in page]
+    assert not missing
+
+
+@pytest.mark.parametrize("arguments", _commands("python -m"))
+def test_modules_that_are_run_exist(arguments: list[str]) -> None:
+    assert importlib.util.find_spec(arguments[0]) is not None
+    if arguments[0] == "benchmarks":
+        from benchmarks.commands import app
+
+        assert arguments[1] in {(c.name or c.callback.__name__) for c in app.registered_commands if c.callback}
+
+
+@pytest.mark.parametrize("arguments", _commands("make"))
+def test_make_has_the_targets_shown(arguments: list[str]) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = " ".join(re.findall(r"^\.PHONY:(.*)$", makefile, re.MULTILINE)).split()
+    assert arguments[0] in targets
+
+
+@pytest.mark.parametrize("page", [*PAGES, *READMES], ids=_name)
+def test_links_and_pictures_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (page.parent / file).resolve() if file else page
+        assert linked.is_relative_to(ROOT), target
+        assert linked.exists() or _name(linked) in PENDING, target
+        if anchor:
+            assert anchor in _anchors(linked), target
+
+
+def _anchors(page: Path) -> set[str]:
+    """What a page's headings are called in links, as GitHub makes it of them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\((docs/[^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert linked >= {_name(page) for page in PAGES if page.parent == ROOT / "docs"}
+
+
+def test_the_readme_is_read_in_one_sitting() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
