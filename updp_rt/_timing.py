@@ -24,8 +24,8 @@ def time_side_by_side(
 ) -> dict[NameT, float]:
     """Median seconds a call of each candidate, after a warm-up, in `rounds` interleaved rounds.
 
-    In a round each candidate is called again and again for about `round_seconds`, at least once: far above the clock's
-    grain, and long enough where a candidate must first fill the caches that the others have emptied.
+    In a round each candidate is called again and again for about `round_seconds`, at least once: far longer than
+    the clock's resolution, and long enough for a candidate to fill the caches that the others have emptied.
     """
     samples = sample_side_by_side(candidates, rounds=rounds, round_seconds=round_seconds, device=device)
     return {name: statistics.median(values) for name, values in samples.items()}
@@ -43,7 +43,7 @@ def sample_side_by_side(
 ) -> dict[NameT, list[float]]:
     """Seconds a call of each candidate in every round, as `time_side_by_side` takes them.
 
-    After `limit_seconds` of them no further round is begun, but for the first three. `each_round` is told after each
+    After `limit_seconds` no further round begins, except for the first three. `each_round` is told after each round
     how many are done.
     """
     repeats = {}

@@ -217,7 +217,7 @@ X = np.zeros(4, np.float32)
     [
         ((1.0, X, X, X), "axpy(4 bytes, pointer, pointer, pointer, 4 bytes) takes 5 arguments, not 4"),
         ((1.0, X, X, X, 4, 4), "takes 5 arguments, not 6"),
-        ((X, X, X, X, 4), "axpy, argument 1: it is a value of 4 bytes, no pointer; an array does not fit"),
+        ((X, X, X, X, 4), "axpy, argument 1: it is a value of 4 bytes, not a pointer; an array does not fit"),
         ((1.0, 2.5, X, X, 4), "argument 2: a pointer takes an array, a tensor, an address or None, not float"),
         ((1.0, [1, 2], X, X, 4), "argument 2: a pointer takes an array, a tensor, an address or None, not list"),
         ((1.0, X, X, X, 2**32), "argument 5: 4294967296 does not fit 4 bytes"),

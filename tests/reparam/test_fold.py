@@ -120,8 +120,8 @@ def test_batchnorm_linear_linear_batchnorm_on_tokens() -> None:
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (nn.ReLU(), "ReLU is no convolution"),
-        (nn.LayerNorm(4), "LayerNorm is no convolution"),
+        (nn.ReLU(), "ReLU is not a convolution"),
+        (nn.LayerNorm(4), "LayerNorm is not a convolution"),
         (nn.MaxPool2d(2), "MaxPool2d"),
     ],
 )

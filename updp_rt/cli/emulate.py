@@ -29,7 +29,7 @@ _EXAMPLE = (
 
 
 class Order(StrEnum):
-    """Of workgroups."""
+    """Order of workgroups."""
 
     forward = "forward"
     backward = "backward"
@@ -46,9 +46,9 @@ class Waves(StrEnum):
 @app.command(epilog=_EXAMPLE)
 def emulate(
     code_object: Annotated[Path, typer.Argument(help="What hipcc, clang or Triton wrote.", show_default=False)],
-    kernel: Annotated[str | None, typer.Option(help="Which one; may be left out where there is but one.")] = None,
-    grid: Annotated[str | None, typer.Option(help="Run it: workgroups, such as 4 or 4,1,1.")] = None,
-    block: Annotated[str, typer.Option(help="Lanes a workgroup, such as 256 or 16,16.")] = "64",
+    kernel: Annotated[str | None, typer.Option(help="Which kernel; may be left out if there is only one.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Run the kernel on so many workgroups, such as 4 or 4,1,1.")] = None,
+    block: Annotated[str, typer.Option(help="Lanes per workgroup, such as 256 or 16,16.")] = "64",
     arg: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,11 +57,11 @@ def emulate(
         ),
     ] = None,
     dynamic_lds: Annotated[int, typer.Option(min=0, help="Bytes of LDS beyond what the kernel declares.")] = 0,
-    order: Annotated[Order, typer.Option(help="Of workgroups.")] = Order.forward,
+    order: Annotated[Order, typer.Option(help="Order of workgroups.")] = Order.forward,
     waves: Annotated[Waves, typer.Option(help="Order of a workgroup's waves between barriers.")] = Waves.forward,
-    seed: Annotated[int, typer.Option(min=0, help="Of random values and of the shuffled order.")] = 0,
-    max_instructions: Annotated[int, typer.Option(min=1, help="A wave that executes more is at fault.")] = 100_000_000,
-    threads: Annotated[int, typer.Option(min=0, help="Of this machine; 0: as many as it has.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random values and of the shuffled order.")] = 0,
+    max_instructions: Annotated[int, typer.Option(min=1, help="Most that a wave may execute.")] = 100_000_000,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of this machine; 0 uses all of them.")] = 1,
     save: Annotated[
         list[str] | None,
         typer.Option(help="After the run, write argument N, counted from 1: N=out.npy.", show_default=False),
@@ -73,8 +73,8 @@ def emulate(
 ) -> None:
     """List the kernels of CODE_OBJECT, or run one on an emulated MI100.
 
-    What Triton compiled takes two arguments after its own, null pointers, and its shared memory as --dynamic-lds.
-    Ends with status 1 where the kernel did what the hardware would not do right.
+    A kernel compiled by Triton takes two null pointers after its own arguments, and its shared memory as --dynamic-lds.
+    Ends with status 1 if the kernel did something that goes wrong on hardware.
     """
     import numpy as np
 
@@ -143,7 +143,7 @@ def _file(text: str, operands: Sequence[Operand]) -> tuple[Path, int]:
     if not path or not number.isdigit() or not 1 <= int(number) <= len(operands):
         raise ValueError(f"--save takes N=out.npy with N from 1 to {len(operands)}, not {text!r}")
     if operands[int(number) - 1].array is None:
-        raise ValueError(f"--save {text}: argument {number} is no array")
+        raise ValueError(f"--save {text}: argument {number} is not an array")
     return Path(path), int(number) - 1
 
 
@@ -174,7 +174,7 @@ def _print_kernels(kernels: Iterable[Kernel], json: bool) -> None:
         arguments = ", ".join("ptr" if argument.is_pointer else f"{argument.size} B" for argument in kernel.arguments)
         table.add_row(escape(kernel.name), escape(arguments), *map(str, figures), f"≤ {kernel.max_workgroup_size}")
     table.caption = (
-        "registers a wave, and those spilled; bytes of LDS a workgroup, of scratch a lane; lanes a workgroup"
+        "registers per wave, and those spilled; bytes of LDS per workgroup and of scratch per lane; lanes per workgroup"
     )
     table.caption_justify = "left"
     out.print(table)

@@ -1,4 +1,4 @@
-"""Commands of the HIP kernels: ``build`` compiles them ahead of time, ``inspect`` tells what they take of a GPU."""
+"""Commands of the HIP kernels: ``build`` compiles them ahead of time, ``inspect`` tells what they need of a GPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from updp_rt.cli.common import out, print_json
 if TYPE_CHECKING:
     from updp_rt.kernels.hip.figures import Figures
 
-kernels = typer.Typer(no_args_is_help=True, help="Compile the HIP kernels for GPUs, and see what they take.")
+kernels = typer.Typer(no_args_is_help=True, help="Compile the HIP kernels for GPUs, and see what they need.")
 app.add_typer(kernels, name="kernels")
 
 _COLUMNS = {
@@ -39,9 +39,10 @@ def build(
         "gfx908,gfx90a"
     ),
     folder: Annotated[
-        Path | None, typer.Option("--out", help="Where to; by default where updp_rt looks.", show_default=False)
+        Path | None,
+        typer.Option("--out", help="Folder; by default the one updp_rt reads.", show_default=False),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Compile even what has not changed.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Compile again even if nothing has changed.")] = False,
 ) -> None:
     """Compile every operator for each architecture, on a machine with or without a GPU."""
     from updp_rt.kernels.hip.build import build as build_objects
@@ -64,7 +65,7 @@ def build(
 @kernels.command(epilog="Example: updp-rt kernels inspect --arch gfx908")
 def inspect(
     files: Annotated[list[Path] | None, typer.Argument(help="AMD code objects.", show_default=False)] = None,
-    arch: Annotated[str, typer.Option(help="Which of the compiled kernels, where no files are named.")] = "gfx908",
+    arch: Annotated[str, typer.Option(help="Which of the compiled kernels, if no files are named.")] = "gfx908",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Registers, LDS, spills, occupancy and instructions of each kernel, of any code object or of updp_rt's own."""
@@ -84,7 +85,7 @@ def inspect(
 
 
 def _table(found: Sequence[tuple[str, Figures]]) -> Table:
-    table = Table(caption="LDS and scratch in bytes; instructions as they stand in the code", caption_justify="left")
+    table = Table(caption="LDS and scratch in bytes; instructions counted in the code", caption_justify="left")
     table.add_column("kernel", no_wrap=True)
     for title in _COLUMNS.values():
         table.add_column(title, justify="right")

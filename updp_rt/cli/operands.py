@@ -38,7 +38,7 @@ class Operand:
 
     @property
     def array(self) -> np.ndarray[Any, Any] | None:
-        """The values as users know them, bfloat16 widened to float32; None for what is no array."""
+        """The values as users know them, bfloat16 widened to float32; None if it is not an array."""
         if not isinstance(self.value, np.ndarray):
             return None
         if self.dtype == "bfloat16":
@@ -47,7 +47,7 @@ class Operand:
 
 
 def parse_operand(text: str, rng: np.random.Generator) -> Operand:
-    """Read one argument; ValueError where `text` has none of the forms.
+    """Read one argument; ValueError if `text` has none of the forms.
 
     Random floats are standard normal, random integers from -8 to 8 (unsigned: 0 to 16).
     """
@@ -63,19 +63,19 @@ def parse_operand(text: str, rng: np.random.Generator) -> Operand:
     if first in _NAMES and len(rest) == 1:
         dtype = _dtype(first, text)
         return Operand(text, dtype, _encode(np.array(_number(rest[0], dtype, text)), dtype)[()])
-    raise ValueError(f"{text!r} is no argument; write one of these: {FORMS}")
+    raise ValueError(f"{text!r} is not an argument; write one of these: {FORMS}")
 
 
 def _dtype(name: str, text: str) -> str:
     if name not in _NAMES:
-        raise ValueError(f"{text!r}: no dtype {name!r}; there are {', '.join(_DTYPES)}")
+        raise ValueError(f"{text!r}: unknown dtype {name!r}; choose among {', '.join(_DTYPES)}")
     return _NAMES[name]
 
 
 def _shape(sizes: str, text: str) -> tuple[int, ...]:
     parts = sizes.split("x")
     if not all(part.isdigit() for part in parts):
-        raise ValueError(f"{text!r}: {sizes!r} is no shape; write 64 or 64x32")
+        raise ValueError(f"{text!r}: {sizes!r} is not a shape; write 64 or 64x32")
     return tuple(map(int, parts))
 
 
@@ -97,7 +97,7 @@ def _number(number: str, dtype: str, text: str) -> float | int:
         value = int(number, 0)
         limits = np.iinfo(_DTYPES[dtype])  # type: ignore[type-var]
     except ValueError:
-        raise ValueError(f"{text!r}: {number!r} is no {dtype}") from None
+        raise ValueError(f"{text!r}: {number!r} cannot be read as {dtype}") from None
     if not limits.min <= value <= limits.max:
         raise ValueError(f"{text!r}: {dtype} goes from {limits.min} to {limits.max}")
     return value

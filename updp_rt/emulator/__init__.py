@@ -3,9 +3,9 @@
     module = Module(Path("axpy.hsaco"))
     module.launch("axpy", n // 256, 256, 2.5, x, y, out, n)  # numpy arrays and CPU tensors, changed in place
 
-What real hardware would not do right raises `Fault`: an access outside the memory given, a register read before its
+What would go wrong on real hardware raises `Fault`: an access outside the memory given, a register read before its
 load was waited for, an instruction the GPU lacks. `run_triton` runs what Triton compiled for
-``GPUTarget("hip", "gfx908", 64)``. Needs numpy, neither torch nor triton; importing ``updp_rt`` imports none of it.
+``GPUTarget("hip", "gfx908", 64)``. Needs numpy, but neither torch nor triton; ``import updp_rt`` does not load it.
 """
 
 try:

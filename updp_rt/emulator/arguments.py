@@ -41,7 +41,7 @@ def pack(kernel: Kernel, values: Sequence[Value]) -> bytes:
 
 
 def names(kernel: Kernel) -> list[str]:
-    """What messages call the kernel's arguments, such as ``argument 2 (x)``."""
+    """The kernel's arguments as messages name them, such as ``argument 2 (x)``."""
     return [
         f"argument {position} ({argument.name})" if argument.name else f"argument {position}"
         for position, argument in enumerate(kernel.arguments, start=1)
@@ -49,9 +49,9 @@ def names(kernel: Kernel) -> list[str]:
 
 
 def memory(value: Value) -> Range | None:
-    """What a kernel may touch of `value`; None where it is no array.
+    """The memory of `value` that a kernel may touch; None if it is not an array.
 
-    That is all that a numpy array's elements span, and a tensor's whole storage.
+    That is all that a numpy array's elements span, or a tensor's whole storage.
     """
     if isinstance(value, np.ndarray):
         return (*_span(value), value.flags.writeable)
@@ -62,7 +62,7 @@ def memory(value: Value) -> Range | None:
 
 
 def _span(array: np.ndarray[Any, Any]) -> tuple[int, int]:
-    """First byte of an array's elements, whatever its strides, and the one after the last."""
+    """The first byte of an array's elements, whatever its strides, and the byte after the last."""
     begin = end = array.ctypes.data
     if array.size == 0:
         return begin, end
@@ -99,7 +99,7 @@ def _by_value(argument: Argument, value: Value) -> bytes:
     if argument.value_kind != "by_value":
         raise ValueError(f"it is a {argument.value_kind}, which cannot be given here")
     if isinstance(value, np.ndarray) or _is_tensor(value):
-        raise ValueError(f"it is a value of {argument.size} bytes, no pointer; an array does not fit")
+        raise ValueError(f"it is a value of {argument.size} bytes, not a pointer; an array does not fit")
     if isinstance(value, (np.generic, bytes)):
         encoded = value if isinstance(value, bytes) else value.tobytes()
         if len(encoded) != argument.size:
@@ -121,7 +121,7 @@ def _integer(value: int, size: int) -> bytes:
 
 def _float(value: float, size: int) -> bytes:
     if size not in _FLOATS:
-        raise ValueError(f"it has {size} bytes, a float 2, 4 or 8")
+        raise ValueError(f"it has {size} bytes; a float has 2, 4 or 8")
     try:
         return struct.pack(_FLOATS[size], value)
     except OverflowError:

@@ -11,16 +11,16 @@ class Counters:
 
     Attributes:
         waves, workgroups: how many ran.
-        instructions: of all waves, each counted once a wave.
-        scalar, vector, matrix, lds, global_, scalar_memory, barriers, waits: those, by kind.
+        instructions: of all waves, each counted once per wave.
+        scalar, vector, matrix, lds, global_, scalar_memory, barriers, waits: the same, by kind.
         matrix_cycles: cycles of a SIMD's matrix unit.
         matrix_flops: multiplications and additions of matrix instructions.
-        vector_cycles: 4 an instruction on 64 lanes, more for transcendental and 64-bit ones.
+        vector_cycles: 4 per instruction on 64 lanes, more for transcendental and 64-bit ones.
         lds_bytes: moved to and from LDS by active lanes.
-        lds_cycles: of a compute unit's LDS, which moves 128 bytes a cycle, bank conflicts included.
+        lds_cycles: of a compute unit's LDS, which moves 128 bytes per cycle, bank conflicts included.
         lds_conflict_cycles: those above the fewest the accesses could take.
         global_loaded_bytes, global_stored_bytes: asked for by active lanes.
-        global_lines: 64-byte lines touched, each counted once an instruction.
+        global_lines: 64-byte lines touched, each counted once per instruction.
         l2_lines: of these, lines stored to, and lines loaded that an L1 of the launch's ``l1_bytes`` did not hold.
     """
 

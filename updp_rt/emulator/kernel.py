@@ -1,4 +1,4 @@
-"""What a code object says of its kernels."""
+"""What a code object says about its kernels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Argument:
     Attributes:
         name: as in the source; empty where the compiler left it out.
         value_kind: ``by_value`` (a number or a struct), ``global_buffer`` (a pointer), ``hidden_...`` (filled in by
-            whoever launches), or a rarer one of LLVM's AMDGPU usage guide.
+            the launcher), or a rarer one from LLVM's AMDGPU usage guide.
         offset: bytes from the start of the kernel's argument segment.
         size: bytes.
     """
@@ -43,9 +43,9 @@ class Kernel:
     Attributes:
         arguments: those a launch gives, in order; hidden ones are left out.
         kernarg_bytes: of the argument segment, hidden arguments included.
-        lds_bytes: static LDS a workgroup; dynamic LDS comes on top.
-        scratch_bytes: private memory a lane.
-        vgprs, agprs, sgprs: vector and accumulation registers a lane, scalar registers a wave.
+        lds_bytes: static LDS per workgroup; dynamic LDS comes on top.
+        scratch_bytes: private memory per lane.
+        vgprs, agprs, sgprs: vector and accumulation registers per lane, scalar registers per wave.
         vgpr_spills, sgpr_spills: registers the compiler spilled.
         max_workgroup_size: lanes.
         wavefront_size: lanes.

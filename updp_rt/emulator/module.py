@@ -68,26 +68,26 @@ class Module:
         Args:
             kernel: its name.
             grid: workgroups, one to three numbers.
-            block: lanes a workgroup, one to three numbers.
+            block: lanes per workgroup, one to three numbers.
             arguments: one for each of the kernel's, hidden ones left out. Pointers take numpy arrays (views too),
                 CPU tensors, addresses and None; others take ints, floats, numpy scalars of the argument's size, or
                 bytes (a struct). A code object does not tell an int from a float: write 2.0 for a float, not 2.
-            dynamic_lds: bytes of LDS a workgroup beyond what the kernel declares.
+            dynamic_lds: bytes of LDS per workgroup beyond what the kernel declares.
             extra: arrays the kernel reaches through pointers stored in others.
-            workgroups: the order they run in. A kernel that is right does not depend on it.
-            waves: the order a workgroup's waves run in between barriers: where results depend on it, one is missing.
-            seed: of the shuffled order.
+            workgroups: the order they run in. A correct kernel does not depend on it.
+            waves: the order a workgroup's waves run in between barriers. If results depend on it, a barrier is missing.
+            seed: for the shuffled order.
             first_workgroup, workgroup_count: a part of the grid, x fastest; all by default.
             max_instructions: a wave that executes more raises Fault; no limit by default.
-            threads: of this machine; 0: as many as it has. Workgroups are divided among them.
-            l1_bytes: of each workgroup's own first-level cache (4 ways, LRU); changes nothing but `Counters.l2_lines`.
+            threads: threads of this machine; 0 uses all of them. Workgroups are divided among them.
+            l1_bytes: size of each workgroup's own first-level cache (4 ways, LRU); affects `Counters.l2_lines` alone.
             executions: receives how often waves executed each instruction, by its address in `disassemble`.
 
         The kernel may touch what the arrays hold (a tensor: its whole storage), and writes only where numpy may.
 
         Raises:
-            Fault: the kernel did what hardware would not do right. What it wrote before stays.
-            ValueError: no such kernel, or arguments or sizes it does not take.
+            Fault: the kernel did something that goes wrong on hardware. What it wrote before that stays.
+            ValueError: no such kernel, or arguments or sizes that it does not take.
         """
         described = self._kernel(kernel)
         segment = pack(described, arguments)
@@ -119,7 +119,7 @@ class Module:
         return Counters.of(counts)
 
     def disassemble(self, kernel: str) -> list[Instruction]:
-        """The kernel's instructions, as LLVM writes them; ValueError where there is no such kernel."""
+        """The kernel's instructions, as LLVM writes them; ValueError if there is no such kernel."""
         return [Instruction(*line) for line in self._program.disassemble(self._kernel(kernel).name)]
 
     def _kernel(self, name: str) -> Kernel:

@@ -24,8 +24,8 @@ def fold_chain(layers: Iterable[NamedLayer]) -> list[AffineConv]:
             `AffineConv` already read.
 
     Returns:
-        One `AffineConv` a convolution or linear layer; paddings stay where they are. A chain of nothing but
-        per-channel maps is one depthwise 1x1.
+        One `AffineConv` for each convolution or linear layer; paddings stay where they are. A chain of per-channel
+        maps alone is one depthwise 1x1.
 
     Raises:
         MergeError: a layer is not linear, or a shift stands before a padded convolution.
@@ -87,4 +87,4 @@ def _read(name: str, layer: nn.Module | Tensor | AffineConv) -> AffineConv:
         return AffineConv.from_conv(layer, name)
     if isinstance(layer, nn.Linear):
         return AffineConv.from_linear(layer, name)
-    raise MergeError(name, f"{type(layer).__name__} is no convolution, linear layer or BatchNorm")
+    raise MergeError(name, f"{type(layer).__name__} is not a convolution, linear layer or BatchNorm")

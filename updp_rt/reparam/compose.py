@@ -19,20 +19,20 @@ def compose(first: AffineConv, second: AffineConv) -> AffineConv:
     of W2 by W1 with stride s1; hence ``k = k1 + s1 * (k2 - 1)``, ``s = s1 * s2``, ``p = p1``.
 
     Raises:
-        MergeError: `second` is padded. Its zeros are no values of `first`, so the border ring of the two is not a
-            convolution; `move_padding` gives the chain that pads once, at its head. Or channels don't line up.
+        MergeError: `second` is padded: its zeros do not come from `first`, so the border of the two is not that of a
+            convolution (`move_padding` gives the chain that pads once, at its head). Or channels don't line up.
     """
     if second.padding != (0, 0):
         raise MergeError(
             second.name,
-            f"it pads by {second.padding} inside a chain, so the border is no convolution; pad at the chain's head",
+            f"it pads by {second.padding} inside a chain, so the border would differ; pad at the head of the chain",
         )
     if first.out_channels != second.in_channels:
         raise MergeError(
             second.name, f"it takes {second.in_channels} channels, but {first.name} gives {first.out_channels}"
         )
     if second.groups == 1 and second.is_pointwise:
-        # The common case (k x k, then 1x1) is one matrix product a group of the first.
+        # The common case (k x k, then 1x1) is one matrix product per group of the first.
         reads = second.weight.flatten(1).unflatten(1, (first.groups, -1)).transpose(0, 1)
         product = reads @ first.weight.flatten(1).unflatten(0, (first.groups, -1))
         weight = product.transpose(0, 1).reshape(second.out_channels, first.in_channels, *first.kernel_size)
@@ -52,10 +52,10 @@ def compose(first: AffineConv, second: AffineConv) -> AffineConv:
 def head_padding(
     paddings: Sequence[tuple[int, int]], strides: Sequence[tuple[int, int]]
 ) -> tuple[tuple[int, int], list[tuple[int, int]]]:
-    """Padding at a chain's head that makes room for all paddings behind it.
+    """The padding at a chain's head that makes room for all paddings after it.
 
     Returns the head's padding ``p1 + s1 * p2 + s1 * s2 * p3 + ...`` and, for each layer, the width of the ring its
-    output then carries around what it gave before: the padding that its successors no longer do.
+    output then carries around what it gave before: the padding that its successors no longer add.
     """
     rings = [(0, 0)]
     for padding, stride in zip(reversed(paddings), reversed(strides), strict=True):
@@ -74,7 +74,7 @@ def move_padding(chain: Sequence[AffineConv]) -> list[AffineConv]:
 
 
 def compose_chain(chain: Sequence[AffineConv]) -> AffineConv:
-    """All of a chain as one convolution, see `compose`."""
+    """A whole chain as one convolution, see `compose`."""
     if not chain:
         raise MergeError("chain", "it holds no layer")
     merged = chain[0]

@@ -2,7 +2,7 @@
 
 
 class MergeError(ValueError):
-    """A layer that cannot be merged exactly: says which layer, and why."""
+    """A layer that cannot be merged exactly: which one, and why."""
 
     def __init__(self, layer: str, reason: str) -> None:
         super().__init__(f"cannot merge {layer}: {reason}")

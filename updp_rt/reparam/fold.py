@@ -17,7 +17,7 @@ def batchnorm_affine(bn: _BatchNorm, name: str = "batchnorm") -> tuple[Tensor, T
 
     ``scale = weight / sqrt(var + eps)``, ``shift = bias - mean * scale`` (Ioffe & Szegedy 2015), with eps read
     from the module and a missing affine part read as weight 1 and bias 0. A BatchNorm without running
-    statistics depends on its batch, hence is no affine map: `MergeError`.
+    statistics depends on its batch, so it is not an affine map: `MergeError`.
     """
     if bn.running_mean is None or bn.running_var is None:
         raise MergeError(name, "a BatchNorm without running statistics depends on its batch")
@@ -41,10 +41,10 @@ def scale_output(conv: AffineConv, scale: Tensor, shift: Tensor | None = None) -
 
 
 def scale_input(conv: AffineConv, scale: Tensor, shift: Tensor | None = None) -> AffineConv:
-    """``conv(scale * x + shift)`` per input channel: what stands before the convolution.
+    """``conv(scale * x + shift)`` per input channel: what comes before the convolution.
 
-    A shift before a padded convolution is no convolution: padding with zeros happens after the shift, so
-    the border would see 0 where the merged kernel sees ``shift``. That is a `MergeError`.
+    A shift before a padded convolution does not merge: padding with zeros happens after the shift, so the border
+    would see 0 where the merged kernel sees ``shift``. That is a `MergeError`.
     """
     scale = scale.detach().double()
     _check_channels(conv, "input", conv.in_channels, scale)
@@ -53,7 +53,7 @@ def scale_input(conv: AffineConv, scale: Tensor, shift: Tensor | None = None) ->
     bias = conv.bias
     if shift is not None:
         if conv.padding != (0, 0):
-            raise MergeError(conv.name, f"a shift stands before its padding {conv.padding}: the border would differ")
+            raise MergeError(conv.name, f"a shift comes before its padding {conv.padding}, so the border would differ")
         shifts = shift.detach().double().view(conv.groups, -1)
         shifts = shifts.repeat_interleave(conv.out_channels // conv.groups, dim=0)
         bias = bias + (conv.weight * shifts[:, :, None, None]).sum(dim=(1, 2, 3))
