@@ -145,7 +145,7 @@ def test_damaged_weights(saved: Path, damage: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 99}, "of schema 99, newer than the 3 this version reads; upgrade"),
+        ({"schema_version": 99}, "of schema 99, newer than the 4 this version reads; upgrade"),
         ({"schema_version": 99, "unknown": 1}, "newer than"),
         ({"schema_version": "x"}, "not a manifest of updp_rt"),
         ({"format": "onnx"}, "of format 'onnx', not a model saved by updp_rt"),

@@ -15,6 +15,7 @@ from updp_rt._marks import source_type, to_source
 from updp_rt.artifacts.errors import ArtifactError, first_error
 from updp_rt.artifacts.manifest import Description, MergedForm, ModelArgs
 from updp_rt.artifacts.narrow import check_fits, describe_channels, prune_again
+from updp_rt.artifacts.preprocessing import model_preprocessing, set_preprocessing
 from updp_rt.blocks import make_progressive, merge_model, merge_origins, model_input_size, set_lambda
 from updp_rt.blocks.inspect import architecture
 from updp_rt.reparam import MergeError
@@ -41,7 +42,11 @@ def describe_model(model: nn.Module, model_args: dict[str, Any] | None = None) -
     except ValidationError as error:
         raise ArtifactError(f"model_args cannot be saved: {first_error(error)}") from error
     blocks = {key: MergedForm(body=origin.body, form=origin.form) for key, origin in merge_origins(model).items()}
-    description = Description(architecture=name, model_args=args, input_size=model_input_size(model), blocks=blocks)
+    size = model_input_size(model)
+    preprocessing = model_preprocessing(model, size[0])
+    description = Description(
+        architecture=name, model_args=args, input_size=size, blocks=blocks, preprocessing=preprocessing
+    )
     whole = _with_merged_blocks(_build_meta(name, args), description)
     description.channels = describe_channels(model, whole)
     _check_rebuilds(model, description)
@@ -76,6 +81,8 @@ def rebuild(description: Description, state: dict[str, Tensor]) -> nn.Module:
     model = _with_merged_blocks(build(description.architecture, description.model_args), description)
     prune_again(model, description.channels)
     model.load_state_dict(state, strict=True, assign=True)
+    if description.preprocessing is not None:
+        set_preprocessing(model, description.preprocessing, description.input_size)
     return model.eval()
 
 

@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 3  # 1 has no `channels`, 2 no `numbers` of channels; files that need no more are still written so
+from updp_rt.artifacts.preprocessing import Preprocessing
+
+SCHEMA_VERSION = 4  # 1 has no `channels`, 2 no `numbers` of channels, 3 no `preprocessing`
 
 Size = Annotated[int, Field(ge=0, le=1_000_000)]
 
@@ -83,13 +85,7 @@ class Description(BaseModel):
     input_size: tuple[Size, Size, Size]
     blocks: dict[str, MergedForm] = {}
     channels: PrunedChannels | None = None
-
-    @property
-    def schema_needed(self) -> int:
-        """The oldest schema that has all that is described."""
-        if self.channels is None:
-            return 1
-        return 2 if self.channels.numbers is None else 3
+    preprocessing: Preprocessing | None = None
 
 
 class Manifest(Description):

@@ -59,7 +59,6 @@ def save(
     digest = hashlib.sha256(payload).hexdigest()
     manifest = Manifest(
         **{**dict(description), "input_size": input_size or description.input_size},
-        schema_version=description.schema_needed,
         weights=f"model-{digest[:16]}.safetensors",
         sha256=digest,
         versions=versions(),

@@ -13,6 +13,7 @@ from torch import nn
 from updp_rt.artifacts import save
 from updp_rt.artifacts.describe import build
 from updp_rt.artifacts.manifest import ModelArgs
+from updp_rt.artifacts.preprocessing import Preprocessing, set_preprocessing
 from updp_rt.blocks import make_progressive, merge_model, set_lambda
 from updp_rt.blocks.inspect import architecture
 from updp_rt.pruning.config import PruneConfig
@@ -64,6 +65,9 @@ def merge_folder(folder: str | Path, out: str | Path | None = None, form: str = 
     folder = Path(folder)
     identity = read_identity(folder)
     model = build(identity["architecture"], ModelArgs.model_validate(identity["model_args"]))
+    if "preprocessing" in identity:
+        preprocessing = Preprocessing.model_validate(identity["preprocessing"])
+        set_preprocessing(model, preprocessing, tuple(identity["input_size"]))
     search = read_result(folder / SEARCH, SearchResult)
     subnet = make_progressive(model, search.bodies)
     load_weights(folder / SUBNET, subnet)

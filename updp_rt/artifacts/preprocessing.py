@@ -1,0 +1,58 @@
+"""What pictures go through before a model sees them, in timm's terms: read off its ``pretrained_cfg``, and kept there."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+PerChannel = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1, max_length=16)]
+PerChannelPositive = Annotated[
+    tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], Field(min_length=1, max_length=16)
+]
+
+
+class Preprocessing(BaseModel):
+    """Resizing, cropping and normalising of pictures for evaluation, as ``timm.data.create_transform`` takes them.
+
+    `mean` and `std` have one value a channel, of pixels between 0 and 1. `crop_pct` is the share of a resized
+    picture's edge that the crop keeps.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mean: PerChannel
+    std: PerChannelPositive
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+    crop_pct: Annotated[float, Field(gt=0, le=2)]
+    crop_mode: Literal["center", "squash", "border"]
+
+    def __str__(self) -> str:
+        mean, std = (",".join(f"{value:.4g}" for value in dict.fromkeys(values)) for values in (self.mean, self.std))
+        return f"{self.interpolation}, crop_pct {self.crop_pct:g} ({self.crop_mode}), mean {mean}, std {std}"
+
+
+def model_preprocessing(model: nn.Module, channels: int) -> Preprocessing | None:
+    """What `model` says of its pictures, for images of `channels`; None where it says nothing for so many.
+
+    A model of grey pictures whose configuration is for coloured ones takes the mean of the three channels' values.
+    """
+    from timm.data import resolve_data_config
+
+    config = resolve_data_config({}, pretrained_cfg=getattr(model, "pretrained_cfg", None) or {"crop_pct": None})
+    values = {key: config[key] for key in Preprocessing.model_fields}
+    for key in ("mean", "std"):
+        if channels == 1 and len(values[key]) == 3:
+            values[key] = (sum(values[key]) / 3,)
+        if len(values[key]) != channels:
+            return None
+    return Preprocessing.model_validate(values)
+
+
+def set_preprocessing(model: nn.Module, preprocessing: Preprocessing, input_size: tuple[int, int, int]) -> None:
+    """Make ``timm.data.resolve_data_config(model=model)`` say this; what is saved says it too."""
+    config: dict[str, Any] = {**(getattr(model, "pretrained_cfg", None) or {}), **preprocessing.model_dump()}
+    # timm's figures for tests at another size are not of these.
+    config |= {"input_size": tuple(input_size), "test_input_size": None, "test_crop_pct": None}
+    model.pretrained_cfg = model.default_cfg = config  # type: ignore[assignment]
