@@ -11,7 +11,7 @@ import timm
 import torch
 
 import updp_rt
-from updp_rt.artifacts import ArtifactError, read_manifest
+from updp_rt.artifacts import ArtifactError
 from updp_rt.verification.randomize import randomize
 
 

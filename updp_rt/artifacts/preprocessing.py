@@ -1,4 +1,4 @@
-"""What pictures go through before a model sees them, in timm's terms: read off its ``pretrained_cfg``, and kept there."""
+"""What pictures go through before a model sees them, in timm's terms: its ``pretrained_cfg`` says it and keeps it."""
 
 from __future__ import annotations
 
