@@ -1,15 +1,20 @@
-"""Checks of the operators' arguments, whatever language their kernels are written in."""
+"""Checks of what kernels are given: memory as they read it, whatever language they are written in."""
 
 from __future__ import annotations
+
+from typing import Final
 
 import torch
 from torch import Tensor
 
-Pair = tuple[int, int]
-Shape = tuple[int, int, int, int]
+from updp_rt.ops.checks import Pair, check_alike, check_window, conv_shape
 
-ACTIVATIONS = ("none", "relu", "relu6", "gelu", "silu")
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+from . import DTYPES
+
+Shape = tuple[int, ...]
+
+# Distance of rows, in elements, from which 32-bit offsets of kernels that move 16 bytes at once do not span a tile.
+FAR: Final = 2**22
 
 
 def check(condition: bool, message: str) -> None:
@@ -26,40 +31,27 @@ def check_rows(name: str, matrix: Tensor, columns: int) -> None:
     )
 
 
-def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless `tensor` is contiguous and of `shape`."""
+def check_packed(name: str, tensor: Tensor | None, shape: Shape) -> None:
+    """Raise ValueError unless `tensor`, where there is one, is contiguous and of `shape`."""
     check(
-        tensor.shape == shape and tensor.is_contiguous(),
-        f"{name} must be contiguous {list(shape)}, not {list(tensor.shape)} by {list(tensor.stride())}",
+        tensor is None or (tensor.shape == shape and tensor.is_contiguous()),
+        f"{name} must be contiguous {list(shape)}, not {_shown(tensor)}",
     )
 
 
-def check_image(name: str, image: Tensor) -> None:
-    """Raise ValueError unless `image` is ``[N, C, H, W]`` in channels-last memory."""
+def check_image(name: str, image: Tensor, shape: Shape | None = None) -> None:
+    """Raise ValueError unless `image` is ``[N, C, H, W]`` in channels-last memory, and of `shape` if that is given."""
     check(
         image.dim() == 4 and image.is_contiguous(memory_format=torch.channels_last),
-        f"{name} must be [N, C, H, W] in channels_last memory, not {list(image.shape)} by {list(image.stride())}",
+        f"{name} must be [N, C, H, W] in channels_last memory, not {_shown(image)}",
     )
+    check(shape is None or image.shape == shape, f"{name} must be {list(shape or ())}, not {list(image.shape)}")
 
 
-def check_dtypes(x: Tensor, **others: Tensor | None) -> None:
-    """Raise ValueError unless `x` has a supported dtype and all `others` that are given have the same."""
-    check(x.dtype in DTYPES, f"dtype {x.dtype} is none of float32, float16, bfloat16")
-    for name, other in others.items():
-        check(other is None or other.dtype == x.dtype, f"{name} must be {x.dtype} as x is")
-
-
-def output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
-    """Height and width of a convolution's result; ValueError where the kernel does not fit even once."""
-    height, width = ((n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding, strict=True))
-    check(height > 0 and width > 0, f"a kernel of {kernel} does not fit {size} padded by {padding}")
-    return height, width
-
-
-def check_activation(act: str) -> None:
-    """Raise ValueError unless `act` is one of `ACTIVATIONS`."""
-    if act not in ACTIVATIONS:
-        raise ValueError(f"activation {act!r} is none of {', '.join(ACTIVATIONS)}")
+def check_dtypes(act: str, x: Tensor, **others: Tensor | None) -> None:
+    """Raise ValueError unless `x` has a dtype of `DTYPES`, `others` that are given have the same, and `act` exists."""
+    check(x.dtype in DTYPES, f"x is {x.dtype}, but kernels take float32, float16 and bfloat16")
+    check_alike(act, x=x, **others)
 
 
 def as_rows(name: str, tensor: Tensor) -> Tensor:
@@ -74,12 +66,10 @@ def as_rows(name: str, tensor: Tensor) -> Tensor:
 def check_linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, act: str) -> None:
     """Raise ValueError unless these are arguments of `linear`."""
     k, n = x.shape[-1], weight.shape[0]
-    check_activation(act)
-    check_dtypes(x, weight=weight, residual=residual)
+    check_dtypes(act, x, weight=weight, residual=residual)
     check_rows("x", x, k)
-    check_shape("weight", weight, (n, k))
-    if bias is not None:
-        check_shape("bias", bias, (n,))
+    check_packed("weight", weight, (n, k))
+    check_packed("bias", bias, (n,))
     if residual is not None:
         check_rows("residual", residual, n)
         check(residual.shape[0] == x.shape[0], f"residual has {residual.shape[0]} rows, x {x.shape[0]}")
@@ -88,33 +78,26 @@ def check_linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tenso
 def check_dual_linear(x: Tensor, a: Tensor, w_x: Tensor, w_a: Tensor, bias: Tensor | None, act: str) -> None:
     """Raise ValueError unless these are arguments of `dual_linear`."""
     n = w_x.shape[0]
-    check_activation(act)
-    check_dtypes(x, a=a, w_x=w_x, w_a=w_a)
+    check_dtypes(act, x, a=a, w_x=w_x, w_a=w_a)
     check_rows("x", x, x.shape[-1])
     check_rows("a", a, a.shape[-1])
     check(a.shape[0] == x.shape[0], f"a has {a.shape[0]} rows, x {x.shape[0]}")
-    check_shape("w_x", w_x, (n, x.shape[-1]))
-    check_shape("w_a", w_a, (n, a.shape[-1]))
-    if bias is not None:
-        check_shape("bias", bias, (n,))
+    check_packed("w_x", w_x, (n, x.shape[-1]))
+    check_packed("w_a", w_a, (n, a.shape[-1]))
+    check_packed("bias", bias, (n,))
 
 
 def check_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, stride: Pair, padding: Pair
 ) -> Shape:
     """The shape of `conv2d`'s result; ValueError unless these are its arguments."""
-    check_activation(act)
+    check_dtypes(act, x, weight=weight, residual=residual)
     check_image("x", x)
-    check_dtypes(x, weight=weight, residual=residual)
-    batch, channels, height, width = x.shape
     check(weight.dim() == 4, f"weight must be packed [O, KH, KW, I], not {list(weight.shape)}")
     out_channels, kernel_h, kernel_w = weight.shape[:3]
-    check_shape("weight", weight, (out_channels, kernel_h, kernel_w, channels))
-    shape = (batch, out_channels, *output_size((height, width), (kernel_h, kernel_w), stride, padding))
-    if bias is not None:
-        check_shape("bias", bias, (out_channels,))
-    _check_residual(residual, shape)
-    return shape
+    check_packed("weight", weight, (out_channels, kernel_h, kernel_w, x.shape[1]))
+    check_packed("bias", bias, (out_channels,))
+    return _result(x, weight.permute(0, 3, 1, 2), residual, stride, padding)
 
 
 def check_depthwise_pointwise(
@@ -129,36 +112,37 @@ def check_depthwise_pointwise(
     padding: Pair,
 ) -> Shape:
     """The shape of `depthwise_pointwise`'s result; ValueError unless these are its arguments."""
-    check_activation(act)
+    check_dtypes(act, x, w_dw=w_dw, w_pw=w_pw, residual=residual)
     check_image("x", x)
-    check_dtypes(x, w_dw=w_dw, w_pw=w_pw, residual=residual)
-    batch, channels, height, width = x.shape
-    out_channels = w_pw.shape[0]
+    channels, out_channels = x.shape[1], w_pw.shape[0]
     check(w_dw.dim() == 3, f"w_dw must be packed [KH, KW, C], not {list(w_dw.shape)}")
-    kernel_h, kernel_w = w_dw.shape[:2]
-    check_shape("w_dw", w_dw, (kernel_h, kernel_w, channels))
-    check_shape("w_pw", w_pw, (out_channels, channels))
-    shape = (batch, out_channels, *output_size((height, width), (kernel_h, kernel_w), stride, padding))
-    if b_dw is not None:
-        check_shape("b_dw", b_dw, (channels,))
-    if b_pw is not None:
-        check_shape("b_pw", b_pw, (out_channels,))
-    _check_residual(residual, shape)
-    return shape
+    check_packed("w_dw", w_dw, (*w_dw.shape[:2], channels))
+    check_packed("w_pw", w_pw, (out_channels, channels))
+    check_packed("b_dw", b_dw, (channels,))
+    check_packed("b_pw", b_pw, (out_channels,))
+    return _result(x, w_dw.permute(2, 0, 1).unsqueeze(1).expand(channels, 1, -1, -1), residual, stride, padding, w_pw)
 
 
 def check_epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str) -> tuple[Tensor, Tensor | None]:
     """`y` and `residual` as rows; ValueError unless these are arguments of `epilogue`."""
-    check_activation(act)
-    check_dtypes(y, residual=residual)
+    check_dtypes(act, y, residual=residual)
     check(residual is None or residual.shape == y.shape, "residual must have the shape of y")
     rows = as_rows("y", y)
-    if bias is not None:
-        check_shape("bias", bias, (rows.shape[1],))
+    check_packed("bias", bias, (rows.shape[1],))
     return rows, None if residual is None else as_rows("residual", residual)
 
 
-def _check_residual(residual: Tensor | None, shape: Shape) -> None:
+def _result(
+    x: Tensor, kernel: Tensor, residual: Tensor | None, stride: Pair, padding: Pair, pointwise: Tensor | None = None
+) -> Shape:
+    """Shape of a convolution's result, of a 1x1 one after it where there is one; `residual` has it too."""
+    check_window(x, "weight", kernel, stride, padding)
+    batch, channels, height, width = conv_shape(x.shape, kernel.shape, stride, padding)
+    shape = (batch, channels if pointwise is None else pointwise.shape[0], height, width)
     if residual is not None:
-        check_image("residual", residual)
-        check(residual.shape == shape, f"residual must be {list(shape)}, not {list(residual.shape)}")
+        check_image("residual", residual, shape)
+    return shape
+
+
+def _shown(tensor: Tensor | None) -> str:
+    return "None" if tensor is None else f"{list(tensor.shape)} by {list(tensor.stride())}"

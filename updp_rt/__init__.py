@@ -6,7 +6,6 @@ Names load on first use, so ``import updp_rt`` is quick, touches no GPU and comp
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from updp_rt._torchvision import make_torchvision_importable
@@ -17,7 +16,16 @@ if TYPE_CHECKING:
     from updp_rt.channels import ChannelError, ChannelResult, prune_channels
     from updp_rt.pruning import PruneConfig, PruneResult, prune
     from updp_rt.reparam import MergeError
-    from updp_rt.runtime import AccelerationError, VerificationError, accelerate, explain, prewarm, restore, verify
+    from updp_rt.runtime import (
+        AccelerationError,
+        VerificationError,
+        accelerate,
+        explain,
+        prewarm,
+        refresh,
+        restore,
+        verify,
+    )
     from updp_rt.verification import Certificate, verify_model
 
 __version__ = "0.1.0"
@@ -44,6 +52,7 @@ _HOMES = {
     "accelerate": "runtime",
     "explain": "runtime",
     "prewarm": "runtime",
+    "refresh": "runtime",
     "restore": "runtime",
     "verify": "runtime",
     "load": "artifacts",
@@ -78,6 +87,7 @@ __all__ = [
     "prewarm",
     "prune",
     "prune_channels",
+    "refresh",
     "restore",
     "save",
     "verify",
@@ -85,10 +95,6 @@ __all__ = [
 ]
 
 make_torchvision_importable()
-
-# In a checkout the kernels stand beside the package; installed, they are within it.
-if not (Path(__file__).parent / "kernels").exists():
-    __path__.append(str(Path(__file__).parents[1]))
 
 
 def __getattr__(name: str) -> object:

@@ -3,15 +3,14 @@
 One source for AMD (MFMA) and NVIDIA (mma.sync). Importing this touches no device and opens no driver.
 """
 
-from ..packing import pack_conv_weight, pack_depthwise_weight
 from .device import EmulatedMI100, device_of, emulated_mi100
-from .manifest import Kernel, MissingObjectsError
+from .launch import conv2d, depthwise_pointwise, dual_linear, epilogue, linear
+from .manifest import HipKernel, MissingObjectsError
 from .objects import Objects, load
-from .operators import conv2d, depthwise_pointwise, dual_linear, epilogue, linear
 
 __all__ = [
     "EmulatedMI100",
-    "Kernel",
+    "HipKernel",
     "MissingObjectsError",
     "Objects",
     "conv2d",
@@ -22,6 +21,4 @@ __all__ = [
     "epilogue",
     "linear",
     "load",
-    "pack_conv_weight",
-    "pack_depthwise_weight",
 ]

@@ -12,7 +12,7 @@ from pathlib import Path
 from . import manifest, objects
 from .compilers import Compiler, CompilerError, find_compiler
 from .figures import amd_figures, nvidia_figures
-from .manifest import Kernel, Manifest, MissingObjectsError, Recipe
+from .manifest import HipKernel, Manifest, MissingObjectsError, Recipe
 
 
 def build(
@@ -68,10 +68,10 @@ def _is_current(folder: Path, recipe: Recipe) -> bool:
         return False
 
 
-def _compile_all(folders: dict[Path, Compiler], advance: Callable[[int, int], None]) -> dict[Path, list[Kernel]]:
+def _compile_all(folders: dict[Path, Compiler], advance: Callable[[int, int], None]) -> dict[Path, list[HipKernel]]:
     """Compile every source into each folder, as many at once as there are processors; the kernels in each."""
     sources = sorted(manifest.SOURCES.glob("*.hip"))
-    kernels: dict[Path, list[Kernel]] = {folder: [] for folder in folders}
+    kernels: dict[Path, list[HipKernel]] = {folder: [] for folder in folders}
     total = len(folders) * len(sources)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for folder in folders:
@@ -92,16 +92,16 @@ def _compile_all(folders: dict[Path, Compiler], advance: Callable[[int, int], No
     return kernels
 
 
-def _compile(compiler: Compiler, source: Path, folder: Path) -> list[Kernel]:
+def _compile(compiler: Compiler, source: Path, folder: Path) -> list[HipKernel]:
     target = folder / f"{source.stem}{compiler.suffix}"
     report = compiler.compile(source, target)
     figures = nvidia_figures(report) if compiler.suffix == ".cubin" else amd_figures(target.read_bytes())
     if not figures:
         raise CompilerError(f"{source.name} holds no kernels")
-    return [Kernel.parse(name, found) for name, found in figures.items()]
+    return [HipKernel.parse(name, found) for name, found in figures.items()]
 
 
-def _write_manifest(folder: Path, recipe: Recipe, kernels: list[Kernel]) -> None:
+def _write_manifest(folder: Path, recipe: Recipe, kernels: list[HipKernel]) -> None:
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
     ordered = tuple(sorted(kernels, key=lambda kernel: kernel.name))
     record = Manifest(recipe=recipe, objects=digests, kernels=ordered)

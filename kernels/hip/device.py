@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .manifest import Kernel
+from ..architecture import architecture
+from .manifest import HipKernel
 from .objects import Objects, load
 
 _emulated: Device | None = None
@@ -45,7 +46,7 @@ class Device:
         return _driver(self._kind, self._library)
 
     def launch(
-        self, kernel: Kernel, grid: int, arguments: Sequence[Tensor | float | None], stream: int | None = None
+        self, kernel: HipKernel, grid: int, arguments: Sequence[Tensor | float | None], stream: int | None = None
     ) -> None:
         """Queue a kernel.
 
@@ -63,7 +64,7 @@ class Device:
         values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
         self.loaded(kernel).launch((grid, 1, 1), (lanes, 1, 1), 0, stream or 0, values)
 
-    def loaded(self, kernel: Kernel) -> Any:
+    def loaded(self, kernel: HipKernel) -> Any:
         """The launcher's handle of `kernel`. Its module is loaded at first use, so prepare before capturing a graph."""
         if kernel.name not in self._kernels:
             if kernel.operator not in self._modules:
@@ -80,7 +81,7 @@ class Gpu(Device):
         self.index = index
 
     def launch(
-        self, kernel: Kernel, grid: int, arguments: Sequence[Tensor | float | None], stream: int | None = None
+        self, kernel: HipKernel, grid: int, arguments: Sequence[Tensor | float | None], stream: int | None = None
     ) -> None:
         if torch.cuda.current_device() != self.index:
             raise ValueError(f"the current device must be that of the tensors: use torch.cuda.device({self.index})")
@@ -106,7 +107,7 @@ class EmulatedMI100(Device):
         self._order = (2, 1) if backward else (0, 0)
 
     def launch(
-        self, kernel: Kernel, grid: int, arguments: Sequence[Tensor | float | None], stream: int | None = None
+        self, kernel: HipKernel, grid: int, arguments: Sequence[Tensor | float | None], stream: int | None = None
     ) -> None:
         """As on a GPU, but at once. The kernel may touch the storages of `arguments`, and nothing else."""
         self._standin.standin_set_options(*self._order, ctypes.c_uint64(0), ctypes.c_uint(1))
@@ -150,14 +151,6 @@ def device_of(device: torch.device) -> Device:
     if _emulated is not None:
         return _emulated
     raise ValueError(f"HIP kernels do not run on {device}")
-
-
-def architecture(device: torch.device) -> str:
-    """``gfx908`` and the like for an AMD device, ``sm_90`` and the like for an NVIDIA one."""
-    properties = torch.cuda.get_device_properties(device)
-    if torch.version.hip:
-        return str(properties.gcnArchName).split(":")[0]
-    return f"sm_{properties.major}{properties.minor}"
 
 
 @cache

@@ -29,7 +29,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Kernel(_Record):
+class HipKernel(_Record):
     """One kernel of a code object.
 
     Attributes:
@@ -51,7 +51,7 @@ class Kernel(_Record):
     figures: Figures
 
     @classmethod
-    def parse(cls, name: str, figures: Figures) -> Kernel:
+    def parse(cls, name: str, figures: Figures) -> HipKernel:
         """The kernel called `name`; ValueError for a name that is not ``operator_dtype_MxNxKwWAVES[_any]``."""
         found = _NAME.fullmatch(name)
         if found is None:
@@ -88,7 +88,7 @@ class Manifest(_Record):
 
     recipe: Recipe
     objects: dict[str, str]
-    kernels: tuple[Kernel, ...]
+    kernels: tuple[HipKernel, ...]
 
 
 def read_manifest(folder: Path) -> Manifest:

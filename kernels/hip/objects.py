@@ -12,8 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from updp_rt._cache import cache_folder
+
 from .compilers import check_arch
-from .manifest import SOURCES, Kernel, Manifest, MissingObjectsError, read_manifest, source_hash
+from .manifest import SOURCES, HipKernel, Manifest, MissingObjectsError, read_manifest, source_hash
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +47,7 @@ class Objects:
     def arch(self) -> str:
         return self.manifest.recipe.arch
 
-    def kernels(self, operator: str, dtype: torch.dtype, aligned: bool) -> tuple[Kernel, ...]:
+    def kernels(self, operator: str, dtype: torch.dtype, aligned: bool) -> tuple[HipKernel, ...]:
         """The kernels of `operator` for `dtype`, from small tiles to large.
 
         Args:
@@ -66,7 +68,7 @@ def load(arch: str) -> Objects:
     """
     check_arch(arch)
     reasons = []
-    for folder in (PACKAGED / arch, cache_folder() / arch):
+    for folder in (PACKAGED / arch, cache_folder() / "hip" / arch):
         try:
             return read_objects(folder)
         except MissingObjectsError as error:
@@ -91,11 +93,4 @@ def read_objects(folder: Path) -> Objects:
 
 def default_folder() -> Path:
     """Where objects are put unless told otherwise: within the package if it can be written, else the user's cache."""
-    return PACKAGED if os.access(PACKAGED.parent, os.W_OK) else cache_folder()
-
-
-def cache_folder() -> Path:
-    """``$UPDP_RT_CACHE/hip``, else ``updp_rt/hip`` in the user's cache folder."""
-    chosen = os.environ.get("UPDP_RT_CACHE")
-    root = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "updp_rt"
-    return root / "hip"
+    return PACKAGED if os.access(PACKAGED.parent, os.W_OK) else cache_folder() / "hip"

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..checks import check_conv2d
 from .gemm import multiple, rows_of_tile, store_tile, tile_position
-from .launch import common_unit, wrap_triton
-from .tiles import Tile, tile_for
+from .launch import common_unit
+from .tiles import Tile
 
 
 @triton.jit
@@ -123,7 +123,7 @@ def conv2d(
         return y
     pixels = batch * out_height * out_width
     grid = (triton.cdiv(pixels, tile.block_m) * triton.cdiv(out_channels, tile.block_n),)
-    wrap_triton(conv2d_kernel)[grid](
+    conv2d_kernel[grid](
         x,
         weight,
         bias,
@@ -147,18 +147,3 @@ def conv2d(
         **tile.arguments,
     )
     return y
-
-
-@torch.library.triton_op("updp_rt::triton_conv2d", mutates_args={})
-def conv2d_op(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    act: str,
-    stride: list[int],
-    padding: list[int],
-    tile: str,
-) -> Tensor:
-    """`conv2d` as ``torch.ops.updp_rt.triton_conv2d``; the tile by its name in the table of x's device."""
-    return conv2d(x, weight, bias, residual, act, tuple(stride), tuple(padding), tile_for("conv2d", x, tile))

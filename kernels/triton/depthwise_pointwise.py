@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..checks import check_depthwise_pointwise
 from .gemm import multiple, rows_of_tile, store_tile
-from .launch import common_unit, wrap_triton
-from .tiles import Tile, tile_for
+from .launch import common_unit
+from .tiles import Tile
 
 PATCH_W = 8
 
@@ -144,7 +144,7 @@ def depthwise_pointwise(
     patches = triton.cdiv(out_height, tile.block_m // PATCH_W) * triton.cdiv(out_width, PATCH_W)
     grid = (batch * patches * triton.cdiv(out_channels, tile.block_n),)
     arguments = {name: value for name, value in tile.arguments.items() if name != "GROUP_M"}
-    wrap_triton(depthwise_pointwise_kernel)[grid](
+    depthwise_pointwise_kernel[grid](
         x,
         w_dw,
         b_dw,
@@ -170,21 +170,3 @@ def depthwise_pointwise(
         **arguments,
     )
     return y
-
-
-@torch.library.triton_op("updp_rt::triton_depthwise_pointwise", mutates_args={})
-def depthwise_pointwise_op(
-    x: Tensor,
-    w_dw: Tensor,
-    b_dw: Tensor | None,
-    w_pw: Tensor,
-    b_pw: Tensor | None,
-    residual: Tensor | None,
-    act: str,
-    stride: list[int],
-    padding: list[int],
-    tile: str,
-) -> Tensor:
-    """`depthwise_pointwise` as ``torch.ops.updp_rt.triton_depthwise_pointwise``; the tile by its name."""
-    chosen = tile_for("depthwise_pointwise", x, tile)
-    return depthwise_pointwise(x, w_dw, b_dw, w_pw, b_pw, residual, act, tuple(stride), tuple(padding), chosen)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..checks import check_dual_linear
 from .gemm import accumulate, multiple, rows_of_tile, store_tile, tile_position
-from .launch import common_unit, wrap_triton
-from .tiles import Tile, tile_for
+from .launch import common_unit
+from .tiles import Tile
 
 
 @triton.jit
@@ -76,7 +76,7 @@ def dual_linear(x: Tensor, a: Tensor, w_x: Tensor, w_a: Tensor, bias: Tensor | N
     if m == 0:
         return y
     grid = (triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n),)
-    wrap_triton(dual_linear_kernel)[grid](
+    dual_linear_kernel[grid](
         x,
         a,
         w_x,
@@ -96,9 +96,3 @@ def dual_linear(x: Tensor, a: Tensor, w_x: Tensor, w_a: Tensor, bias: Tensor | N
         **tile.arguments,
     )
     return y
-
-
-@torch.library.triton_op("updp_rt::triton_dual_linear", mutates_args={})
-def dual_linear_op(x: Tensor, a: Tensor, w_x: Tensor, w_a: Tensor, bias: Tensor | None, act: str, tile: str) -> Tensor:
-    """`dual_linear` as ``torch.ops.updp_rt.triton_dual_linear``; the tile by its name in the table of x's device."""
-    return dual_linear(x, a, w_x, w_a, bias, act, tile_for("dual_linear", x, tile))

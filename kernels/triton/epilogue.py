@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..checks import check_epilogue
 from .gemm import multiple, store_tile, tile_position
-from .launch import common_unit, wrap_triton
-from .tiles import Tile, tile_for
+from .launch import common_unit
+from .tiles import Tile
 
 
 @triton.jit
@@ -60,7 +59,7 @@ def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, 
         return y
     stride_residual = n if other is None else other.stride(0)
     grid = (triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n),)
-    wrap_triton(epilogue_kernel)[grid](
+    epilogue_kernel[grid](
         rows,
         bias,
         other,
@@ -76,9 +75,3 @@ def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, 
         num_warps=tile.num_warps,
     )
     return y
-
-
-@torch.library.triton_op("updp_rt::triton_epilogue", mutates_args={"y"})
-def epilogue_op(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, tile: str) -> None:
-    """`epilogue` as ``torch.ops.updp_rt.triton_epilogue``, which returns nothing; the tile by its name."""
-    epilogue(y, bias, residual, act, tile_for("epilogue", y, tile))

@@ -20,9 +20,10 @@ import triton
 from triton import knobs
 from triton.compiler import CompiledKernel
 
-from ..checks import DTYPES
+from .. import DTYPES
 from .ahead import compile_kernel
-from .tiles import ARCHITECTURES, OPERATORS, Tile, tiles
+from .tile_tables import ARCHITECTURES, OPERATORS, tiles
+from .tiles import Tile
 
 BUDGETS = Path(__file__).parent / "budgets"
 

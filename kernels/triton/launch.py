@@ -1,17 +1,6 @@
-"""What every operator needs around its kernel besides checks: torch's wrapper, and what is known of sizes."""
+"""What a launch tells the compiler of its sizes."""
 
 from __future__ import annotations
-
-import torch
-from triton import knobs
-
-
-def _itself(kernel: object) -> object:
-    return kernel
-
-
-# Interpreted functions are refused by torch, and there is nothing in them to trace.
-wrap_triton = _itself if knobs.runtime.interpret else torch.library.wrap_triton
 
 
 def common_unit(*sizes: int) -> int:

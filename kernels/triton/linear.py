@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..checks import check_linear
 from .gemm import accumulate, multiple, rows_of_tile, store_tile, tile_position
-from .launch import common_unit, wrap_triton
-from .tiles import Tile, tile_for
+from .launch import common_unit
+from .tiles import Tile
 
 
 @triton.jit
@@ -73,7 +73,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | No
         return y
     stride_residual = n if residual is None else residual.stride(0)
     grid = (triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n),)
-    wrap_triton(linear_kernel)[grid](
+    linear_kernel[grid](
         x,
         weight,
         bias,
@@ -90,9 +90,3 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | No
         **tile.arguments,
     )
     return y
-
-
-@torch.library.triton_op("updp_rt::triton_linear", mutates_args={})
-def linear_op(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, tile: str) -> Tensor:
-    """`linear` as ``torch.ops.updp_rt.triton_linear``; the tile by its name in the table of x's device."""
-    return linear(x, weight, bias, residual, act, tile_for("linear", x, tile))

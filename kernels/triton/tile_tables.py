@@ -1,4 +1,4 @@
-"""Which tiles each architecture offers, from small results to large; `tiles.tiles` reads them.
+"""Which tiles each architecture offers, from small results to large; `tiles` reads them.
 
 Chosen by what the compiler makes of them (``python -m updp_rt.kernels.triton.isa``); nothing here was timed. What was
 looked for on gfx908, in the loop over K: no spills, no accumulators moved between register files, few LDS reads a
@@ -16,6 +16,9 @@ from typing import Final
 import torch
 
 from .tiles import Tile
+
+OPERATORS = ("linear", "conv2d", "depthwise_pointwise", "dual_linear", "epilogue")
+ARCHITECTURES = ("gfx908", "gfx90a", "gfx942", "sm_90")
 
 Table = dict[str, dict[torch.dtype, tuple[Tile, ...]]]
 
@@ -96,7 +99,7 @@ def _interpreter() -> Table:
     """Small, so that tests cross many borders; without bfloat16, whose products the interpreter computes wrongly."""
     both = (Tile(16, 16, 16, group_m=2), Tile(32, 64, 32))
     table: dict[torch.dtype, tuple[Tile, ...]] = {torch.float16: both, torch.float32: both}
-    return dict.fromkeys(("linear", "conv2d", "dual_linear", "depthwise_pointwise", "epilogue"), table)
+    return dict.fromkeys(OPERATORS, table)
 
 
 TABLES: Final[dict[str, Table]] = {
@@ -106,3 +109,35 @@ TABLES: Final[dict[str, Table]] = {
     "sm_90": _sm_90(),
     "interpreter": _interpreter(),
 }
+
+
+def tiles(operator: str, arch: str, dtype: torch.dtype) -> tuple[Tile, ...]:
+    """The tiles `operator` offers on `arch` for `dtype`, from small results to large.
+
+    An architecture without a table of its own uses the nearest: other gfx9 that of gfx90a, other sm that of sm_90.
+
+    Raises:
+        ValueError: unknown operator, architecture or dtype.
+    """
+    if operator not in OPERATORS:
+        raise ValueError(f"operator {operator!r} is none of {', '.join(OPERATORS)}")
+    if arch not in TABLES:
+        known = {"gfx9": "gfx90a", "sm_": "sm_90"}
+        nearest = next((table for prefix, table in known.items() if arch.startswith(prefix)), None)
+        if nearest is None:
+            raise ValueError(f"no tiles for architecture {arch!r}; there are tables for {', '.join(TABLES)}")
+        arch = nearest
+    table = TABLES[arch][operator]
+    if dtype not in table:
+        raise ValueError(f"{operator} has no tiles for {dtype}")
+    return table[dtype]
+
+
+def tile(operator: str, arch: str, dtype: torch.dtype, name: str) -> Tile:
+    """The tile called `name` in ``tiles(operator, arch, dtype)``; ValueError where there is none."""
+    table = tiles(operator, arch, dtype)
+    for candidate in table:
+        if candidate.name == name:
+            return candidate
+    names = ", ".join(candidate.name for candidate in table)
+    raise ValueError(f"{operator} on {arch} with {dtype} has no tile {name!r}, but {names}")

@@ -1,16 +1,8 @@
-"""Tiles of work: the sizes a kernel is compiled with, and which of them each architecture offers."""
+"""A tile of work: the sizes a kernel is compiled with."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-
-import torch
-from torch import Tensor
-from triton import knobs
-
-OPERATORS = ("linear", "conv2d", "depthwise_pointwise", "dual_linear", "epilogue")
-ARCHITECTURES = ("gfx908", "gfx90a", "gfx942", "sm_90")
 
 
 @dataclass(frozen=True)
@@ -47,8 +39,8 @@ class Tile:
     def arguments(self) -> dict[str, int]:
         """Keyword arguments of a launch.
 
-        The last three are options of the AMD compiler. Kernels also declare them as constexpr arguments, since torch
-        traces only a kernel's own arguments, and since other compilers refuse options they don't know.
+        The last three are options of the AMD compiler. Kernels also declare them as constexpr arguments, since other
+        compilers refuse options they don't know.
         """
         return {
             "BLOCK_M": self.block_m,
@@ -61,61 +53,3 @@ class Tile:
             "matrix_instr_nonkdim": self.matrix_instr_nonkdim,
             "kpack": self.kpack,
         }
-
-
-def tiles(operator: str, arch: str, dtype: torch.dtype) -> tuple[Tile, ...]:
-    """The tiles `operator` offers on `arch` for `dtype`, from small results to large.
-
-    An architecture without a table of its own uses the nearest: other gfx9 that of gfx90a, other sm that of sm_90.
-
-    Raises:
-        ValueError: unknown operator, architecture or dtype.
-    """
-    from .tile_tables import TABLES
-
-    if operator not in OPERATORS:
-        raise ValueError(f"operator {operator!r} is none of {', '.join(OPERATORS)}")
-    if arch not in TABLES:
-        known = {"gfx9": "gfx90a", "sm_": "sm_90"}
-        nearest = next((table for prefix, table in known.items() if arch.startswith(prefix)), None)
-        if nearest is None:
-            raise ValueError(f"no tiles for architecture {arch!r}; there are tables for {', '.join(TABLES)}")
-        arch = nearest
-    table = TABLES[arch][operator]
-    if dtype not in table:
-        raise ValueError(f"{operator} has no tiles for {dtype}")
-    return table[dtype]
-
-
-def tile(operator: str, arch: str, dtype: torch.dtype, name: str) -> Tile:
-    """The tile called `name` in ``tiles(operator, arch, dtype)``; ValueError where there is none."""
-    table = tiles(operator, arch, dtype)
-    for candidate in table:
-        if candidate.name == name:
-            return candidate
-    names = ", ".join(candidate.name for candidate in table)
-    raise ValueError(f"{operator} on {arch} with {dtype} has no tile {name!r}, but {names}")
-
-
-@cache
-def architecture(device: torch.device) -> str:
-    """``gfx908`` and the like for an AMD device, ``sm_90`` and the like for an NVIDIA one.
-
-    A CPU under Triton's interpreter is ``interpreter``.
-
-    Raises:
-        ValueError: Triton kernels do not run on `device`.
-    """
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        if torch.version.hip:
-            return properties.gcnArchName.split(":")[0]
-        return f"sm_{properties.major}{properties.minor}"
-    if device.type == "cpu" and knobs.runtime.interpret:
-        return "interpreter"
-    raise ValueError(f"Triton kernels do not run on {device}")
-
-
-def tile_for(operator: str, tensor: Tensor, name: str) -> Tile:
-    """The tile called `name` of the device and dtype of `tensor`; ValueError where there is none."""
-    return tile(operator, architecture(tensor.device), tensor.dtype, name)

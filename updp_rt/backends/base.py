@@ -1,18 +1,19 @@
-"""What a backend is: it says what it can run and why not, and prepares a kernel with its weights packed once."""
+"""What a backend is: it says what it can run and why not, and prepares calls with their weights packed once."""
 
 from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from updp_rt.backends.problem import Problem, Weights
+from updp_rt.ops import Problem, Weights
 
-# Called with x and the operator's other activation: the residual (or None), or dual_linear's second input.
-Kernel = Callable[[Tensor, Tensor | None], Tensor]
+# Called with the operator's inputs, in its order.
+Prepared = Callable[..., Tensor]
 
 # The activations over a fresh result, which nobody else holds.
 IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
@@ -28,9 +29,15 @@ _logged: set[tuple[str, str, str]] = set()
 
 
 class Backend(ABC):
-    """A way to run the fused operators."""
+    """A way to run the fused operators.
 
-    name: str
+    Attributes:
+        sources: the files whose code runs, as patterns below the package's folder. Tuned tables and certificates hold
+            for them as they are.
+    """
+
+    name: ClassVar[str]
+    sources: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def supports(self, problem: Problem) -> tuple[bool, str]:
@@ -41,8 +48,8 @@ class Backend(ABC):
         return ("",)
 
     @abstractmethod
-    def prepare(self, problem: Problem, weights: Weights, config: str) -> Kernel:
-        """A kernel for `problem`, its weights packed as this backend likes them.
+    def prepare(self, problem: Problem, weights: Weights, config: str) -> Prepared:
+        """A call for `problem`, its weights packed as this backend likes them.
 
         It must not write to its arguments, nor return one of them.
         """
@@ -52,7 +59,7 @@ class Backend(ABC):
         supported, reason = self.supports(problem)
         if supported:
             return None
-        entry = (self.name, problem.operator, reason)
+        entry = (self.name, problem.operator.name, reason)
         if entry not in _logged:
             _logged.add(entry)
             _log.info("%s does not run %s: %s", *entry)

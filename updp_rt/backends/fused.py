@@ -8,15 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from updp_rt.backends.base import Kernel
-from updp_rt.backends.problem import Problem, Weights
+from updp_rt.backends.base import Prepared
+from updp_rt.ops import CONV2D, DEPTHWISE_POINTWISE, DUAL_LINEAR, LINEAR, Problem, Weights
 
 
-def prepare_fused(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int = 1) -> Kernel:
-    """A kernel for `problem`, with its weights as the kernels take them.
+def lacks_kernel(problem: Problem) -> str | None:
+    """Why no kernel of the project's own runs `problem`, whatever the language; None: there is one."""
+    from updp_rt.kernels import DTYPES
+
+    if problem.operator not in _PREPARE:
+        return f"{problem.operator.name} has no kernel of the project's own"
+    if problem.operator is CONV2D and problem["groups"] != 1:
+        return "grouped convolutions have no kernel of the project's own"
+    return None if problem.dtype in DTYPES else f"no kernel for {problem.dtype}"
+
+
+def prepare_fused(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int = 1) -> Prepared:
+    """A call for `problem`, with its weights as the kernels take them.
 
     Args:
-        kernels: a package that has the operators, and functions that pack their weights.
+        kernels: a package that has the operators.
         weights: as of the problem; biases as these kernels read them.
         tile: the kernels' last argument.
         unit: elements in 16 bytes, where the kernel moves so many at once: every address is then made a multiple of
@@ -25,65 +36,59 @@ def prepare_fused(kernels: ModuleType, problem: Problem, weights: Weights, tile:
     return _PREPARE[problem.operator](kernels, problem, weights, tile, unit)
 
 
-def _linear(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int) -> Kernel:
+def _linear(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int) -> Prepared:
     weight, bias, act = placed(weights[0].contiguous(), unit), weights[1], problem.act
 
-    def kernel(x: Tensor, other: Tensor | None) -> Tensor:
-        residual = None if other is None else _rows(other, unit)
-        y = kernels.linear(_rows(x, unit), weight, bias, residual, act, tile)
+    def call(x: Tensor, residual: Tensor | None) -> Tensor:
+        y = kernels.linear(_rows(x, unit), weight, bias, _given(_rows, residual, unit), act, tile)
         return y.view(*x.shape[:-1], y.shape[-1])
 
-    return kernel
+    return call
 
 
-def _conv2d(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int) -> Kernel:
-    packed, bias = placed(kernels.pack_conv_weight(weights[0]), unit), weights[1]
-    act, g = problem.act, problem.geometry
+def _conv2d(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int) -> Prepared:
+    from updp_rt.kernels.packing import pack_conv_weight
 
-    def kernel(x: Tensor, other: Tensor | None) -> Tensor:
-        residual = None if other is None else _image(other, unit)
-        return kernels.conv2d(_image(x, unit), packed, bias, residual, act, g.stride, g.padding, tile)
+    packed, bias = placed(pack_conv_weight(weights[0]), unit), weights[1]
+    act, stride, padding, _ = problem.attributes
 
-    return kernel
+    def call(x: Tensor, residual: Tensor | None) -> Tensor:
+        residual = _given(_image, residual, unit)
+        return kernels.conv2d(_image(x, unit), packed, bias, residual, act, stride, padding, tile)
+
+    return call
 
 
-def _depthwise_pointwise(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int) -> Kernel:
+def _depthwise_pointwise(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int) -> Prepared:
+    from updp_rt.kernels.packing import pack_depthwise_weight
+
     w_dw, b_dw, w_pw, b_pw = weights
-    taps = placed(kernels.pack_depthwise_weight(w_dw), unit)
-    pointwise = placed(w_pw[:, :, 0, 0].contiguous(), unit)
-    act, g = problem.act, problem.geometry
+    fixed = (placed(pack_depthwise_weight(w_dw), unit), b_dw, placed(w_pw[:, :, 0, 0].contiguous(), unit), b_pw)
 
-    def kernel(x: Tensor, other: Tensor | None) -> Tensor:
-        residual = None if other is None else _image(other, unit)
-        return kernels.depthwise_pointwise(
-            _image(x, unit), taps, b_dw, pointwise, b_pw, residual, act, g.stride, g.padding, tile
-        )
+    def call(x: Tensor, residual: Tensor | None) -> Tensor:
+        residual = _given(_image, residual, unit)
+        return kernels.depthwise_pointwise(_image(x, unit), *fixed, residual, *problem.attributes, tile)
 
-    return kernel
+    return call
 
 
-def _dual_linear(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int) -> Kernel:
+def _dual_linear(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int) -> Prepared:
     w_x, w_a = (placed(weight.contiguous(), unit) for weight in weights[:2])
     bias, act = weights[2], problem.act
 
-    def kernel(x: Tensor, a: Tensor | None) -> Tensor:
-        assert a is not None
+    def call(x: Tensor, a: Tensor) -> Tensor:
         y = kernels.dual_linear(_rows(x, unit), _rows(a, unit), w_x, w_a, bias, act, tile)
         return y.view(*x.shape[:-1], y.shape[-1])
 
-    return kernel
+    return call
 
 
 _PREPARE = {
-    "linear": _linear,
-    "conv2d": _conv2d,
-    "depthwise_pointwise": _depthwise_pointwise,
-    "dual_linear": _dual_linear,
+    LINEAR: _linear,
+    CONV2D: _conv2d,
+    DEPTHWISE_POINTWISE: _depthwise_pointwise,
+    DUAL_LINEAR: _dual_linear,
 }
-
-
-# Distance of rows from which kernels that move 16 bytes at once do not reach all rows of a tile.
-_FAR = 2**22
 
 
 def placed(tensor: Tensor, unit: int) -> Tensor:
@@ -91,9 +96,15 @@ def placed(tensor: Tensor, unit: int) -> Tensor:
     return tensor if unit == 1 or tensor.data_ptr() % 16 == 0 else tensor.clone()
 
 
+def _given(change: Any, tensor: Tensor | None, unit: int) -> Any:
+    return None if tensor is None else change(tensor, unit)
+
+
 def _rows(x: Tensor, unit: int) -> Tensor:
+    from updp_rt.kernels.checks import FAR
+
     rows = x.reshape(-1, x.shape[-1])
-    fit = rows.stride(1) == 1 and (unit == 1 or (rows.stride(0) % unit == 0 and rows.stride(0) < _FAR))
+    fit = rows.stride(1) == 1 and (unit == 1 or (rows.stride(0) % unit == 0 and rows.stride(0) < FAR))
     return placed(rows, unit) if fit else rows.clone(memory_format=torch.contiguous_format)
 
 

@@ -8,26 +8,35 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from updp_rt.backends.base import Backend, Kernel
-from updp_rt.backends.fused import placed, prepare_fused
-from updp_rt.backends.problem import Problem, Weights
+from updp_rt.backends.base import Backend, Prepared
+from updp_rt.backends.fused import lacks_kernel, placed, prepare_fused
+from updp_rt.ops import Problem, Weights
 
 if TYPE_CHECKING:
-    from updp_rt.kernels.hip import Kernel as HipKernel
+    from updp_rt.kernels.hip import HipKernel
 
 
 class HipBackend(Backend):
     """Fused kernels from the code objects built for the GPU; each tile is a candidate."""
 
     name = "hip"
+    sources = (
+        "ops/*.py",
+        "backends/base.py",
+        "backends/fused.py",
+        "backends/hip.py",
+        "kernels/*.py",
+        "kernels/hip/*.py",
+        "kernels/hip/*.h",
+        "kernels/hip/*.hip",
+    )
 
     def supports(self, problem: Problem) -> tuple[bool, str]:
         from updp_rt.kernels.hip import MissingObjectsError
 
-        if problem.operator == "attention" or (problem.operator == "conv2d" and problem.geometry.groups != 1):
-            return False, "grouped convolutions and attention have no HIP kernel"
-        if problem.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            return False, f"no kernel for {problem.dtype}"
+        reason = lacks_kernel(problem)
+        if reason is not None:
+            return False, reason
         if importlib.util.find_spec("updp_rt._launcher") is None:
             return False, "the launcher is not built (pip install -e . builds it)"
         try:
@@ -39,7 +48,7 @@ class HipBackend(Backend):
     def configs(self, problem: Problem) -> tuple[str, ...]:
         return tuple(kernel.tile for kernel in _kernels(problem))
 
-    def prepare(self, problem: Problem, weights: Weights, config: str) -> Kernel:
+    def prepare(self, problem: Problem, weights: Weights, config: str) -> Prepared:
         from updp_rt.kernels import hip
 
         chosen = next(kernel for kernel in _kernels(problem) if kernel.tile == config)
@@ -54,10 +63,8 @@ def _kernels(problem: Problem) -> tuple[HipKernel, ...]:
     from updp_rt.kernels.hip import device_of
 
     objects = device_of(torch.device(problem.device)).objects
-    channels = [problem.x[1], problem.output[1]]
-    if problem.operator == "dual_linear":
-        channels.append(problem.shape("w_a")[1])
-    return objects.kernels(problem.operator, problem.dtype, math.gcd(*channels) % _unit(problem) == 0)
+    channels = [shape[1] for shape in (*problem.inputs, problem.output) if shape is not None]
+    return objects.kernels(problem.operator.name, problem.dtype, math.gcd(*channels) % _unit(problem) == 0)
 
 
 def _unit(problem: Problem) -> int:

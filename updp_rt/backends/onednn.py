@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from updp_rt.backends.base import IN_PLACE, Backend, Kernel
-from updp_rt.backends.problem import Geometry, Problem, Weights, contiguous_biases
-from updp_rt.ops.reference import split_heads
+from updp_rt.backends.base import IN_PLACE, Backend, Prepared
+from updp_rt.ops import ATTENTION, CONV2D, DEPTHWISE_POINTWISE, DUAL_LINEAR, LINEAR, Operator, Problem, Weights
+from updp_rt.ops.attention import split_heads
+from updp_rt.ops.checks import Pair
+from updp_rt.ops.problem import contiguous_biases
 
 _UNARY: dict[str, tuple[str, list[float], str]] = {
     "none": ("none", [], ""),
@@ -30,42 +32,47 @@ class OneDnnBackend(Backend):
     """Fused convolutions and linear layers of oneDNN in float32 and bfloat16."""
 
     name = "onednn"
+    sources = ("ops/*.py", "backends/base.py", "backends/onednn.py")
 
     def supports(self, problem: Problem) -> tuple[bool, str]:
-        if problem.device != "cpu":
-            return False, "oneDNN runs on the CPU"
-        if not torch.backends.mkldnn.is_available():
-            return False, "this torch was built without oneDNN"
-        if problem.dtype == torch.bfloat16:
-            if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-                return False, "this CPU has no bfloat16 instructions"
-        elif problem.dtype != torch.float32:
-            return False, f"{problem.dtype} has no fused primitives"
-        if not math.prod(problem.x):
-            return False, "oneDNN takes no empty tensors"
+        bfloat16 = problem.dtype == torch.bfloat16
+        for refused, reason in (
+            (problem.operator not in _PREPARE, f"{problem.operator.name} has no fused primitive"),
+            (problem.device != "cpu", "oneDNN runs on the CPU"),
+            (not torch.backends.mkldnn.is_available(), "this torch was built without oneDNN"),
+            (not bfloat16 and problem.dtype != torch.float32, f"{problem.dtype} has no fused primitives"),
+            (not math.prod(problem.x), "oneDNN takes no empty tensors"),
+        ):
+            if refused:
+                return False, reason
+        if bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return False, "this CPU has no bfloat16 instructions"
         return True, ""
 
     def configs(self, problem: Problem) -> tuple[str, ...]:
-        if problem.operator == "depthwise_pointwise" or (problem.operator == "conv2d" and _is_pointwise(problem)):
-            return "convolution", "matmul"  # how the 1x1 convolution is done
-        if problem.operator == "dual_linear":
-            return "concatenated", "two"
-        if problem.operator == "attention":
-            return ("matmul",)
-        return ("matmul",) if problem.operator == "linear" else ("convolution",)
+        configs = tuple(_PREPARE[problem.operator])
+        return configs[:1] if problem.operator is CONV2D and not _is_pointwise(problem) else configs
 
-    def prepare(self, problem: Problem, weights: Weights, config: str) -> Kernel:
+    def prepare(self, problem: Problem, weights: Weights, config: str) -> Prepared:
         # The primitives read a bias by its address alone.
-        return _PREPARE[problem.operator, config](problem, contiguous_biases(weights))
+        return _PREPARE[problem.operator][config](problem, contiguous_biases(weights))
 
 
 def _is_pointwise(problem: Problem) -> bool:
-    return problem.shape("weight")[2:] == (1, 1) and problem.geometry == Geometry()
+    _, stride, padding, groups = problem.attributes
+    return problem.shape("weight")[2:] == stride == (1, 1) and padding == (0, 0) and groups == 1
 
 
-def _conv2d(shape: tuple[int, ...], weights: Weights, act: str, residual: bool, geometry: Geometry) -> Kernel:
+def _conv2d(
+    shape: tuple[int, ...],
+    weights: Weights,
+    act: str,
+    residual: bool,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    groups: int = 1,
+) -> Prepared:
     weight, bias = weights
-    stride, padding, groups = list(geometry.stride), list(geometry.padding), geometry.groups
     reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
     packed = reorder(weight.to_mkldnn(), padding, stride, [1, 1], groups, list(shape))
     unary, scalars, algorithm = _UNARY[act]
@@ -90,7 +97,7 @@ def _conv2d(shape: tuple[int, ...], weights: Weights, act: str, residual: bool, 
     return with_residual if residual else with_activation
 
 
-def _linear(rows: int, weights: Weights, act: str, residual: bool) -> Kernel:
+def _linear(rows: int, weights: Weights, act: str, residual: bool) -> Prepared:
     weight, bias = weights
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
     unary, scalars, algorithm = _UNARY[act]
@@ -108,53 +115,45 @@ def _linear(rows: int, weights: Weights, act: str, residual: bool) -> Kernel:
     return with_residual if residual else with_activation
 
 
-def _pointwise_as_linear(shape: tuple[int, ...], weights: Weights, act: str, residual: bool) -> Kernel:
+def _pointwise_as_linear(shape: tuple[int, ...], weights: Weights, act: str, residual: bool) -> Prepared:
     weight, bias = weights
     run = _linear(math.prod(shape) // shape[1], (weight[:, :, 0, 0], bias), act, residual)
 
-    def kernel(x: Tensor, other: Tensor | None) -> Tensor:
+    def call(x: Tensor, other: Tensor | None) -> Tensor:
         rows_of_other = None if other is None else other.permute(0, 2, 3, 1)
         return run(x.permute(0, 2, 3, 1), rows_of_other).permute(0, 3, 1, 2)
 
-    return kernel
+    return call
 
 
-def _depthwise_pointwise(problem: Problem, weights: Weights, config: str) -> Kernel:
+def _depthwise_pointwise(problem: Problem, weights: Weights, pointwise_as_linear: bool) -> Prepared:
     w_dw, b_dw, w_pw, b_pw = weights
-    g = problem.geometry
-    depthwise = _conv2d(problem.x, (w_dw, b_dw), "none", False, Geometry(g.stride, g.padding, problem.x[1]))
+    act, stride, padding = problem.attributes
+    depthwise = _conv2d(problem.x, (w_dw, b_dw), "none", False, stride, padding, problem.x[1])
     between = (problem.x[0], problem.x[1], *problem.output[2:])
-    if config == "matmul":
-        pointwise = _pointwise_as_linear(between, (w_pw, b_pw), problem.act, problem.residual)
-    else:
-        pointwise = _conv2d(between, (w_pw, b_pw), problem.act, problem.residual, Geometry())
+    make = _pointwise_as_linear if pointwise_as_linear else _conv2d
+    pointwise = make(between, (w_pw, b_pw), act, problem.residual)
     return lambda x, other: pointwise(depthwise(x, None), other)
 
 
-def _dual_linear(problem: Problem, weights: Weights, config: str) -> Kernel:
+def _concatenated(problem: Problem, weights: Weights) -> Prepared:
     w_x, w_a, bias = weights
-    rows = problem.x[0]
-    if config == "concatenated":
-        whole = _linear(rows, (torch.cat([w_x, w_a], 1), bias), problem.act, residual=False)
-
-        def concatenated(x: Tensor, a: Tensor | None) -> Tensor:
-            assert a is not None
-            return whole(torch.cat([x, a], -1), None)
-
-        return concatenated
-    first = _linear(rows, (w_x, bias), "none", residual=False)
-    second = _linear(rows, (w_a, None), problem.act, residual=True)
-
-    def two(x: Tensor, a: Tensor | None) -> Tensor:
-        assert a is not None
-        return second(a, first(x, None))
-
-    return two
+    whole = _linear(problem.x[0], (torch.cat([w_x, w_a], 1), bias), problem.act, residual=False)
+    return lambda x, a: whole(torch.cat([x, a], -1), None)
 
 
-def _attention(heads: int) -> Kernel:
+def _two(problem: Problem, weights: Weights) -> Prepared:
+    w_x, w_a, bias = weights
+    first = _linear(problem.x[0], (w_x, bias), "none", residual=False)
+    second = _linear(problem.x[0], (w_a, None), problem.act, residual=True)
+    return lambda x, a: second(a, first(x, None))
+
+
+def _attention(problem: Problem, weights: Weights) -> Prepared:
+    heads = problem["heads"]
+
     # In bfloat16 two batched products and a softmax are about twice as fast as torch's flash attention for the CPU.
-    def kernel(qkv: Tensor, other: Tensor | None) -> Tensor:
+    def call(qkv: Tensor) -> Tensor:
         q, k, v = split_heads(qkv, heads)
         batch, _, tokens, dim = q.shape
         rows = (batch * heads, tokens, dim)
@@ -163,16 +162,20 @@ def _attention(heads: int) -> Kernel:
         y = torch.bmm(torch.softmax(scores, -1), v.reshape(rows))
         return y.view(batch, heads, tokens, dim).transpose(1, 2).flatten(2)
 
-    return kernel
+    return call
 
 
-_PREPARE: dict[tuple[str, str], Callable[[Problem, Weights], Kernel]] = {
-    ("linear", "matmul"): lambda p, weights: _linear(p.x[0], weights, p.act, p.residual),
-    ("conv2d", "convolution"): lambda p, weights: _conv2d(p.x, weights, p.act, p.residual, p.geometry),
-    ("conv2d", "matmul"): lambda p, weights: _pointwise_as_linear(p.x, weights, p.act, p.residual),
-    ("depthwise_pointwise", "convolution"): lambda p, weights: _depthwise_pointwise(p, weights, "convolution"),
-    ("depthwise_pointwise", "matmul"): lambda p, weights: _depthwise_pointwise(p, weights, "matmul"),
-    ("dual_linear", "concatenated"): lambda p, weights: _dual_linear(p, weights, "concatenated"),
-    ("dual_linear", "two"): lambda p, weights: _dual_linear(p, weights, "two"),
-    ("attention", "matmul"): lambda p, weights: _attention(p.geometry.groups),
+# The first of a convolution's runs any, the second 1x1 ones.
+_PREPARE: dict[Operator, dict[str, Callable[[Problem, Weights], Prepared]]] = {
+    LINEAR: {"matmul": lambda p, weights: _linear(p.x[0], weights, p.act, p.residual)},
+    CONV2D: {
+        "convolution": lambda p, weights: _conv2d(p.x, weights, p.act, p.residual, *p.attributes[1:]),
+        "matmul": lambda p, weights: _pointwise_as_linear(p.x, weights, p.act, p.residual),
+    },
+    DEPTHWISE_POINTWISE: {
+        "convolution": lambda p, weights: _depthwise_pointwise(p, weights, False),
+        "matmul": lambda p, weights: _depthwise_pointwise(p, weights, True),
+    },
+    DUAL_LINEAR: {"concatenated": _concatenated, "two": _two},
+    ATTENTION: {"matmul": _attention},
 }

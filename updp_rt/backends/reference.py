@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from updp_rt.backends.base import Backend, Kernel
-from updp_rt.backends.problem import Problem, Weights, arguments
-from updp_rt.ops.library import plain_operator
+from updp_rt.backends.base import Backend, Prepared
+from updp_rt.ops import Problem, Weights
 
 
 class ReferenceBackend(Backend):
-    """`updp_rt.ops.reference` as it stands; it runs everything."""
+    """The operators' plain meaning as it stands; it runs everything."""
 
     name = "reference"
+    sources = ("ops/*.py", "backends/base.py", "backends/reference.py")
 
     def supports(self, problem: Problem) -> tuple[bool, str]:
         return True, ""
 
-    def prepare(self, problem: Problem, weights: Weights, config: str) -> Kernel:
-        operator = plain_operator(problem.operator)
+    def prepare(self, problem: Problem, weights: Weights, config: str) -> Prepared:
+        operator, attributes = problem.operator, problem.attributes
 
-        def kernel(x: Tensor, other: Tensor | None) -> Tensor:
-            return operator(*arguments(problem, x, other, weights))
+        def call(*inputs: Tensor | None) -> Tensor:
+            return operator.in_layout(operator.plain(*operator.assemble(inputs, weights, attributes)))
 
-        return kernel
+        return call

@@ -7,15 +7,24 @@ import os
 
 import torch
 
-from updp_rt.backends.base import Backend, Kernel
-from updp_rt.backends.fused import prepare_fused
-from updp_rt.backends.problem import Problem, Weights, contiguous_biases
+from updp_rt.backends.base import Backend, Prepared
+from updp_rt.backends.fused import lacks_kernel, prepare_fused
+from updp_rt.ops import Problem, Weights
+from updp_rt.ops.problem import contiguous_biases
 
 
 class TritonBackend(Backend):
     """Fused kernels with the tiles that `updp_rt.kernels.triton` has for the GPU; each tile is a candidate."""
 
     name = "triton"
+    sources = (
+        "ops/*.py",
+        "backends/base.py",
+        "backends/fused.py",
+        "backends/triton.py",
+        "kernels/*.py",
+        "kernels/triton/*.py",
+    )
 
     def supports(self, problem: Problem) -> tuple[bool, str]:
         if importlib.util.find_spec("triton") is None:
@@ -25,22 +34,20 @@ class TritonBackend(Backend):
             return False, "Triton kernels run on GPUs"
         if interpreted and problem.dtype == torch.bfloat16:
             return False, "Triton's interpreter computes bfloat16 products wrongly"
-        if problem.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            return False, f"no kernel for {problem.dtype}"
-        if problem.operator == "attention" or (problem.operator == "conv2d" and problem.geometry.groups != 1):
-            return False, "grouped convolutions and attention have no Triton kernel"
-        return True, ""
+        reason = lacks_kernel(problem)
+        return reason is None, reason or ""
 
     def configs(self, problem: Problem) -> tuple[str, ...]:
-        from updp_rt.kernels.triton import architecture, tiles
+        from updp_rt.kernels.architecture import architecture
+        from updp_rt.kernels.triton import tiles
 
         arch = architecture(torch.device(problem.device))
-        return tuple(tile.name for tile in tiles(problem.operator, arch, problem.dtype))
+        return tuple(tile.name for tile in tiles(problem.operator.name, arch, problem.dtype))
 
-    def prepare(self, problem: Problem, weights: Weights, config: str) -> Kernel:
+    def prepare(self, problem: Problem, weights: Weights, config: str) -> Prepared:
         from updp_rt.kernels import triton
-        from updp_rt.kernels.triton import architecture, tile
+        from updp_rt.kernels.architecture import architecture
 
         arch = architecture(torch.device(problem.device))
-        chosen = tile(problem.operator, arch, problem.dtype, config)
+        chosen = triton.tile(problem.operator.name, arch, problem.dtype, config)
         return prepare_fused(triton, problem, contiguous_biases(weights), chosen)

@@ -2,65 +2,121 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from updp_rt.backends.base import IN_PLACE, Backend, Kernel
-from updp_rt.backends.problem import Geometry, Problem, Weights
+from updp_rt.backends.base import IN_PLACE, Backend, Prepared
+from updp_rt.backends.fused import placed
+from updp_rt.ops import CONV2D, DEPTHWISE_POINTWISE, DUAL_LINEAR, LINEAR, Problem, Weights
+from updp_rt.ops.checks import Pair
 
 # Finishes a fresh result in place: act(y + bias + residual).
 Epilogue = Callable[[Tensor, Tensor | None, Tensor | None, str], Tensor]
 
 
 class VendorBackend(Backend):
-    """Library calls and one epilogue: a Triton kernel on a GPU, torch's in-place operators on the CPU."""
+    """Library calls and one epilogue: a kernel of the project's own on a GPU, torch's in-place operators on the CPU."""
 
     name = "vendor"
+    sources = (
+        "ops/*.py",
+        "backends/base.py",
+        "backends/fused.py",
+        "backends/vendor.py",
+        "kernels/*.py",
+        "kernels/triton/epilogue.py",
+        "kernels/triton/gemm.py",
+        "kernels/triton/activation.py",
+        "kernels/triton/launch.py",
+        "kernels/triton/tiles.py",
+        "kernels/triton/tile_tables.py",
+        "kernels/hip/*.py",
+        "kernels/hip/*.h",
+        "kernels/hip/epilogue.hip",
+    )
 
     def supports(self, problem: Problem) -> tuple[bool, str]:
-        if problem.operator == "attention":
-            return False, "the reference calls the library's attention already"
+        if problem.operator not in (LINEAR, CONV2D, DEPTHWISE_POINTWISE, DUAL_LINEAR):
+            return False, f"no library call followed by one epilogue makes {problem.operator.name}"
         return True, ""
 
     def configs(self, problem: Problem) -> tuple[str, ...]:
+        configs = tuple(_epilogues(problem))
+        plain_linear = problem.operator is LINEAR and not problem.residual and problem.has("bias")
         # cuDNN and cuBLASLt have ReLU in their own epilogues.
         own = problem.device == "cuda" and torch.version.hip is None and problem.act == "relu"
-        linear = problem.operator == "linear" and not problem.residual and problem.weights[1] is not None
-        if own and (problem.operator == "conv2d" or linear):
-            return "epilogue", "library"
+        if own and (problem.operator is CONV2D or plain_linear):
+            return *configs, "library"
         mkl = problem.device == "cpu" and problem.dtype == torch.float32 and torch.backends.mkl.is_available()
-        return ("epilogue", "packed") if mkl and problem.operator == "linear" else ("epilogue",)
+        return (*configs, "packed") if mkl and problem.operator is LINEAR else configs
 
-    def prepare(self, problem: Problem, weights: Weights, config: str) -> Kernel:
+    def prepare(self, problem: Problem, weights: Weights, config: str) -> Prepared:
         if config == "library":
-            return _library(problem, weights)
-        finish = _epilogue(problem.device)
-        if problem.operator == "linear":
+            return (_library_linear if problem.operator is LINEAR else _library_conv2d)(problem, weights)
+        finish = _epilogues(problem)["epilogue" if config == "packed" else config]
+        if problem.operator is LINEAR:
             return _linear(problem, weights, finish, packed=config == "packed")
-        if problem.operator == "conv2d":
-            return _conv2d(problem.act, problem.residual, problem.geometry, weights, finish)
-        if problem.operator == "depthwise_pointwise":
+        if problem.operator is CONV2D:
+            act, stride, padding, groups = problem.attributes
+            return _conv2d(act, problem.residual, weights, finish, stride, padding, groups)
+        if problem.operator is DEPTHWISE_POINTWISE:
             w_dw, b_dw, w_pw, b_pw = weights
-            g = problem.geometry
-            first = _conv2d("none", False, Geometry(g.stride, g.padding, problem.x[1]), (w_dw, b_dw), finish)
-            second = _conv2d(problem.act, problem.residual, Geometry(), (w_pw, b_pw), finish)
+            act, stride, padding = problem.attributes
+            first = _conv2d("none", False, (w_dw, b_dw), finish, stride, padding, problem.x[1])
+            second = _conv2d(act, problem.residual, (w_pw, b_pw), finish)
             return lambda x, other: second(first(x, None), other)
         return _dual_linear(problem.act, weights, finish)
 
 
-def _epilogue(device: str) -> Epilogue:
-    return _epilogue_triton if device == "cuda" else _epilogue_in_place
+def _epilogues(problem: Problem) -> dict[str, Epilogue]:
+    """By the name of a config, what can finish a result on the device of `problem`."""
+    found: dict[str, Epilogue] = {"epilogue": _epilogue_in_place}
+    if problem.device == "cuda" and importlib.util.find_spec("triton") is not None:
+        found["epilogue"] = _epilogue_triton
+    if _hip_epilogues(problem.device, problem.dtype):
+        found["hip-epilogue"] = _epilogue_hip
+    return found
+
+
+def _hip_epilogues(device: str, dtype: torch.dtype) -> Any:
+    """HIP's kernels for a result with channels of any number, where they run."""
+    from updp_rt.kernels import DTYPES
+    from updp_rt.kernels.hip import MissingObjectsError, device_of
+
+    if dtype not in DTYPES or importlib.util.find_spec("updp_rt._launcher") is None:
+        return ()
+    try:
+        return device_of(torch.device(device)).objects.kernels("epilogue", dtype, aligned=False)
+    except (ValueError, MissingObjectsError):
+        return ()
+
+
+def _epilogue_hip(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str) -> Tensor:
+    from updp_rt.kernels.hip import device_of, epilogue
+
+    unit = 16 // y.itemsize
+    aligned = y.shape[1] % unit == 0
+    kernel = device_of(y.device).objects.kernels("epilogue", y.dtype, aligned)[-1]
+    bias = None if bias is None else placed(bias.float().contiguous(), unit)
+    residual = None if residual is None else placed(_like(residual, y), unit)
+    return epilogue(y, bias, residual, act, kernel)
 
 
 def _epilogue_triton(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str) -> Tensor:
-    from updp_rt.kernels.triton import architecture, epilogue, tiles
+    from updp_rt.kernels.architecture import architecture
+    from updp_rt.kernels.triton import epilogue, tiles
 
-    if residual is not None:
-        residual = residual.contiguous(memory_format=torch.channels_last) if y.dim() == 4 else residual.contiguous()
+    residual = None if residual is None else _like(residual, y)
     return epilogue(y, bias, residual, act, tiles("epilogue", architecture(y.device), y.dtype)[-1])
+
+
+def _like(residual: Tensor, y: Tensor) -> Tensor:
+    return residual.contiguous(memory_format=torch.channels_last if y.dim() == 4 else torch.contiguous_format)
 
 
 def _epilogue_in_place(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str) -> Tensor:
@@ -71,20 +127,20 @@ def _epilogue_in_place(y: Tensor, bias: Tensor | None, residual: Tensor | None, 
     return IN_PLACE[act](y)
 
 
-def _linear(problem: Problem, weights: Weights, finish: Epilogue, *, packed: bool) -> Kernel:
+def _linear(problem: Problem, weights: Weights, finish: Epilogue, *, packed: bool) -> Prepared:
     weight, bias = weights
     act = problem.act
     rows, bare = weight.shape[0], act == "none" and not problem.residual
     multiply = _mkl_product(problem, weight, bias) if packed else lambda x: F.linear(x, weight, bias)
 
-    def kernel(x: Tensor, other: Tensor | None) -> Tensor:
+    def call(x: Tensor, other: Tensor | None) -> Tensor:
         y = multiply(x)  # the libraries add a bias for nothing
         if bare:
             return y
         flat = None if other is None else other.reshape(-1, rows)
         return finish(y.view(-1, rows), None, flat, act).view(y.shape)
 
-    return kernel
+    return call
 
 
 def _mkl_product(problem: Problem, weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
@@ -95,54 +151,65 @@ def _mkl_product(problem: Problem, weight: Tensor, bias: Tensor | None) -> Calla
     return lambda x: torch.ops.mkl._mkl_linear(x.contiguous(), layout, weight, bias, rows)
 
 
-def _conv2d(act: str, residual: bool, geometry: Geometry, weights: Weights, finish: Epilogue) -> Kernel:
+def _conv2d(
+    act: str,
+    residual: bool,
+    weights: Weights,
+    finish: Epilogue,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    groups: int = 1,
+) -> Prepared:
     weight, bias = weights
     packed = weight.contiguous(memory_format=torch.channels_last)
-    tail = (geometry.stride, geometry.padding, 1, geometry.groups)
+    tail = (stride, padding, 1, groups)
     bare = act == "none" and not residual
     # On a GPU the library would add the bias in a pass of its own; the epilogue does it for nothing.
     first, second = (bias, None) if bare or weight.device.type == "cpu" else (None, bias)
 
-    def kernel(x: Tensor, other: Tensor | None) -> Tensor:
+    def call(x: Tensor, other: Tensor | None) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         y = F.conv2d(x, packed, first, *tail).contiguous(memory_format=torch.channels_last)
         return y if bare else finish(y, second, other, act)
 
-    return kernel
+    return call
 
 
-def _dual_linear(act: str, weights: Weights, finish: Epilogue) -> Kernel:
+def _dual_linear(act: str, weights: Weights, finish: Epilogue) -> Prepared:
     w_x, w_a, bias = weights
     rows = w_x.shape[0]
 
-    def kernel(x: Tensor, a: Tensor | None) -> Tensor:
+    def call(x: Tensor, a: Tensor | None) -> Tensor:
         assert a is not None
         y = F.linear(x, w_x, bias).view(-1, rows)
         y.addmm_(a.reshape(-1, a.shape[-1]), w_a.t())  # accumulates into the first product
         return finish(y, None, None, act).view(*x.shape[:-1], rows)
 
-    return kernel
+    return call
 
 
-def _library(problem: Problem, weights: Weights) -> Kernel:
+def _library_linear(problem: Problem, weights: Weights) -> Prepared:
     weight, bias = weights
-    if problem.operator == "linear":
 
-        def linear(x: Tensor, other: Tensor | None) -> Tensor:
-            rows = x.reshape(-1, x.shape[-1])
-            y = torch._addmm_activation(bias, rows, weight.t(), use_gelu=False)
-            return y.view(*x.shape[:-1], weight.shape[0])
+    def call(x: Tensor, other: Tensor | None) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        y = torch._addmm_activation(bias, rows, weight.t(), use_gelu=False)
+        return y.view(*x.shape[:-1], weight.shape[0])
 
-        return linear
-    g = problem.geometry
+    return call
+
+
+def _library_conv2d(problem: Problem, weights: Weights) -> Prepared:
+    weight, bias = weights
+    _, stride, padding, groups = problem.attributes
     packed = weight.contiguous(memory_format=torch.channels_last)
-    tail = (g.stride, g.padding, (1, 1), g.groups)
+    tail = (stride, padding, (1, 1), groups)
 
-    def conv2d(x: Tensor, other: Tensor | None) -> Tensor:
+    def call(x: Tensor, other: Tensor | None) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         if other is None:
             return torch.cudnn_convolution_relu(x, packed, bias, *tail)
         other = other.contiguous(memory_format=torch.channels_last)
         return torch.cudnn_convolution_add_relu(x, packed, other, 1.0, bias, *tail)
 
-    return conv2d
+    return call

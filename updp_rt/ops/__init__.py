@@ -1,22 +1,41 @@
-"""The fused operators: their plain meaning, their torch operators, how exact they must be.
+"""The fused operators, one file each: plain meaning, checks, shapes, costs, and ``torch.ops.updp_rt.<name>``.
 
 Convolution, linear layer, depthwise followed by pointwise convolution, and two linear layers into one sum, each with
 bias, residual and activation in one pass; and attention from a joint projection.
 """
 
-from updp_rt.ops.functional import attention, conv2d, depthwise_pointwise, dual_linear, linear
-from updp_rt.ops.library import InferenceOnlyError
-from updp_rt.ops.reference import ACTIVATIONS
+from updp_rt.ops.activations import ACTIVATIONS
+from updp_rt.ops.attention import ATTENTION, attention
+from updp_rt.ops.conv2d import CONV2D, conv2d
+from updp_rt.ops.depthwise_pointwise import DEPTHWISE_POINTWISE, depthwise_pointwise
+from updp_rt.ops.dual_linear import DUAL_LINEAR, dual_linear
+from updp_rt.ops.library import OPERATORS, InferenceOnlyError, kept_operators, register
+from updp_rt.ops.linear import LINEAR, linear
+from updp_rt.ops.operator import ImageOperator, Operator, RowOperator, Weights
+from updp_rt.ops.problem import Problem
 from updp_rt.ops.tolerance import Accuracy, accuracy
 
 __all__ = [
     "ACTIVATIONS",
+    "ATTENTION",
+    "CONV2D",
+    "DEPTHWISE_POINTWISE",
+    "DUAL_LINEAR",
+    "LINEAR",
+    "OPERATORS",
     "Accuracy",
+    "ImageOperator",
     "InferenceOnlyError",
+    "Operator",
+    "Problem",
+    "RowOperator",
+    "Weights",
     "accuracy",
     "attention",
     "conv2d",
     "depthwise_pointwise",
     "dual_linear",
+    "kept_operators",
     "linear",
+    "register",
 ]

@@ -1,34 +1,31 @@
-"""The fused operators as torch operators ``updp_rt::...``: schemas, shapes for tracing, and no gradient.
+"""The operators as torch operators ``updp_rt::...``: schemas, shapes for tracing, FLOPs, and no gradient.
 
-Their implementation for any device is the plain meaning of `reference`. The runtime adds the fast one for devices it
-has kernels for (`torch.library.impl`), so these operators are right even where nothing fast is loaded.
+Where the runtime is loaded, their implementation is its dispatch (`dispatch_with`); else their plain meaning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-from updp_rt.ops import reference
-from updp_rt.ops.reference import Pair
+from updp_rt.ops.operator import Operator
+from updp_rt.ops.problem import Problem
 
-SCHEMAS = {
-    "linear": "(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, str act) -> Tensor",
-    "conv2d": "(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, str act, "
-    "SymInt[2] stride, SymInt[2] padding, SymInt groups) -> Tensor",
-    "depthwise_pointwise": "(Tensor x, Tensor w_dw, Tensor? b_dw, Tensor w_pw, Tensor? b_pw, Tensor? residual, "
-    "str act, SymInt[2] stride, SymInt[2] padding) -> Tensor",
-    "dual_linear": "(Tensor x, Tensor a, Tensor w_x, Tensor w_a, Tensor? bias, str act) -> Tensor",
-    "attention": "(Tensor qkv, SymInt heads) -> Tensor",
-}
+OPERATORS: dict[str, Operator] = {}
+OperatorT = TypeVar("OperatorT", bound=Operator)
 
 NO_GRADIENT = (
     "fused operators are for inference and have no gradient. Run the model under torch.inference_mode(); to train or "
     "fine-tune, use the source model (updp_rt.restore gives it back)"
 )
+
+_dispatch: Callable[[Operator, tuple[Any, ...]], Tensor] | None = None
+_kept = False
 
 
 class InferenceOnlyError(RuntimeError):
@@ -38,90 +35,83 @@ class InferenceOnlyError(RuntimeError):
         super().__init__(NO_GRADIENT)
 
 
-def conv_shape(x: Sequence[int], weight: Sequence[int], stride: Pair, padding: Pair) -> tuple[int, int, int, int]:
-    """``[N, O, H', W']`` of a convolution with kernel ``[O, I, kh, kw]`` of ``[N, I, H, W]``."""
-    height, width = ((x[2 + i] + 2 * padding[i] - weight[2 + i]) // stride[i] + 1 for i in (0, 1))
-    return x[0], weight[0], height, width
+def register(operator: OperatorT) -> OperatorT:
+    """Make `operator` known, as ``torch.ops.updp_rt.<name>`` on every device; returns it.
 
-
-def memory_format(operator: str) -> torch.memory_format:
-    """The layout of an operator's result: channels_last for images, row-major otherwise."""
-    return torch.channels_last if operator in ("conv2d", "depthwise_pointwise") else torch.contiguous_format
-
-
-def plain_operator(operator: str) -> Callable[..., Tensor]:
-    """The reference of `operator`, its result in the operator's layout."""
-    plain, layout = getattr(reference, operator), memory_format(operator)
+    Raises:
+        ValueError: an operator of that name is there already.
+    """
+    if operator.name in OPERATORS:
+        raise ValueError(f"there is an operator {operator.name!r} already: give yours another name")
 
     def run(*args: Any) -> Tensor:
-        y: Tensor = plain(*args).contiguous(memory_format=layout)
-        return y
+        return operator.run_plain(*args) if _dispatch is None else _dispatch(operator, args)
 
-    return run
+    def count(*shapes: Any, out_shape: Any = None, **_: Any) -> int:
+        return operator.flops(_problem(operator, shapes))
 
-
-def _fake_linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, act: str) -> Tensor:
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))
-
-
-def _fake_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    act: str,
-    stride: Pair,
-    padding: Pair,
-    groups: int,
-) -> Tensor:
-    shape = conv_shape(x.shape, weight.shape, stride, padding)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    qualified = f"updp_rt::{operator.name}"
+    torch.library.define(qualified, operator.schema, tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.impl(qualified, "CompositeExplicitAutograd", _with_defaults(operator, run))
+    torch.library.register_fake(qualified, operator.fake)
+    torch.library.register_autograd(qualified, _no_backward)
+    register_flop_formula(overload(operator).overloadpacket)(count)
+    OPERATORS[operator.name] = operator
+    return operator
 
 
-def _fake_depthwise_pointwise(
-    x: Tensor,
-    w_dw: Tensor,
-    b_dw: Tensor | None,
-    w_pw: Tensor,
-    b_pw: Tensor | None,
-    residual: Tensor | None,
-    act: str,
-    stride: Pair,
-    padding: Pair,
-) -> Tensor:
-    y = _fake_conv2d(x, w_dw, None, None, act, stride, padding, x.shape[1])
-    return _fake_conv2d(y, w_pw, None, None, act, (1, 1), (0, 0), 1)
+def overload(operator: Operator) -> Any:
+    """``torch.ops.updp_rt.<name>.default``."""
+    return getattr(torch.ops.updp_rt, operator.name).default
 
 
-def _fake_dual_linear(x: Tensor, a: Tensor, w_x: Tensor, w_a: Tensor, bias: Tensor | None, act: str) -> Tensor:
-    return x.new_empty((*x.shape[:-1], w_x.shape[0]))
+def call(operator: Operator, *args: Any) -> Tensor:
+    """``torch.ops.updp_rt.<name>(*args)``, its arguments checked; plain torch in a program exported so."""
+    operator.check(*args)
+    return operator.run_plain(*args) if exports_plain() else overload(operator)(*args)
 
 
-def _fake_attention(qkv: Tensor, heads: int) -> Tensor:
-    return qkv.new_empty((*qkv.shape[:-1], qkv.shape[-1] // 3))
+def exports_plain() -> bool:
+    """Whether a program is being exported that is to be made of torch's own operators."""
+    # Read as a value: older torch folds torch.compiler.is_exporting() to True under torch.compile (pytorch#176347).
+    return torch.compiler._is_exporting_flag and not _kept
 
 
-_FAKES = {
-    "attention": _fake_attention,
-    "linear": _fake_linear,
-    "conv2d": _fake_conv2d,
-    "depthwise_pointwise": _fake_depthwise_pointwise,
-    "dual_linear": _fake_dual_linear,
-}
+@contextmanager
+def kept_operators() -> Iterator[None]:
+    """Within it, ``torch.export`` keeps ``updp_rt::...`` operators; a program then needs updp_rt where it runs."""
+    global _kept  # noqa: PLW0603 - as torch's own flag of exporting
+    before, _kept = _kept, True
+    try:
+        yield
+    finally:
+        _kept = before
+
+
+def dispatch_with(run: Callable[[Operator, tuple[Any, ...]], Tensor]) -> None:
+    """Have every operator, also those to come, run ``run(operator, args)`` with all arguments of its schema."""
+    global _dispatch  # noqa: PLW0603 - one runtime a process
+    _dispatch = run
+
+
+def _with_defaults(operator: Operator, run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """torch leaves out trailing arguments that have their defaults."""
+    schema = torch._C.parse_schema(f"updp_rt::{operator.name}{operator.schema}")
+    defaults = tuple(argument.default_value for argument in schema.arguments)
+    count = len(defaults)
+
+    def complete(*args: Any) -> Tensor:
+        return run(*args) if len(args) == count else run(*args, *defaults[len(args) :])
+
+    return complete
+
+
+def _problem(operator: Operator, args: tuple[Any, ...]) -> Problem:
+    """The problem of arguments in which shapes stand for tensors, as a counter of FLOPs is given them."""
+    inputs, weights, attributes = operator.separate(tuple(args[: len(operator.arguments)]))
+    shapes = tuple(None if shape is None else operator.input_shape(shape) for shape in inputs)
+    return Problem(operator, shapes, weights, attributes, torch.float32, "meta")
 
 
 def _no_backward(ctx: Any, *grads: Tensor) -> None:
     raise InferenceOnlyError
-
-
-def define_operator(name: str, schema: str, implementation: Any, fake: Any) -> None:
-    """Define ``updp_rt::name`` for every device, with shapes for tracing and an error in place of a gradient."""
-    qualified = f"updp_rt::{name}"
-    torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
-    torch.library.impl(qualified, "CompositeExplicitAutograd", implementation)
-    torch.library.register_fake(qualified, fake)
-    torch.library.register_autograd(qualified, _no_backward)
-
-
-for _name, _schema in SCHEMAS.items():
-    define_operator(_name, _schema, plain_operator(_name), _FAKES[_name])

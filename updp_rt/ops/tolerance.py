@@ -1,16 +1,16 @@
-"""How far a fused operator may be from the truth: twice the error of torch's own operators, plus eps·sqrt(K)."""
+"""How far a fused operator may be from the truth: twice the error of torch's own operators, plus rounding's share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from updp_rt.ops import reference
+from updp_rt.ops.operator import Operator
+from updp_rt.ops.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Accuracy:
 
     The bound calibrates itself, as flash-attention's tests do: torch's own unfused operators in the same dtype on the
     same inputs set it. ``eps * sqrt(K) * max|y|`` (K: the length of a sum) keeps it from being unfair where torch
-    happens to be exact.
+    happens to be exact, and ``eps * sqrt(K) * max sum|terms|``, with the eps of float32 in which sums are taken, where
+    large terms cancel.
     """
 
     error: float
@@ -32,30 +33,38 @@ class Accuracy:
         return self.error <= self.bound
 
 
-def accuracy(operator: str, found: Tensor, args: tuple[Any, ...]) -> Accuracy:
-    """Judge `found`, a result of ``updp_rt::operator(*args)``, against the plain operator in float64.
+def accuracy(operator: Operator, found: Tensor, args: tuple[Any, ...], plain: Tensor | None = None) -> Accuracy:
+    """Judge `found`, a result of `operator` for `args`, against the plain operator in float64.
 
     Args:
-        operator: a name of `updp_rt.ops.library.SCHEMAS`.
         found: the result to judge.
-        args: all arguments, in the order of the operator's schema.
+        args: arguments of ``operator.plain``.
+        plain: torch's own result, where it was taken in a larger batch, as `found` was; by default it is computed.
     """
-    plain = getattr(reference, operator)
-    exact = plain(*(arg.double() if isinstance(arg, Tensor) else arg for arg in args))
+    exact = operator.plain(*(arg.double() if isinstance(arg, Tensor) else arg for arg in args))
     if found.shape != exact.shape or found.dtype != args[0].dtype:
         return Accuracy(math.inf, 0.0, 0)
     if not exact.numel():
         return Accuracy(0.0, 0.0, 0)
-    kernels = [args[index].shape for index in _KERNELS[operator]]
-    bound = error_bound(plain(*args), exact, sum_length(operator, args[0].shape, kernels))
+    plain = operator.plain(*args) if plain is None else plain
+    length = Problem.of(operator, *operator.separate(args)).sum_length
+    magnitude = operator.magnitude(*(arg.double() if isinstance(arg, Tensor) else arg for arg in args))
+    bound = error_bound(plain, exact, length, magnitude)
     return Accuracy(largest_error(found, exact), bound, int(exact.isfinite().sum()))
 
 
-def error_bound(plain: Tensor, exact: Tensor, length: int) -> float:
-    """Twice the largest error of `plain`, torch's own result, and ``eps * sqrt(length) * max|exact|`` of its dtype."""
-    finite = exact[exact.isfinite()].abs()
-    scale = float(finite.max()) if finite.numel() else 0.0
-    return 2 * largest_error(plain, exact) + torch.finfo(plain.dtype).eps * math.sqrt(length) * scale
+def error_bound(plain: Tensor, exact: Tensor, length: int, magnitude: Tensor | None = None) -> float:
+    """Twice the largest error of `plain`, torch's own result, and what rounding may do besides.
+
+    Args:
+        length: K, products in a sum.
+        magnitude: sums of the terms' magnitudes; None: no more than the results are.
+    """
+    bound = 2 * largest_error(plain, exact) + torch.finfo(plain.dtype).eps * math.sqrt(length) * _largest(exact)
+    if magnitude is not None:
+        sums = torch.float64 if plain.dtype == torch.float64 else torch.float32
+        bound += torch.finfo(sums).eps * math.sqrt(length) * _largest(magnitude)
+    return bound
 
 
 def largest_error(found: Tensor, exact: Tensor) -> float:
@@ -65,18 +74,6 @@ def largest_error(found: Tensor, exact: Tensor) -> float:
     return float(torch.where(exact.isfinite(), error, torch.where(found.isfinite(), math.inf, 0.0)).max())
 
 
-# Which arguments of an operator are its kernels.
-_KERNELS: dict[str, tuple[int, ...]] = {
-    "linear": (1,),
-    "conv2d": (1,),
-    "depthwise_pointwise": (1, 3),
-    "dual_linear": (2, 3),
-    "attention": (),
-}
-
-
-def sum_length(operator: str, x: Sequence[int], kernels: Iterable[Sequence[int]]) -> int:
-    """K: how many products one element of the result sums, by the shapes of the input and of the kernels."""
-    if operator == "attention":
-        return x[1]
-    return sum(math.prod(kernel[1:]) for kernel in kernels)
+def _largest(values: Tensor) -> float:
+    finite = values[values.isfinite()].abs()
+    return float(finite.max()) if finite.numel() else 0.0

@@ -123,8 +123,8 @@ def conv_padding(conv: nn.Conv2d, name: str = "conv") -> tuple[int, int]:
     return _pair(conv.padding)
 
 
-def _pair(value: tuple[int, ...]) -> tuple[int, int]:
-    return value[0], value[1]
+def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def _bias(bias: Tensor | None, channels: int, like: Tensor) -> Tensor:

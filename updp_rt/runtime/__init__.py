@@ -1,9 +1,11 @@
 """The runtime: drop-in fused modules, lowering, measured dispatch, tuned tables, explanations, certificates."""
 
-from updp_rt.runtime import operators  # noqa: F401 - gives torch.ops.updp_rt its kernels
+from updp_rt.ops.library import dispatch_with
+from updp_rt.runtime.bound import run_operator
 from updp_rt.runtime.certify import VerificationError, verify
 from updp_rt.runtime.dispatch import AccelerationError
 from updp_rt.runtime.explanation import Explanation, explain
+from updp_rt.runtime.fused import refresh
 from updp_rt.runtime.lowering import accelerate, prewarm, restore
 
 __all__ = [
@@ -13,6 +15,9 @@ __all__ = [
     "accelerate",
     "explain",
     "prewarm",
+    "refresh",
     "restore",
     "verify",
 ]
+
+dispatch_with(run_operator)

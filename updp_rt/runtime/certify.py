@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from updp_rt._copies import copy_model
+from updp_rt._marks import source_type
 from updp_rt.artifacts import fingerprint, versions
 from updp_rt.blocks.inspect import architecture
-from updp_rt.runtime.device import environment, kernel_hash
+from updp_rt.runtime.device import environment, source_digests, source_hash
 from updp_rt.runtime.dispatch import AccelerationError, Choice
+from updp_rt.runtime.engines import engine_of
 from updp_rt.runtime.fused import fused_modules
+from updp_rt.runtime.site import Site
 from updp_rt.verification import (
     Case,
     Certificate,
@@ -83,45 +86,81 @@ def verify(
     """
     units = list(_units(fast))
     _check(merged, fast, bool(units))
-    seen, choices = _seen(fast, units, inputs)
+    _run_once(fast, units, inputs)
     records, longest = [], 1
     for unit in _tracked(units, show_progress):
-        record, length = _judge_unit(unit, merged, fast, seen[unit.name], choices[unit.name], seed)
+        record, length = _judge_unit(unit, merged, seed)
         records.append(record)
         longest = max(longest, length)
-    exact = copy.deepcopy(merged).double()(inputs.double())
-    device = inputs.device
+    plain = merged(inputs)
+    exact, reference = _exact(merged, inputs, plain)
+    used = sorted({_backend(kernel.kernel) for record in records for kernel in record.kernels})
     return Certificate(
         model=ModelRecord(architecture=architecture(merged), weights_sha256=fingerprint(merged)),
         inputs=Inputs(source=source, shape=tuple(inputs.shape), sha256=_sha256(inputs), seed=seed),
         dtype=_short(inputs.dtype),
-        environment=versions() | environment(device),
-        sources={name: kernel_hash(name) for name in sorted({_backend(k.kernel) for r in records for k in r.kernels})},
+        engine=engine_of(fast),
+        reference=reference,
+        environment=versions() | environment(inputs.device),
+        sources={name: source_hash(name) for name in used},
+        files={path: digest for name in used for path, digest in source_digests(name).items()},
         modules=records,
-        logits=judge_logits(fast(inputs), merged(inputs), exact, longest),
+        logits=judge_logits(fast(inputs), plain, exact, longest),
     )
 
 
-@dataclass(frozen=True)
-class _Unit:
-    """A fused module, and the names of those beside it whose work it does too."""
+def _exact(merged: nn.Module, inputs: Tensor, plain: Tensor) -> tuple[Tensor, str]:
+    """The outputs in float64, or in the highest precision that the model allows, and its name.
 
-    name: str
-    module: Any
-    followers: tuple[str, ...]
+    A model that casts inside, as with ``x.float()``, refuses float64 or computes in less all the same.
+    """
+    for dtype in (torch.float64, torch.float32):
+        try:
+            exact = copy_model(merged).to(dtype)(inputs.to(dtype))
+        except (RuntimeError, TypeError, ValueError):
+            continue
+        if exact.dtype == dtype:
+            return exact.double(), _short(dtype)
+    return plain.double(), _short(plain.dtype)
+
+
+@dataclass
+class _Unit:
+    """Part of a model that runs as one.
+
+    Attributes:
+        names: of the source's modules that it stands for, in the order they run.
+        run: it, on fused operators.
+        sites: its operators.
+        seen: the arguments of every call in a run of the whole model.
+        choices: what was chosen in that run, by problem.
+    """
+
+    names: list[str]
+    run: Callable[..., Tensor]
+    sites: list[Site]
+    seen: list[tuple[Any, ...]] = field(default_factory=list)
+    choices: dict[str, Choice] = field(default_factory=dict)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        return (self.name, *self.followers)
+    def name(self) -> str:
+        return self.names[0]
 
 
 def _units(fast: nn.Module) -> Iterator[_Unit]:
-    names = {id(module): name for name, module in fast.named_modules()}
-    for name, module in fused_modules(fast):
-        inside = {id(m) for m in module.modules()}
-        beside = [m for _, _, m in module.fusion.members if id(m) not in inside]
-        within = {id(child) for m in beside for child in m.children()}
-        yield _Unit(name, module, tuple(names[id(m)] for m in beside if id(m) not in within))
+    for name, module, fusion in fused_modules(fast):
+        if fusion.rule.method == "forward":
+            yield _Unit([name], module, list(fusion.sites.values()))
+            continue
+        # Some of a model's own layers: each site with the layers that follow it.
+        units: list[_Unit] = []
+        for *_, path in fusion.members:
+            whole = f"{name}.{path}" if name else path
+            if path in fusion.sites:
+                units.append(_Unit([whole], fusion.sites[path], [fusion.sites[path]]))
+            elif "." not in path:
+                units[-1].names.append(whole)
+        yield from units
 
 
 def _check(merged: nn.Module, fast: nn.Module, fused: bool) -> None:
@@ -135,54 +174,33 @@ def _check(merged: nn.Module, fast: nn.Module, fused: bool) -> None:
         raise ValueError("the two models hold different weights, so their kernels cannot be compared: accelerate again")
 
 
-def _seen(
-    fast: nn.Module, units: list[_Unit], inputs: Tensor
-) -> tuple[dict[str, list[tuple[Any, ...]]], dict[str, dict[str, Choice]]]:
-    """The arguments of every call of each unit in one run of the model, and the kernels chosen in it."""
-    seen: dict[str, list[tuple[Any, ...]]] = {unit.name: [] for unit in units}
-
-    def keep(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
-        seen[name].append(tuple(a.clone() if isinstance(a, Tensor) else a for a in args))
-
-    hooks = [unit.module.register_forward_pre_hook(partial(keep, unit.name)) for unit in units]
-    try:
-        with _recorded(units) as choices:
-            fast(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return seen, choices
-
-
-@contextmanager
-def _recorded(units: list[_Unit]) -> Iterator[dict[str, dict[str, Choice]]]:
-    """By unit, the choices of its operators for the calls made inside."""
-    found: dict[str, dict[str, Choice]] = {unit.name: {} for unit in units}
+def _run_once(fast: nn.Module, units: list[_Unit], inputs: Tensor) -> None:
+    """Fill `seen` and `choices` of all units by one run of the model."""
     with ExitStack() as stack:
-        used = [
-            (unit.name, stack.enter_context(site.recorded()))
-            for unit in units
-            for site in unit.module.fusion.sites.values()
-        ]
-        yield found
-        for name, choices in used:
-            found[name] |= choices
+        recorded = []
+        for unit in units:
+            recorded += [(unit, stack.enter_context(site.recorded())) for site in unit.sites]
+            if isinstance(unit.run, nn.Module):
+                hook = unit.run.register_forward_pre_hook(partial(_keep, unit.seen))
+                stack.callback(hook.remove)
+        fast(inputs)
+        for unit, choices in recorded:
+            unit.choices |= choices
+        for unit in units:
+            if isinstance(unit.run, Site):
+                unit.seen += unit.run.seen or []
 
 
-def _judge_unit(
-    unit: _Unit,
-    merged: nn.Module,
-    fast: nn.Module,
-    seen: list[tuple[Any, ...]],
-    choices: dict[str, Choice],
-    seed: int,
-) -> tuple[ModuleRecord, int]:
+def _keep(seen: list[tuple[Any, ...]], module: nn.Module, args: tuple[Any, ...]) -> None:
+    seen.append(tuple(a.clone() if isinstance(a, Tensor) else a for a in args))
+
+
+def _judge_unit(unit: _Unit, merged: nn.Module, seed: int) -> tuple[ModuleRecord, int]:
     sources = [merged.get_submodule(name) for name in unit.names]
-    length = max((choice.problem.sum_length for choice in choices.values()), default=1)
-    run_fast = _chain([fast.get_submodule(name) for name in unit.names])
-    run_plain, run_exact = _chain(sources), _chain([copy.deepcopy(module).double() for module in sources])
+    length = max((choice.problem.sum_length for choice in unit.choices.values()), default=1)
+    run_plain, run_exact = _chain(sources), _chain([copy_model(module).double() for module in sources])
     cases: list[Case] = []
-    for index, args in enumerate(seen):
+    for index, args in enumerate(unit.seen):
         others = adversarial(args, run_plain, seed) if index == 0 else ()
         for kind, given in (("seen", args), *others):
             plain = [run_plain(*given)]
@@ -192,14 +210,14 @@ def _judge_unit(
                 plain.append(run_plain(*neighbours(given, seed)))
                 keep = _ends
             exact = run_exact(*(keep(a.double()) if _is_floating(a) else a for a in given))
-            cases.append(judge(kind, keep(run_fast(*given)), [keep(y) for y in plain], exact, length))
+            cases.append(judge(kind, keep(unit.run(*given)), [keep(y) for y in plain], exact, length))
     record = ModuleRecord(
         name=unit.name,
-        source=type(sources[0]).__name__,
-        replaces=list(unit.followers),
+        source=source_type(sources[0]).__name__,
+        replaces=unit.names[1:],
         kernels=[
-            KernelRecord(problem=key, kernel=choice.candidate, source=kernel_hash(_backend(choice.candidate)))
-            for key, choice in choices.items()
+            KernelRecord(problem=key, kernel=choice.candidate, source=source_hash(_backend(choice.candidate)))
+            for key, choice in unit.choices.items()
         ],
         cases=cases,
     )
@@ -209,8 +227,8 @@ def _judge_unit(
 def _chain(modules: list[nn.Module]) -> Any:
     first, *rest = modules
 
-    def run(*args: Any) -> Tensor:
-        y = first(*args)
+    def run(*args: Any) -> Any:
+        y = first(*(a for a in args if a is not None))
         for module in rest:
             y = module(y)
         return y

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import os
+import json
 import platform
 import re
 from functools import cache
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+import updp_rt
+from updp_rt.backends import BACKENDS
 from updp_rt.kernels.hip.device import emulation
 
 
@@ -31,7 +32,11 @@ def device_name(device: torch.device | None = None) -> str:
 
 def environment(device: torch.device) -> dict[str, str]:
     """What a tuned table is valid for."""
-    found = {"device": device_name(device), "torch": torch.__version__, "kernels": kernel_hash()}
+    found = {
+        "device": device_name(device),
+        "torch": torch.__version__,
+        "kernels": _digest("".join(map(source_hash, sorted(BACKENDS))).encode()),
+    }
     if device.type == "cuda":
         found["triton"] = metadata.version("triton")
         found["library"] = str(torch.version.hip or torch.version.cuda)
@@ -40,28 +45,20 @@ def environment(device: torch.device) -> dict[str, str]:
 
 
 @cache
-def kernel_hash(backend: str = "") -> str:
-    """sha256 over the sources of the kernels and of the backends that call them, its first 16 digits.
-
-    Args:
-        backend: only what this one runs: its kernels, if it has any here, and the code that calls them.
-    """
-    digest = hashlib.sha256()
-    for name in ("updp_rt.kernels", "updp_rt.backends"):
-        root = Path(importlib.import_module(name).__path__[0])
-        for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".hip", ".h")):
-            place = path.relative_to(root)
-            if not backend or backend in (place.parts[0], path.stem):
-                digest.update(place.as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
+def source_digests(backend: str) -> dict[str, str]:
+    """sha256 of each file whose code runs for `backend`, by its path in the package, first 16 digits."""
+    root = Path(updp_rt.__file__).parent
+    files = {path for pattern in BACKENDS[backend].sources for path in root.glob(pattern)}
+    return {p.relative_to(root).as_posix(): _digest(p.read_bytes()) for p in sorted(files)}
 
 
-def cache_folder() -> Path:
-    """Where measurements are kept: ``$UPDP_RT_CACHE``, else ``updp_rt`` in the user's cache folder."""
-    chosen = os.environ.get("UPDP_RT_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "updp_rt"
+def source_hash(backend: str) -> str:
+    """One digest of `source_digests`, 16 digits."""
+    return _digest(json.dumps(source_digests(backend), sort_keys=True).encode())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def capturing(device: torch.device) -> bool:

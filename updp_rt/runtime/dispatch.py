@@ -1,4 +1,4 @@
-"""Which kernel runs a problem: the fastest that agrees with the reference, measured once and kept in a table."""
+"""What runs a problem: the fastest candidate that agrees with the reference, measured once and kept in a table."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 
+import torch
 from torch import Tensor
 
 from updp_rt._timing import time_side_by_side
-from updp_rt.backends import BACKENDS, Kernel, Problem, Weights, arguments
-from updp_rt.ops import accuracy
+from updp_rt.backends import BACKENDS, Prepared
+from updp_rt.ops import Problem, Weights, accuracy
 from updp_rt.runtime.device import capturing
 from updp_rt.runtime.table import Entry, table_for
 
 _log = logging.getLogger("updp_rt")
 _lock = threading.RLock()
 _checked: set[tuple[str, str]] = set()  # (problem, candidate) that agreed with the reference in this process
+_warned: set[tuple[str, str]] = set()
 
-_CHECKED_ROWS = 256
 _SURE = ("vendor:epilogue", "reference")
 
 
@@ -42,7 +44,13 @@ class Policy:
 
 @dataclass
 class Choice:
-    """The kernel chosen for one problem, and what it was chosen among."""
+    """The candidate chosen for one problem, and what it was chosen among.
+
+    Attributes:
+        refused: why a backend cannot run the problem.
+        demoted: why a candidate is not used: it failed to run, or disagreed with the reference on these weights.
+        provisional: it was chosen without measuring.
+    """
 
     problem: Problem
     candidate: str
@@ -56,28 +64,28 @@ class Choice:
 def choose(
     problem: Problem,
     weights: Weights,
-    x: Tensor,
-    other: Tensor | None,
+    inputs: tuple[Tensor | None, ...],
     policy: Policy,
-    prepared: dict[str, Kernel],
-) -> tuple[Choice, Kernel]:
-    """The best kernel for `problem`; measures and checks on `x` and `other` what is unknown.
+    prepared: dict[str, Prepared],
+) -> tuple[Choice, Prepared]:
+    """The best candidate for `problem`; measures and checks on `inputs` what is unknown.
 
     Args:
-        prepared: kernels by candidate that hold these weights already, packed for another shape; the one chosen is
+        prepared: calls by candidate that hold these weights already, packed for another shape; the one chosen is
             added, so that each candidate packs them once.
 
     While a graph is captured nothing is measured or checked: what the table holds and this process has checked is used,
-    else the surest candidate. Call `prewarm` before capturing.
+    else the surest candidate. Call `prewarm` before capturing. Where torch's own operators fail on these inputs, their
+    error is raised and nothing is kept.
 
     Raises:
         AccelerationError: under a strict policy, where a candidate disagrees with the reference or fails to run.
         ValueError: the policy's backends cannot run the problem.
     """
     with _lock:
-        choice, kernel = _Chooser(problem, weights, x, other, policy, prepared).choose()
-        prepared[choice.candidate] = kernel
-        return choice, kernel
+        choice, call = _Chooser(problem, weights, inputs, policy, prepared).choose()
+        prepared[choice.candidate] = call
+        return choice, call
 
 
 class _Chooser:
@@ -85,15 +93,18 @@ class _Chooser:
         self,
         problem: Problem,
         weights: Weights,
-        x: Tensor,
-        other: Tensor | None,
+        inputs: tuple[Tensor | None, ...],
         policy: Policy,
-        prepared: dict[str, Kernel],
+        prepared: dict[str, Prepared],
     ) -> None:
-        self.problem, self.weights, self.policy = problem, weights, policy
-        self.x, self.other, self.prepared = x, other, prepared
-        self.table = table_for(x.device)
+        self.problem, self.weights, self.inputs = problem, weights, inputs
+        self.policy, self.prepared = policy, prepared
+        x = inputs[0]
+        assert x is not None
+        self.device = x.device
+        self.table = table_for(self.device)
         self.entry = self.table.entries.get(problem.key) or Entry()
+        self.demoted = {name: reason for name, reason in self.entry.failed.items() if name != "reference"}
         self.refused: dict[str, str] = {}
         self.candidates = list(self._candidates())
         if not self.candidates:
@@ -102,23 +113,22 @@ class _Chooser:
                 + "; ".join(f"{name}: {reason}" for name, reason in self.refused.items())
             )
 
-    def choose(self) -> tuple[Choice, Kernel]:
-        if capturing(self.x.device):
+    def choose(self) -> tuple[Choice, Prepared]:
+        if capturing(self.device):
             return self._without_measuring()
         for name in self.candidates:
-            if self.policy.strict and name in self.entry.demoted:
+            if self.policy.strict and name in self.demoted:
                 raise self._unfit(name)
-        kernels: dict[str, Kernel] = {}
-        unknown = [name for name in self.candidates if name not in self.entry.times_ms | self.entry.demoted]
-        if unknown:
+        calls: dict[str, Prepared] = {}
+        if any(name not in self.entry.times_ms and name not in self.demoted for name in self.candidates):
             # All of them again: times taken in different rounds do not compare.
-            self._measure(kernels)
+            calls = self._measure()
         for name in sorted(self._usable(), key=lambda name: self.entry.times_ms[name]):
-            kernel = kernels.get(name) or self._prepare(name)
-            if kernel is not None and self._agrees(name, kernel):
+            call = calls.get(name) or self._prepare(name)
+            if call is not None and self._agrees(name, call):
                 why = "the only candidate" if len(self.candidates) == 1 else "the fastest measured"
-                return self._chosen(name, why), kernel
-        raise ValueError(f"every candidate for {self.problem.key} failed: {self.entry.demoted}")
+                return self._chosen(name, why), call
+        raise ValueError(f"every candidate for {self.problem.key} failed: {self.demoted}")
 
     def _candidates(self) -> Iterator[str]:
         for backend in BACKENDS.values():
@@ -132,47 +142,51 @@ class _Chooser:
                 yield f"{backend.name}:{config}" if config else backend.name
 
     def _usable(self) -> list[str]:
-        return [name for name in self.candidates if name in self.entry.times_ms and name not in self.entry.demoted]
+        return [name for name in self.candidates if name in self.entry.times_ms and name not in self.demoted]
 
-    def _measure(self, kernels: dict[str, Kernel]) -> None:
+    def _measure(self) -> dict[str, Prepared]:
+        """Time all candidates that run; returns them. Those that disagree are timed too: another model's may agree."""
+        calls: dict[str, Prepared] = {}
         for name in self.candidates:
-            kernel = None if name in self.entry.demoted else self._prepare(name)
-            if kernel is not None and self._agrees(name, kernel):
-                kernels[name] = kernel
-        calls = {name: _call(kernel, self.x, self.other) for name, kernel in kernels.items()}
-        times = time_side_by_side(calls, rounds=7, device=self.x.device)
-        self.entry.times_ms |= {name: seconds * 1e3 for name, seconds in times.items()}
-        self._keep()
+            call = None if name in self.demoted else self._prepare(name)
+            if call is not None:
+                self._agrees(name, call)
+                if name not in self.entry.failed:
+                    calls[name] = call
+        if calls:
+            timed: dict[str, Callable[[], Tensor]] = {name: partial(c, *self.inputs) for name, c in calls.items()}
+            times = time_side_by_side(timed, rounds=7, device=self.device)
+            self.entry.times_ms |= {name: seconds * 1e3 for name, seconds in times.items()}
+            self._keep()
+        return calls
 
-    def _prepare(self, name: str) -> Kernel | None:
+    def _prepare(self, name: str) -> Prepared | None:
         if name in self.prepared:
             return self.prepared[name]
         backend, _, config = name.partition(":")
         try:
             return BACKENDS[backend].prepare(self.problem, self.weights, config)
         except Exception as error:
-            self._demote(name, f"it could not be prepared: {_first_line(error)}")
+            self._failed(name, "could not be prepared", error)
             return None
 
-    def _agrees(self, name: str, kernel: Kernel) -> bool:
-        """Whether `kernel` gives the reference's result on the last image or rows; checked once a process."""
+    def _agrees(self, name: str, call: Prepared) -> bool:
+        """Whether `call` gives the reference's result on the last image or rows; checked once a process."""
         if (self.problem.key, name) in _checked:
             return True
-        try:
-            found = kernel(self.x, self.other)
-        except Exception as error:
-            self._demote(name, f"it failed to run: {_first_line(error)}")
+        if name in self.demoted:
             return False
-        verdict = accuracy(
-            self.problem.operator,
-            self._tail(found),
-            arguments(
-                self.problem,
-                self._tail(self.x),
-                None if self.other is None else self._tail(self.other),
-                tuple(None if w is None else w.detach() for w in self.weights),
-            ),
-        )
+        if name == "reference":
+            return self.plain is not None
+        try:
+            found = call(*self.inputs)
+        except Exception as error:
+            self._failed(name, "failed to run", error)
+            return False
+        operator = self.problem.operator
+        end = tuple(None if x is None else operator.tail(x.detach()) for x in self.inputs)
+        args = operator.assemble(end, self.weights, self.problem.attributes)
+        verdict = accuracy(operator, operator.tail(found), args, operator.tail(self.plain))
         if not verdict.passed:
             self._demote(name, f"its error of {verdict.error:.1e} is above the bound of {verdict.bound:.1e}")
             return False
@@ -180,27 +194,36 @@ class _Chooser:
             _checked.add((self.problem.key, name))
         return True
 
-    def _tail(self, tensor: Tensor) -> Tensor:
-        # The end holds the incomplete tiles, where mistakes live; a part keeps the float64 reference cheap.
-        if "linear" in self.problem.operator:
-            return tensor.detach().reshape(-1, tensor.shape[-1])[-_CHECKED_ROWS:]
-        return tensor.detach()[-1:]
+    @cached_property
+    def plain(self) -> Tensor:
+        """torch's own result on the same inputs, as the candidates see them; its error is that of the call itself."""
+        with torch.no_grad():
+            return BACKENDS["reference"].prepare(self.problem, self.weights, "")(*self.inputs)
+
+    def _failed(self, name: str, what: str, error: Exception) -> None:
+        """`name` raised `error`. That is its own fault only where torch's operators do better on the same inputs."""
+        assert self.plain is not None
+        # Short memory passes: nothing is kept of it.
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            self.entry.failed[name] = f"it {what}: {_first_line(error)}"
+            self._keep()
+        self._demote(name, f"it {what}: {_first_line(error)}")
 
     def _demote(self, name: str, reason: str) -> None:
-        self.entry.demoted[name] = reason
-        self._keep()
-        _log.warning("%s is not used for %s: %s", name, self.problem.key, reason)
+        self.demoted[name] = reason
+        if (self.problem.key, name) not in _warned:
+            _warned.add((self.problem.key, name))
+            _log.warning("%s is not used for %s: %s", name, self.problem.key, reason)
         if self.policy.strict:
             raise self._unfit(name)
 
     def _unfit(self, name: str) -> AccelerationError:
-        return AccelerationError(f"{name} is not fit for {self.problem.key}: {self.entry.demoted[name]}")
+        return AccelerationError(f"{name} is not fit for {self.problem.key}: {self.demoted[name]}")
 
     def _keep(self) -> None:
-        self.table.entries[self.problem.key] = self.entry
-        self.table.touch()
+        self.table.keep(self.problem.key, self.entry)
 
-    def _without_measuring(self) -> tuple[Choice, Kernel]:
+    def _without_measuring(self) -> tuple[Choice, Prepared]:
         known = [name for name in self._usable() if (self.problem.key, name) in _checked]
         if known:
             name, why = min(known, key=lambda name: self.entry.times_ms[name]), "the fastest measured"
@@ -208,19 +231,14 @@ class _Chooser:
             sure = [name for name in _SURE if name in self.candidates]
             name = (sure or self.candidates)[0]
             why = "not measured: first met while a graph was captured (prewarm() measures ahead)"
-        kernel = self._prepare(name)
-        if kernel is None:
-            raise AccelerationError(f"{name} cannot be prepared inside graph capture: {self.entry.demoted[name]}")
-        return self._chosen(name, why, provisional=not known), kernel
+        if name in self.prepared:
+            return self._chosen(name, why, provisional=not known), self.prepared[name]
+        backend, _, config = name.partition(":")
+        call = BACKENDS[backend].prepare(self.problem, self.weights, config)
+        return self._chosen(name, why, provisional=not known), call
 
     def _chosen(self, name: str, why: str, provisional: bool = False) -> Choice:
-        return Choice(
-            self.problem, name, why, self.entry.times_ms, self.refused, self.entry.demoted, provisional=provisional
-        )
-
-
-def _call(kernel: Kernel, x: Tensor, other: Tensor | None) -> Callable[[], Tensor]:
-    return lambda: kernel(x, other)
+        return Choice(self.problem, name, why, self.entry.times_ms, self.refused, self.demoted, provisional=provisional)
 
 
 def _first_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from updp_rt.runtime.dispatch import Choice
+from updp_rt.runtime.engines import engine_of
 from updp_rt.runtime.fused import fused_modules
 from updp_rt.runtime.roofline import peak
 from updp_rt.runtime.table import table_for
@@ -44,9 +45,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Explanation:
-    """All rows of a model, the environment they hold for, and the modules that run as they are."""
+    """All rows of a model, the environment and engine they hold for, and the modules that run as they are."""
 
     environment: dict[str, str]
+    engine: str
     peak: str
     rows: list[Row]
     unfused: list[str]
@@ -113,18 +115,22 @@ def explain(model: nn.Module) -> Explanation:
     if not fused:
         raise ValueError("this model is not accelerated: call updp_rt.accelerate(model, example_input) first")
     device = next(model.parameters()).device
-    rows = []
-    for name, module in fused:
-        source = type(module).__bases__[1].__name__
-        for site in module.fusion.sites.values():
-            rows += [_row(name, source, choice, device) for choice in site.choices.values()]
-    inside = {id(m) for _, module in fused for m in (module, *(member for _, _, member in module.fusion.members))}
+    rows, inside = [], set()
+    for name, module, fusion in fused:
+        inside |= {id(member) for _, _, member, _ in fusion.members}
+        whole = fusion.rule.method == "forward"
+        if whole:
+            inside.add(id(module))
+        for own, site in fusion.sites.items():
+            place = name if whole else ".".join(filter(None, (name, own)))
+            source = fusion.source if whole else type(model.get_submodule(place))
+            rows += [_row(place, source.__name__, choice, device) for choice in site.choices.values()]
     unfused = [
         f"{name} ({type(module).__name__})"
         for name, module in model.named_modules()
         if id(module) not in inside and not list(module.children()) and not isinstance(module, nn.Identity | nn.Dropout)
     ]
-    return Explanation(table_for(device).environment, peak(device).source, rows, unfused)
+    return Explanation(table_for(device).environment, engine_of(model), peak(device).source, rows, unfused)
 
 
 def _row(name: str, source: str, choice: Choice, device: torch.device) -> Row:
@@ -132,7 +138,7 @@ def _row(name: str, source: str, choice: Choice, device: torch.device) -> Row:
     return Row(
         module=name,
         source=source,
-        operator=choice.problem.operator,
+        operator=choice.problem.operator.name,
         problem=choice.problem.key,
         kernel=choice.candidate,
         why=choice.why,

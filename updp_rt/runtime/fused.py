@@ -1,136 +1,335 @@
-"""Drop-in modules: the source module itself, under a class that adds a faster `forward`.
+"""Drop-in modules: the source module itself, under a class that adds a faster way through one of its methods.
 
 A fused module is its source module with another class: parameters, buffers, names, hooks, ``state_dict`` and
-``isinstance`` stay as they were, deep copies and pickles too, and giving the class back restores it exactly.
+``isinstance`` stay as they were, and giving the class back restores it exactly. Copies and pickles carry no more than
+how to choose; they are planned again where they wake up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from operator import itemgetter
 from typing import Any, ClassVar
 
 import torch
 from timm.layers import DropBlock2d, DropPath
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils.hooks import RemovableHandle
 
+from updp_rt._marks import source_type
+from updp_rt.ops import Operator
+from updp_rt.ops.library import exports_plain
 from updp_rt.runtime.dispatch import Policy
-from updp_rt.runtime.site import Site
+from updp_rt.runtime.site import Site, Slot
 
-_classes: dict[tuple[type[Fused], type[nn.Module]], type[nn.Module]] = {}
+_log = logging.getLogger("updp_rt")
+
+# Of a fused module's own; no module of a user's can be called so.
+_FUSION = "_updp_rt_fusion"
+_classes: dict[tuple[Rule, type[nn.Module]], type[nn.Module]] = {}
+
+# Attributes of modules that change nothing of what they compute in eval mode.
+_IDLE_ATTRIBUTES = frozenset(
+    (
+        "training",
+        "inplace",
+        "momentum",
+        "p",
+        "drop_prob",
+        "scale_by_keep",
+        "in_channels",
+        "out_channels",
+        "in_features",
+        "out_features",
+        "num_features",
+        "affine",
+        "grad_checkpointing",
+    )
+)
 
 
 class CannotFuseError(Exception):
     """A module stays as it is; the message says why."""
 
 
+class Rule(ABC):
+    """How modules of some types run on fused operators.
+
+    Attributes:
+        source: the types, exactly.
+        method: the method of theirs that it stands for.
+    """
+
+    source: ClassVar[tuple[type[nn.Module], ...]] = ()
+    method: ClassVar[str] = "forward"
+
+    @abstractmethod
+    def plan(self, module: Any, fusion: Fusion) -> None:
+        """Fill `fusion` with sites for `module`; raises `CannotFuseError`, which names the reason."""
+
+    @abstractmethod
+    def run(self, module: Any, fusion: Fusion, *args: Any, **kwargs: Any) -> Any:
+        """The source's method, on the sites of its fusion."""
+
+
 class Fusion:
-    """What a fused module runs: its sites by name, and the modules inside it that they replace."""
+    """What a fused module runs: its sites by name, and the modules inside it that they replace.
 
-    def __init__(self, owner: nn.Module, policy: Policy) -> None:
-        self.owner = owner
-        self.policy = policy
+    Attributes:
+        members: modules that the sites stand for, by the dictionary that holds them, their name there, and their path.
+        usable: whether it could be planned for the module as it was then.
+    """
+
+    def __init__(self, rule: Rule, owner: nn.Module, policy: Policy) -> None:
+        self.rule, self.owner, self.policy = rule, owner, policy
         self.sites: dict[str, Site] = {}
-        # Modules that the sites stand for, with the dictionary that holds them: a module put in their place is seen.
-        self.members: list[tuple[dict[str, Any], str, nn.Module]] = []
-        self._moody: list[nn.Module] = []  # those of them that do something else in training
-        self._handles_seen = -1
+        self.members: list[tuple[dict[str, Any], str, nn.Module, str]] = []
+        self.usable = False
+        self._trained = False
+        self._watched: list[tuple[Callable[[Any], Any], dict[str, Any], Any]] = []
+        self._hooks: list[dict[Any, Any]] = []
 
-    def active(self) -> bool:
-        """Whether the fused forward may run now; else the source's own does.
+    @classmethod
+    def planned(cls, rule: Rule, owner: nn.Module, policy: Policy) -> Fusion:
+        """A fusion of `owner` as it is now.
 
-        It does not in training, be it of one norm alone, under autocast (which would choose other dtypes), or when a
-        module it stands for has got a hook, which must see its values, or was itself replaced.
+        Raises:
+            CannotFuseError: what it holds cannot be fused.
         """
-        if self.owner.training or torch._C._is_any_autocast_enabled():
-            return False
-        for module in self._moody:
-            if module.training:
-                return False
-        if torch.compiler.is_compiling():
-            return not torch.compiler.is_exporting()  # an exported program is made of standard operators
-        # torch counts the hooks ever registered; while the count stands, there is no need to look at every module.
-        if self._handles_seen != RemovableHandle.next_id:
-            handles = RemovableHandle.next_id
-            if any(module._forward_hooks or module._forward_pre_hooks for _, _, module in self.members):
-                return False
-            self._handles_seen = handles
-        return all([modules.get(name) is module for modules, name, module in self.members])  # noqa: C419 - quicker
+        fusion = cls(rule, owner, policy)
+        rule.plan(owner, fusion)
+        fusion._watch()
+        return fusion
 
-    def absorb(self, path: str, parent: nn.Module | None = None) -> Any:
-        """Take over the module at `path` below `parent` (the owner by default), with all it holds; returns it."""
+    @property
+    def source(self) -> type[nn.Module]:
+        """The owner's own class."""
+        return source_type(self.owner)
+
+    @cached_property
+    def children(self) -> frozenset[str]:
+        """Names of the owner's children that the sites stand for."""
+        return frozenset(name for held, name, *_ in self.members if held is self.owner._modules)
+
+    def absorb(self, path: str) -> Any:
+        """Take over the module at `path` below the owner, with all it holds; returns it."""
         *above, name = path.split(".")
-        holder = (parent or self.owner).get_submodule(".".join(above))
+        holder = self.owner.get_submodule(".".join(above))
         module = holder.get_submodule(name)
-        self.members.append((holder._modules, name, module))
-        if isinstance(module, _BatchNorm | _DropoutNd | DropPath | DropBlock2d):
-            self._moody.append(module)
+        self.members.append((holder._modules, name, module, path))
         for child, _ in module.named_children():
-            self.absorb(child, module)
+            self.absorb(f"{path}.{child}")
         return module
+
+    def site(self, name: str, operator: Operator, tensors: dict[str, Slot], **values: Any) -> Site:
+        """Add a site; arguments as of `Site`."""
+        for module, tensor in tensors.values():
+            if tensor not in module._parameters and tensor not in module._buffers:
+                raise CannotFuseError(f"the {tensor} of {type(module).__name__} is computed from others")
+        made = self.sites[name] = Site(operator, tensors, self.policy, **values)
+        return made
+
+    def active(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether the fused way may be taken now; else the source's own is.
+
+        It is not in training, be it of one norm alone, under autocast (which would choose other dtypes), while torch
+        records or transforms what is called, in a replica of the module, or when a module that it stands for has got a
+        hook, which must see its values. A module that was changed is planned for again.
+        """
+        x = args[0] if args else next(iter(kwargs.values()), None)
+        if module.training or self.owner is not module or not isinstance(x, Tensor):
+            if module.training:
+                self._trained = True
+            return False
+        if torch.compiler.is_compiling():
+            return self._active_while_compiling()
+        if (
+            torch._C._is_any_autocast_enabled()
+            or torch_module._global_forward_hooks
+            or torch_module._global_forward_pre_hooks
+            or torch._C._get_tracing_state() is not None
+            or torch._C._functorch.peek_interpreter_stack() is not None
+            or any(self._hooks)
+        ):
+            return False
+        try:
+            changed = any([get(held) != seen for get, held, seen in self._watched])  # noqa: C419 - quicker
+        except (KeyError, RuntimeError):  # gone, or tensors, which do not compare
+            changed = True
+        if changed:
+            return self._plan_again()
+        if self._trained:
+            self.forget()
+            self._trained = False
+        return self.usable
+
+    def forget(self) -> None:
+        """Pack all weights again at the next call."""
+        for site in self.sites.values():
+            site.forget()
+
+    def _active_while_compiling(self) -> bool:
+        """As `active`, in what the compiler can follow and guard."""
+        if exports_plain() or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+            return False
+        for held, name, member, _ in self.members:
+            if held.get(name) is not member or member.training != self.owner.training:
+                return False
+            if len(member._forward_hooks) + len(member._forward_pre_hooks):
+                return False
+        for module, names, seen in self._attributes:
+            for name, value in zip(names, seen, strict=True):
+                if getattr(module, name) != value:
+                    return False
+        return self.usable
+
+    def _watch(self) -> None:
+        members = [member for _, _, member, _ in self.members]
+        self._hooks = [h for m in members for h in (m._forward_hooks, m._forward_pre_hooks)]
+        self._attributes = [(m, *_attributes(m)) for m in (self.owner, *members)]
+        holders = {id(held): held for held, *_ in self.members}
+        self._watched = [
+            (itemgetter(*names), m.__dict__, seen if len(seen) > 1 else seen[0])
+            for m, names, seen in self._attributes
+            if names
+        ]
+        self._watched += [(_itself, held, dict(held)) for held in holders.values()]
+        self.usable = not any(m.training for m in members if isinstance(m, _MOODY))
+
+    def _plan_again(self) -> bool:
+        """The owner has changed: plan for it as it is now."""
+        self.forget()
+        try:
+            found = Fusion.planned(self.rule, self.owner, self.policy)
+        except CannotFuseError as error:
+            _log.info("a %s was changed and runs unfused: %s", type(self.owner).__name__, error)
+            found = Fusion(self.rule, self.owner, self.policy)
+            for name, _ in self.owner.named_children():
+                found.absorb(name)
+            found._watch()
+            found.usable = False
+        self.owner.__dict__[_FUSION] = found
+        return found.usable
+
+
+# Modules that do something else in training.
+_MOODY = (_BatchNorm, _DropoutNd, DropPath, DropBlock2d)
+
+
+def _attributes(module: nn.Module) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    """Names and values of what may decide what `module` computes besides its tensors and children."""
+    names = [
+        name
+        for name, value in module.__dict__.items()
+        if not name.startswith("_") and name not in _IDLE_ATTRIBUTES and not isinstance(value, Tensor | nn.Module)
+    ]
+    if isinstance(module, _MOODY):
+        names.append("training")
+    return tuple(names), tuple(module.__dict__[name] for name in names)
+
+
+def _itself(held: dict[str, Any]) -> dict[str, Any]:
+    return held
 
 
 class Fused(nn.Module):
-    """Base of the fused modules: `run` while the fusion is active, else the source's forward."""
+    """Base of the fused modules' classes, to tell them by."""
 
-    source: ClassVar[tuple[type[nn.Module], ...]] = ()
-    fusion: Fusion
-
-    @classmethod
-    def plan(cls, module: nn.Module, fusion: Fusion) -> None:
-        """Fill `fusion` with sites for `module`; raises `CannotFuseError`, which names the reason."""
-        raise NotImplementedError
-
-    def run(self, *args: Any, **kwargs: Any) -> Any:
-        """The source's forward, on fused kernels."""
-        raise NotImplementedError
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if self.fusion.active():
-            return self.run(*args, **kwargs)
-        return super().forward(*args, **kwargs)
+    _updp_rt_fused = True
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # The class is made on the fly, so copies and pickles name the two it is made of.
-        return _empty, type(self).__bases__, self.__getstate__()
+        fusion: Fusion = self.__dict__[_FUSION]
+        # The class is made on the fly, so copies and pickles name what it is made of.
+        return _empty, (type(fusion.rule), source_type(self)), self.__getstate__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {_FUSION: self.__dict__[_FUSION].policy}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        policy = state[_FUSION]
+        super().__setstate__(state)
+        rule = type(self)._updp_rt_rule
+        try:
+            fusion = Fusion.planned(rule, self, policy)
+        except CannotFuseError:
+            fusion = Fusion(rule, self, policy)
+        self.__dict__[_FUSION] = fusion
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What ``torch.jit.script`` takes instead: the source module, of the same parameters."""
+        plain = nn.Module.__new__(source_type(self))
+        plain.__dict__ = {name: value for name, value in self.__dict__.items() if name != _FUSION}
+        return plain
 
 
-class Absorbed(Fused):
-    """A module whose work the module before it in a fused chain has done."""
-
-    def run(self, x: Any) -> Any:
-        return x
-
-
-def fused_modules(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Name and module of every fused module that runs operators of its own."""
+def fused_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, Fusion]]:
+    """Name, module and fusion of every fused module."""
     for name, module in model.named_modules():
-        if isinstance(module, Fused) and not isinstance(module, Absorbed):
-            yield name, module
+        if isinstance(module, Fused):
+            yield name, module, module.__dict__[_FUSION]
 
 
-def fuse(module: nn.Module, kind: type[Fused], fusion: Fusion) -> None:
-    """Turn `module` into a fused module of `kind`, in place."""
-    module.fusion = fusion  # type: ignore[assignment]
-    module.__class__ = _fused_class(kind, type(module))
+def fuse(module: nn.Module, rule: Rule, fusion: Fusion) -> None:
+    """Turn `module` into a fused module, in place."""
+    module.__dict__[_FUSION] = fusion
+    module.__class__ = _fused_class(rule, type(module))
 
 
 def unfuse(module: Fused) -> None:
     """Give `module` its own class back."""
-    del module.fusion
-    module.__class__ = type(module).__bases__[1]
+    module.__dict__[_FUSION].forget()
+    del module.__dict__[_FUSION]
+    module.__class__ = source_type(module)
 
 
-def _fused_class(kind: type[Fused], source: type[nn.Module]) -> type[nn.Module]:
-    if (kind, source) not in _classes:
-        names = {"__module__": __name__, "__doc__": source.__doc__}
-        _classes[kind, source] = type(f"Fused{source.__name__}", (kind, source), names)
-    return _classes[kind, source]
+def refresh(model: nn.Module) -> None:
+    """Have an accelerated model read all its weights again.
+
+    Updates by torch are followed without it. It is for those that nothing shows: weights on a GPU written through
+    ``tensor.data`` or by another process that shares them, and single values changed so on a CPU.
+
+    Raises:
+        ValueError: a model that is not accelerated.
+    """
+    found = list(fused_modules(model))
+    if not found:
+        raise ValueError(
+            "this model is not accelerated, so it holds no packed weights: refresh what accelerate returned"
+        )
+    for _, _, fusion in found:
+        fusion.forget()
 
 
-def _empty(kind: type[Fused], source: type[nn.Module]) -> nn.Module:
-    made = _fused_class(kind, source)
+def _fused_class(rule: Rule, source: type[nn.Module]) -> type[nn.Module]:
+    if (rule, source) not in _classes:
+        plain = getattr(source, rule.method)
+
+        def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if self.__dict__[_FUSION].active(self, args, kwargs):
+                return rule.run(self, self.__dict__[_FUSION], *args, **kwargs)
+            return plain(self, *args, **kwargs)
+
+        # In the source's module, so that torch.fx takes for a leaf what it took for one.
+        names = {
+            "__module__": source.__module__,
+            "__doc__": source.__doc__,
+            "_updp_rt_rule": rule,
+            rule.method: method,
+        }
+        _classes[rule, source] = type(f"Fused{source.__name__}", (Fused, source), names)
+    return _classes[rule, source]
+
+
+def _empty(rule: type[Rule], source: type[nn.Module]) -> nn.Module:
+    from updp_rt.runtime.rules import RULES
+
+    found = RULES[source]
+    assert type(found) is rule
+    made = _fused_class(found, source)
     empty: nn.Module = made.__new__(made)
     return empty

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Sequence
 from typing import TypeVar
@@ -10,14 +9,17 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from updp_rt._copies import copy_model
 from updp_rt.backends import BACKENDS
 from updp_rt.runtime.certify import VerificationError, verify
 from updp_rt.runtime.dispatch import AccelerationError, Policy
-from updp_rt.runtime.fused import Absorbed, CannotFuseError, Fused, Fusion, fuse, unfuse
+from updp_rt.runtime.engines import detach, parse_engine
+from updp_rt.runtime.engines.base import state_of
+from updp_rt.runtime.fused import CannotFuseError, Fused, Fusion, fuse, unfuse
 from updp_rt.runtime.memory import keep_freed_memory
-from updp_rt.runtime.rules import CHAINS, RULES, generic
-from updp_rt.runtime.rules.parts import conv_site
+from updp_rt.runtime.rules import RULES, generic
 from updp_rt.runtime.table import table_for
+from updp_rt.runtime.tensors import follow_optimizers
 
 _Model = TypeVar("_Model", bound=nn.Module)
 _log = logging.getLogger("updp_rt")
@@ -30,6 +32,7 @@ def accelerate(
     inplace: bool = False,
     strict: bool = False,
     backends: Sequence[str] | None = None,
+    engine: str = "modules",
     certify: bool = False,
 ) -> _Model:
     """Run `model` on fused kernels: convolutions and linear layers with their norms, residuals and activations.
@@ -48,34 +51,43 @@ def accelerate(
         strict: raise `AccelerationError` where something falls back: a kernel that fails or disagrees with the
             reference, or a block that cannot be fused.
         backends: use only these, of onednn, triton, hip, vendor and reference.
+        engine: what runs the whole model: ``modules`` calls the fused modules one by one; with ``compiled``
+            torch.compile fuses what lies between them, for the shapes of the examples, which takes some time.
         certify: `verify` the result on each of the examples before handing it out, which takes a few float64 runs.
 
     Returns:
         The accelerated model. `restore` undoes it.
 
     Raises:
-        ValueError: a model in train mode or already accelerated, or an unknown backend.
-        AccelerationError: under `strict`.
+        ValueError: a model in train mode or already accelerated, or an unknown backend or engine.
+        AccelerationError: under `strict`; or the engine cannot run the model here.
         VerificationError: under `certify`, a module whose results are further from float64 than the bound.
     """
     unknown = [name for name in backends or () if name not in BACKENDS]
     if unknown:
         raise ValueError(f"unknown backend {unknown[0]!r}: choose among {', '.join(BACKENDS)}")
+    chosen = parse_engine(engine)
+    examples = [example_input] if isinstance(example_input, Tensor) else list(example_input)
     if model.training:
         raise ValueError("only a model in eval mode can be accelerated: call model.eval() first")
     if any(isinstance(module, Fused) for module in model.modules()):
         raise ValueError("this model is accelerated already; updp_rt.restore gives the original back")
     if not inplace:
-        model = _copy(model)
+        model = copy_model(model)
     elif any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
         raise ValueError(
             "weights made under torch.inference_mode() keep no record of updates, so packed weights could not follow "
             "them: create or load the model outside inference_mode, or leave inplace=False"
         )
+    follow_optimizers()
     policy = Policy(strict, None if backends is None else tuple(backends))
     try:
         _fuse_all(model, policy)
-        examples = [example_input] if isinstance(example_input, Tensor) else list(example_input)
+        for example in examples:
+            supported, reason = chosen.supports(model, example)
+            if not supported:
+                raise AccelerationError(f"engine {engine!r} cannot run this model here: {reason}")
+        chosen.attach(model)
         prewarm(model, *examples)
         if certify:
             source = restore(model)
@@ -94,7 +106,7 @@ def restore(model: _Model, *, inplace: bool = False) -> _Model:
     if not any(isinstance(module, Fused) for module in model.modules()):
         raise ValueError("this model is not accelerated, so there is nothing to restore")
     if not inplace:
-        model = _copy(model)
+        model = copy_model(model)
     _unfuse_all(model)
     return model
 
@@ -110,56 +122,31 @@ def prewarm(model: nn.Module, *examples: Tensor) -> None:
             keep_freed_memory()
         model(example)
         table_for(example.device).save()
-
-
-def _copy(model: _Model) -> _Model:
-    with torch.inference_mode(False):  # tensors made in inference mode have no version counter to follow
-        return copy.deepcopy(model)
+        state = state_of(model)
+        if state is not None:
+            state.prepare(example)
 
 
 def _fuse_all(model: nn.Module, policy: Policy) -> None:
     done: set[int] = set()
     for name, module in list(model.named_modules()):
-        if id(module) in done:
-            continue
-        done |= _fuse_chains(module, policy)
         rule = RULES.get(type(module))
-        if rule is None:
+        if rule is None or id(module) in done:
             continue
-        fusion = Fusion(module, policy)
         try:
-            rule.plan(module, fusion)
+            fusion = Fusion.planned(rule, module, policy)
         except CannotFuseError as error:
-            if rule is not generic.FusedSequential:  # most sequences hold no convolution of their own
+            if not isinstance(rule, generic.SequentialRule):  # most sequences hold no convolution of their own
                 _log.info("%s is not fused as a whole: %s", name or type(model).__name__, error)
             if policy.strict and rule not in generic.RULES:
                 raise AccelerationError(f"{name or type(model).__name__} cannot be fused: {error}") from error
             continue
         fuse(module, rule, fusion)
-        done |= {id(member) for _, _, member in fusion.members}
-
-
-def _fuse_chains(model: nn.Module, policy: Policy) -> set[int]:
-    """Fuse the chains that `model` holds as direct children; returns the ids of their modules."""
-    done: set[int] = set()
-    for names in CHAINS.get(type(model), ()):
-        leader, *followers = (model.get_submodule(name) for name in names)
-        fusion = Fusion(leader, policy)
-        try:
-            conv_site(fusion, "conv", leader, followers[0], followers[1] if len(followers) > 1 else None)
-        except CannotFuseError as error:
-            _log.info("%s is not fused: %s", "+".join(names), error)
-            continue
-        for name in names[1:]:
-            fusion.absorb(name, model)
-        for follower in followers:
-            fuse(follower, Absorbed, fusion)
-        fuse(leader, RULES[nn.Conv2d], fusion)
-        done |= {id(leader), *(id(member) for _, _, member in fusion.members)}
-    return done
+        done |= {id(member) for _, _, member, _ in fusion.members}
 
 
 def _unfuse_all(model: nn.Module) -> None:
+    detach(model)
     for module in list(model.modules()):
         if isinstance(module, Fused):
             unfuse(module)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from updp_rt._timing import time_side_by_side
-from updp_rt.backends import BACKENDS, Geometry, Problem
+from updp_rt.backends import BACKENDS
+from updp_rt.ops import LINEAR, Problem
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def _measured(device: torch.device) -> Peak:
     calls: dict[str, Callable[[], Tensor]] = {}
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         a, b = (torch.randn(matrix, device=device).to(dtype) for _ in range(2))
-        problem = Problem("linear", matrix, (matrix, None), False, "none", Geometry(), dtype, device.type)
+        problem = Problem.make(LINEAR, dtype, device.type, x=matrix, weight=matrix, act="none")
         # The fastest there is: on some processors the BLAS that torch calls is far from it.
         best = BACKENDS["onednn" if BACKENDS["onednn"].supports(problem)[0] else "reference"]
         calls[str(dtype)] = partial(best.prepare(problem, (b, None), best.configs(problem)[0]), a, None)

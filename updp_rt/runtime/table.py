@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
+from updp_rt._cache import cache_folder
 from updp_rt.artifacts.atomic import write_json
-from updp_rt.runtime.device import cache_folder, device_name, environment
+from updp_rt.runtime.device import device_name, environment
 
-SCHEMA = 1
-SHIPPED = Path(__file__).parent / "tables"
+SCHEMA = 2
 
 _log = logging.getLogger("updp_rt")
 
@@ -27,11 +27,12 @@ class Entry:
 
     Attributes:
         times_ms: median milliseconds of each candidate measured.
-        demoted: why a candidate must not be used: it disagreed with the reference, or failed to run.
+        failed: why a candidate cannot be used: it failed to run where torch's own operators did. That one disagreed
+            with the reference is not kept, since it depends on the values it met.
     """
 
     times_ms: dict[str, float] = field(default_factory=dict)
-    demoted: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 class Table:
@@ -39,23 +40,18 @@ class Table:
 
     Args:
         environment: what the measurements depend on; a file of another environment is never read.
-        path: the file; it need not exist. A damaged one is set aside with a warning, since it can be measured anew.
+        path: the file; it need not exist. A damaged one is set aside with a warning, since it can be measured again.
     """
 
     def __init__(self, environment: dict[str, str], path: Path) -> None:
         self.environment = environment
         self.path = path
-        self.entries: dict[str, Entry] = {}
+        self.entries = self._read(path)
         self._changed = False
-        for source in (SHIPPED / path.name, path):
-            self.entries |= self._read(source)
 
-    def entry(self, key: str) -> Entry:
-        """The entry of a problem, made if missing."""
-        return self.entries.setdefault(key, Entry())
-
-    def touch(self) -> None:
-        """Say that an entry was changed, so that `save` writes."""
+    def keep(self, key: str, entry: Entry) -> None:
+        """Hold `entry` for the problem `key`; `save` writes it."""
+        self.entries[key] = entry
         self._changed = True
 
     def save(self) -> None:
@@ -67,7 +63,7 @@ class Table:
             "schema": SCHEMA,
             "environment": self.environment,
             "entries": {
-                key: {"times_ms": entry.times_ms, "demoted": entry.demoted} for key, entry in sorted(entries.items())
+                key: {"times_ms": entry.times_ms, "failed": entry.failed} for key, entry in sorted(entries.items())
             },
         }
         try:
@@ -87,7 +83,7 @@ class Table:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            _log.warning("the tuned table %s is damaged and left aside (%s); it is measured anew", path, error)
+            _log.warning("the tuned table %s is damaged and left aside (%s); it is measured again", path, error)
             return {}
 
 
@@ -97,7 +93,7 @@ def table_for(device: torch.device) -> Table:
 
 
 def forget_tables() -> None:
-    """Read the files anew when next asked, as a new process would."""
+    """Read the files again when next asked, as a new process would."""
     _table.cache_clear()
 
 
@@ -110,4 +106,4 @@ def _table(device: torch.device, name: str) -> Table:
 
 def _entry(value: dict[str, Any]) -> Entry:
     times = {str(name): float(ms) for name, ms in value["times_ms"].items()}
-    return Entry(times, {str(name): str(reason) for name, reason in value["demoted"].items()})
+    return Entry(times, {str(name): str(reason) for name, reason in value["failed"].items()})

@@ -122,7 +122,14 @@ class Inputs(_Part):
 
 
 class Certificate(_Part):
-    """That a fused model computes what its source does, or where it does not. `save` and `load` it as JSON."""
+    """That a fused model computes what its source does, or where it does not. `save` and `load` it as JSON.
+
+    Attributes:
+        engine: what ran the whole model; its modules were judged one by one.
+        reference: the precision that outputs were compared with: float64, or the highest that the model allows.
+        sources: for each backend a digest of all files whose code runs for it.
+        files: those files, each with its digest, by path in the package.
+    """
 
     format: Literal["updp_rt certificate"] = "updp_rt certificate"
     schema_version: Literal[1] = 1
@@ -130,8 +137,11 @@ class Certificate(_Part):
     model: ModelRecord
     inputs: Inputs
     dtype: str
+    engine: str = "modules"
+    reference: str = "float64"
     environment: dict[str, str]
     sources: dict[str, str]
+    files: dict[str, str] = Field(default_factory=dict)
     modules: list[ModuleRecord]
     logits: Logits
 

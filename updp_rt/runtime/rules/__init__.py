@@ -1,16 +1,20 @@
-"""What is fused in which modules: one file a family, each class saying how one timm module runs on fused operators."""
+"""What is fused in which modules: one file a family, each class saying how one timm module runs on fused operators.
+
+To add one, derive from `Rule` and put an instance into `RULES` for each type that it serves.
+"""
 
 from __future__ import annotations
 
-from updp_rt.runtime.fused import Fused
-from updp_rt.runtime.rules import convnext, generic, merged, mobilenetv2, resnet, vit
-from updp_rt.runtime.rules.chains import CHAINS
+from torch import nn
 
-RULES: dict[type, type[Fused]] = {
+from updp_rt.runtime.fused import Rule
+from updp_rt.runtime.rules import convnext, generic, merged, mobilenetv2, resnet, vit
+
+RULES: dict[type[nn.Module], Rule] = {
     source: rule
     for part in (generic, resnet, mobilenetv2, convnext, vit, merged)
     for rule in part.RULES
     for source in rule.source
 }
 
-__all__ = ["CHAINS", "RULES"]
+__all__ = ["RULES"]

@@ -2,47 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
-from updp_rt.runtime.fused import CannotFuseError, Fused, Fusion
+from updp_rt.runtime.fused import CannotFuseError, Fusion, Rule
 from updp_rt.runtime.rules.parts import conv_site, linear_site
 
 
-class FusedConv2d(Fused):
+class Conv2dRule(Rule):
     """A convolution with bias."""
 
     source = (nn.Conv2d,)
 
-    @classmethod
-    def plan(cls, module: Any, fusion: Fusion) -> None:
-        conv_site(fusion, "conv", module)
+    def plan(self, module: Any, fusion: Fusion) -> None:
+        conv_site(fusion, "", module)
 
-    def run(self, x: Tensor) -> Tensor:
-        return self.fusion.sites["conv"](x)
+    def run(self, module: Any, fusion: Fusion, input: Tensor) -> Tensor:
+        return fusion.sites[""](input)
 
 
-class FusedLinear(Fused):
+class LinearRule(Rule):
     """A linear layer with bias."""
 
     source = (nn.Linear,)
 
-    @classmethod
-    def plan(cls, module: Any, fusion: Fusion) -> None:
-        linear_site(fusion, "linear", module)
+    def plan(self, module: Any, fusion: Fusion) -> None:
+        linear_site(fusion, "", module)
 
-    def run(self, x: Tensor) -> Tensor:
-        return self.fusion.sites["linear"](x)
+    def run(self, module: Any, fusion: Fusion, input: Tensor) -> Tensor:
+        return fusion.sites[""](input)
 
 
-class FusedSequential(Fused):
+class SequentialRule(Rule):
     """A Sequential with convolutions in it, each one site with the BatchNorm and activation that follow it."""
 
     source = (nn.Sequential,)
 
-    @classmethod
-    def plan(cls, module: Any, fusion: Fusion) -> None:
+    def plan(self, module: Any, fusion: Fusion) -> None:
         names = list(module._modules)
         while names:
             name = names.pop(0)
@@ -58,15 +55,13 @@ class FusedSequential(Fused):
         if not fusion.sites:
             raise CannotFuseError("nothing follows a convolution in it")
 
-    def run(self, x: Tensor) -> Tensor:
-        sites, modules = self.fusion.sites, cast(dict[str, Any], self._modules)
-        # Of this Sequential's own children: a norm inside may hold one of the same name.
-        absorbed = {name for holder, name, _ in self.fusion.members if holder is modules}
-        for name, module in modules.items():
-            if name in sites:
-                x = sites[name](x)
+    def run(self, module: Any, fusion: Fusion, input: Any) -> Any:
+        x, absorbed = input, fusion.children
+        for name, child in module._modules.items():
+            if name in fusion.sites:
+                x = fusion.sites[name](x)
             elif name not in absorbed:
-                x = module(x)
+                x = child(x)
         return x
 
 
@@ -84,4 +79,4 @@ def _site(module: nn.Sequential, names: list[str], fusion: Fusion) -> bool:
     return True
 
 
-RULES = (FusedConv2d, FusedLinear, FusedSequential)
+RULES = (Conv2dRule(), LinearRule(), SequentialRule())

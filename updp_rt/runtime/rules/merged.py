@@ -7,20 +7,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from updp_rt.blocks.merged import MergedBlock, MergedTransformerBlock
-from updp_rt.runtime.fused import CannotFuseError, Fused, Fusion
-from updp_rt.runtime.rules.parts import activation, conv_site, geometry, idle, layer_scale
+from updp_rt.ops import DEPTHWISE_POINTWISE, DUAL_LINEAR
+from updp_rt.runtime.fused import Fusion, Rule
+from updp_rt.runtime.rules.parts import activation, check_linear, conv_site, geometry, held, idle, layer_scale
 from updp_rt.runtime.rules.vit import absorb_attention, attend
-from updp_rt.runtime.site import Site
-from updp_rt.runtime.sources import DepthwisePointwiseSource, DualLinearSource
 
 
-class FusedMergedBlock(Fused):
+class MergedBlockRule(Rule):
     """``act(body(x) + skip(x))``: the last operator of the body takes the skip and the activation."""
 
     source = (MergedBlock,)
 
-    @classmethod
-    def plan(cls, module: Any, fusion: Fusion) -> None:
+    def plan(self, module: Any, fusion: Fusion) -> None:
         body, act = fusion.absorb("body"), fusion.absorb("act")
         convs: list[Any] = list(body) if isinstance(body, nn.Sequential) else [body]
         if isinstance(module.skip, nn.Identity):
@@ -28,19 +26,19 @@ class FusedMergedBlock(Fused):
         *before, last = convs
         if before and _is_depthwise_then_pointwise(before[-1], last):
             depthwise: Any = before.pop()
-            source = DepthwisePointwiseSource(depthwise, last)
+            stride, padding, _ = geometry(depthwise)
             for i, conv in enumerate(before):
                 conv_site(fusion, str(i), conv)
-            site = Site("depthwise_pointwise", source, activation(act), geometry(depthwise), fusion.policy)
-            fusion.sites["last"] = site
+            tensors = held(depthwise, w_dw="weight", b_dw="bias") | held(last, w_pw="weight", b_pw="bias")
+            fusion.site("last", DEPTHWISE_POINTWISE, tensors, act=activation(act), stride=stride, padding=padding)
             return
         for i, conv in enumerate(before):
             conv_site(fusion, str(i), conv)
         conv_site(fusion, "last", last, act=act)
 
-    def run(self: Any, x: Tensor) -> Tensor:
-        *first, last = self.fusion.sites.values()
-        skip = self.skip
+    def run(self, module: Any, fusion: Fusion, x: Tensor) -> Tensor:
+        *first, last = fusion.sites.values()
+        skip = module.skip
         if skip is not None:
             skip = x if isinstance(skip, nn.Identity) else skip(x)
         for site in first:
@@ -48,35 +46,34 @@ class FusedMergedBlock(Fused):
         return last(x, skip)
 
 
-class FusedMergedTransformerBlock(Fused):
+class MergedTransformerRule(Rule):
     """Attention's projection and the merged FFN are two linear maps into one sum: ``dual_linear``."""
 
     source = (MergedTransformerBlock,)
 
-    @classmethod
-    def plan(cls, module: Any, fusion: Fusion) -> None:
-        attn = absorb_attention(fusion)
+    def plan(self, module: Any, fusion: Fusion) -> None:
+        attn = absorb_attention(module, fusion)
         idle(module.drop_path1, "drop_path1")
         fusion.absorb("drop_path1")
         linear, act = fusion.absorb("linear"), fusion.absorb("act")
+        scale = layer_scale(fusion.absorb("ls1"))
         for layer in (attn.proj, linear):
-            if type(layer) is not nn.Linear:
-                raise CannotFuseError(f"{type(layer).__name__} computes more than a plain linear layer")
-        source = DualLinearSource(attn.proj, linear, layer_scale(fusion.absorb("ls1")))
-        fusion.sites["dual"] = Site("dual_linear", source, activation(act), policy=fusion.policy)
+            check_linear(layer)
+        tensors = {"w_x": (linear, "weight"), "w_a": (linear, "weight"), **held(linear, bias="bias")}
+        tensors |= held(attn.proj, proj="weight", proj_bias="bias") | ({} if scale is None else {"scale": scale})
+        fusion.site("linear", DUAL_LINEAR, tensors, act=activation(act))
 
-    def run(self: Any, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        sites = self.fusion.sites
-        return sites["dual"](x, attend(self.attn, sites, self.norm1(x), attn_mask, is_causal))
+    def run(
+        self, module: Any, fusion: Fusion, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        return fusion.sites["linear"](x, attend(module.attn, fusion.sites, module.norm1(x), attn_mask, is_causal))
 
 
 def _is_depthwise_then_pointwise(first: nn.Module, second: nn.Module) -> bool:
-    a, b = geometry(first), geometry(second)
     assert isinstance(first, nn.Conv2d)
     assert isinstance(second, nn.Conv2d)
-    depthwise = a.groups == first.in_channels == first.out_channels
-    pointwise = second.kernel_size == (1, 1) and b.groups == 1 and b.stride == (1, 1) and b.padding == (0, 0)
-    return depthwise and pointwise
+    depthwise = geometry(first)[2] == first.in_channels == first.out_channels
+    return depthwise and second.kernel_size == (1, 1) and geometry(second) == ((1, 1), (0, 0), 1)
 
 
-RULES = (FusedMergedBlock, FusedMergedTransformerBlock)
+RULES = (MergedBlockRule(), MergedTransformerRule())

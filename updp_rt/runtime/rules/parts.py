@@ -8,11 +8,11 @@ from timm import layers
 from timm.layers import BatchNormAct2d, DropBlock2d, DropPath, LayerScale, LayerScale2d
 from torch import nn
 
-from updp_rt.backends import Geometry
+from updp_rt.ops import CONV2D, LINEAR
+from updp_rt.ops.checks import Pair
 from updp_rt.reparam import MergeError, conv_padding
 from updp_rt.runtime.fused import CannotFuseError, Fusion
-from updp_rt.runtime.site import Site
-from updp_rt.runtime.sources import LayerSource
+from updp_rt.runtime.site import Site, Slot
 
 _ACTIVATIONS: dict[type, str] = {
     nn.Identity: "none",
@@ -43,8 +43,8 @@ def idle(module: nn.Module | None, name: str) -> None:
         raise CannotFuseError(f"{name} ({type(module).__name__}) stands between the operators")
 
 
-def layer_scale(module: nn.Module) -> tuple[nn.Module, str] | None:
-    """A layer scale's module and tensor name; None for an identity."""
+def layer_scale(module: nn.Module) -> Slot | None:
+    """Where a layer scale's tensor is held; None for an identity."""
     if isinstance(module, nn.Identity):
         return None
     if isinstance(module, LayerScale | LayerScale2d):
@@ -52,17 +52,21 @@ def layer_scale(module: nn.Module) -> tuple[nn.Module, str] | None:
     raise CannotFuseError(f"{type(module).__name__} is no layer scale")
 
 
-def geometry(conv: nn.Module) -> Geometry:
+def geometry(conv: nn.Module) -> tuple[Pair, Pair, int]:
     """Stride, padding and groups of a plain convolution; `CannotFuseError` for any other."""
     if type(conv) is not nn.Conv2d:
         raise CannotFuseError(f"{type(conv).__name__} computes more than a plain convolution")
-    if conv.padding_mode != "zeros" or conv.dilation != (1, 1):
+    if conv.padding_mode != "zeros" or conv.dilation not in (1, (1, 1)):
         raise CannotFuseError("only undilated convolutions padded with zeros have fused kernels")
     try:
-        padding = conv_padding(conv)
+        return _pair(conv.stride), conv_padding(conv), conv.groups
     except MergeError as error:
         raise CannotFuseError(str(error)) from error
-    return Geometry((conv.stride[0], conv.stride[1]), padding, conv.groups)
+
+
+def held(module: nn.Module, **names: str) -> dict[str, Slot]:
+    """Tensors of `module` by argument, without those that it does not have."""
+    return {name: (module, own) for name, own in names.items() if getattr(module, own) is not None}
 
 
 def conv_site(
@@ -71,10 +75,17 @@ def conv_site(
     conv: nn.Module,
     norm: nn.Module | None = None,
     act: nn.Module | None = None,
-    scale: tuple[nn.Module, str] | None = None,
-) -> Site:
-    """Add a conv2d site of a convolution, its BatchNorm (with or without an activation of its own) and activation."""
+    scale: Slot | None = None,
+) -> str:
+    """Add a conv2d site of a convolution, its BatchNorm (with or without an activation of its own) and activation.
+
+    Returns:
+        The activation.
+    """
     found = activation(act)
+    stride, padding, groups = geometry(conv)
+    tensors = held(conv, weight="weight", bias="bias") | ({} if scale is None else {"scale": scale})
+    eps = 0.0
     if isinstance(norm, nn.Identity):
         norm = None
     if norm is not None:
@@ -86,16 +97,27 @@ def conv_site(
             if "none" not in (own, found):
                 raise CannotFuseError(f"two activations, {own} and {found}, follow the convolution")
             found = own if found == "none" else found
-    shape = geometry(conv)
-    assert isinstance(conv, nn.Conv2d)
-    fusion.sites[name] = Site("conv2d", LayerSource(conv, norm, scale), found, shape, fusion.policy)
-    return fusion.sites[name]
+        batches = "num_batches_tracked"
+        tensors |= held(norm, mean="running_mean", var="running_var", gamma="weight", beta="bias", batches=batches)
+        eps = float(norm.eps)
+    fusion.site(name, CONV2D, tensors, act=found, stride=stride, padding=padding, groups=groups, eps=eps)
+    return found
 
 
-def linear_site(fusion: Fusion, name: str, linear: nn.Module, act: nn.Module | None = None, scale: Any = None) -> Site:
+def linear_site(
+    fusion: Fusion, name: str, linear: nn.Module, act: nn.Module | None = None, scale: Slot | None = None
+) -> Site:
     """Add a linear site of a plain linear layer, the layer scale after it and its activation."""
-    if type(linear) is not nn.Linear:
-        raise CannotFuseError(f"{type(linear).__name__} computes more than a plain linear layer")
-    source = LayerSource(linear, scale=scale)
-    fusion.sites[name] = Site("linear", source, activation(act), policy=fusion.policy)
-    return fusion.sites[name]
+    check_linear(linear)
+    tensors = held(linear, weight="weight", bias="bias") | ({} if scale is None else {"scale": scale})
+    return fusion.site(name, LINEAR, tensors, act=activation(act), eps=0.0)
+
+
+def check_linear(layer: nn.Module) -> None:
+    """Raise `CannotFuseError` unless `layer` is a plain linear layer."""
+    if type(layer) is not nn.Linear:
+        raise CannotFuseError(f"{type(layer).__name__} computes more than a plain linear layer")
+
+
+def _pair(value: Any) -> Pair:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])

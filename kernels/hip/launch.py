@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from updp_rt.ops.activations import ACTIVATIONS
+
 from ..checks import (
-    ACTIVATIONS,
+    FAR,
     check,
     check_conv2d,
     check_depthwise_pointwise,
@@ -15,12 +17,14 @@ from ..checks import (
     check_linear,
 )
 from .device import device_of
-from .manifest import Kernel
+from .manifest import HipKernel
 
-FAR = 2**22  # distance of rows, in elements, from which aligned kernels' 32-bit offsets do not span a tile of 128
+_ACTIVATIONS = tuple(ACTIVATIONS)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, kernel: Kernel) -> Tensor:
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, kernel: HipKernel
+) -> Tensor:
     """``act(x @ weight.T + bias + residual)``, accumulated in float32.
 
     Args:
@@ -45,12 +49,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | No
     y = torch.empty((m, n), dtype=x.dtype, device=x.device)
     if m:
         sizes = (m, n, k, x.stride(0), stride_residual)
-        _launch(kernel, _tiles(kernel, m, n), (x, weight, bias, residual, y, *sizes, ACTIVATIONS.index(act)))
+        _launch(kernel, _tiles(kernel, m, n), (x, weight, bias, residual, y, *sizes, _ACTIVATIONS.index(act)))
     return y
 
 
 def dual_linear(
-    x: Tensor, a: Tensor, w_x: Tensor, w_a: Tensor, bias: Tensor | None, act: str, kernel: Kernel
+    x: Tensor, a: Tensor, w_x: Tensor, w_a: Tensor, bias: Tensor | None, act: str, kernel: HipKernel
 ) -> Tensor:
     """``act(x @ w_x.T + a @ w_a.T + bias)``, accumulated in float32 without a rounding between the two.
 
@@ -74,7 +78,7 @@ def dual_linear(
     y = torch.empty((m, n), dtype=x.dtype, device=x.device)
     if m:
         sizes = (m, n, k_x, k_a, x.stride(0), a.stride(0))
-        _launch(kernel, _tiles(kernel, m, n), (x, a, w_x, w_a, bias, y, *sizes, ACTIVATIONS.index(act)))
+        _launch(kernel, _tiles(kernel, m, n), (x, a, w_x, w_a, bias, y, *sizes, _ACTIVATIONS.index(act)))
     return y
 
 
@@ -86,7 +90,7 @@ def conv2d(
     act: str,
     stride: tuple[int, int],
     padding: tuple[int, int],
-    kernel: Kernel,
+    kernel: HipKernel,
 ) -> Tensor:
     """``act(conv2d(x, weight, bias, stride, padding) + residual)``, accumulated in float32.
 
@@ -114,7 +118,7 @@ def conv2d(
     if batch:
         sizes = (batch, height, width, channels, *out, out_channels, kernel_h, kernel_w, *stride, *padding)
         grid = _tiles(kernel, batch * out[0] * out[1], out_channels)
-        _launch(kernel, grid, (x, weight, bias, residual, y, *sizes, ACTIVATIONS.index(act)))
+        _launch(kernel, grid, (x, weight, bias, residual, y, *sizes, _ACTIVATIONS.index(act)))
     return y
 
 
@@ -128,7 +132,7 @@ def depthwise_pointwise(
     act: str,
     stride: tuple[int, int],
     padding: tuple[int, int],
-    kernel: Kernel,
+    kernel: HipKernel,
 ) -> Tensor:
     """``act(conv1x1(depthwise(x, w_dw, b_dw, stride, padding), w_pw, b_pw) + residual)``.
 
@@ -160,11 +164,11 @@ def depthwise_pointwise(
         sizes = (batch, height, width, channels, *out, out_channels, kernel_h, kernel_w, *stride, *padding)
         tensors = (x, w_dw, b_dw, w_pw, b_pw, residual, y)
         grid = _tiles(kernel, batch * out[0] * out[1], out_channels)
-        _launch(kernel, grid, (*tensors, *sizes, ACTIVATIONS.index(act)))
+        _launch(kernel, grid, (*tensors, *sizes, _ACTIVATIONS.index(act)))
     return y
 
 
-def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, kernel: Kernel) -> Tensor:
+def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, kernel: HipKernel) -> Tensor:
     """``act(y + bias + residual)`` in float32, written over `y`.
 
     Args:
@@ -186,11 +190,11 @@ def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, 
     _check_kernel(kernel, "epilogue", y, (bias,), (rows, other), (n, rows.stride(0), stride_residual))
     if m:
         sizes = (m, n, rows.stride(0), stride_residual)
-        _launch(kernel, _tiles(kernel, m, n), (rows, bias, other, *sizes, ACTIVATIONS.index(act)))
+        _launch(kernel, _tiles(kernel, m, n), (rows, bias, other, *sizes, _ACTIVATIONS.index(act)))
     return y
 
 
-def _tiles(kernel: Kernel, rows: int, columns: int) -> int:
+def _tiles(kernel: HipKernel, rows: int, columns: int) -> int:
     """Workgroups for a result of this size; ValueError where its rows cannot be counted in 31 bits."""
     check(rows < 2**31, f"{rows} rows or pixels are more than kernels count: split the batch")
     return -(-rows // kernel.block[0]) * -(-columns // kernel.block[1])
@@ -203,14 +207,14 @@ def _check_sides(x: Tensor) -> None:
     check(largest < 2**20, f"x has {channels} channels of {height}x{width}: HIP kernels take fewer than 2^20 each way")
 
 
-def _launch(kernel: Kernel, grid: int, arguments: tuple[Tensor | int | None, ...]) -> None:
+def _launch(kernel: HipKernel, grid: int, arguments: tuple[Tensor | int | None, ...]) -> None:
     first = arguments[0]
     assert isinstance(first, Tensor)
     device_of(first.device).launch(kernel, grid, arguments)
 
 
 def _check_kernel(
-    kernel: Kernel,
+    kernel: HipKernel,
     operator: str,
     x: Tensor,
     biases: tuple[Tensor | None, ...],

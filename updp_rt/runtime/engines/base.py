@@ -1,0 +1,133 @@
+"""What an engine is, and how a model runs on one while it remains the same drop-in module."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+# Of a model's own that runs on an engine; no module of a user's can be called so.
+_STATE = "_updp_rt_engine"
+_classes: dict[tuple[str, type[nn.Module]], type[nn.Module]] = {}
+
+# A run of the whole model, by the shape, dtype and device of its input, and whether under inference_mode.
+Key = tuple[torch.Size, torch.dtype, torch.device, bool, bool]
+
+
+class Engine(ABC):
+    """A way to run a whole accelerated model."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def supports(self, model: nn.Module, example: Tensor) -> tuple[bool, str]:
+        """Whether this engine can run `model` on inputs like `example`, and if not, why."""
+
+    @abstractmethod
+    def attach(self, model: nn.Module) -> None:
+        """Have `model` run on this engine, in place, for the inputs that `prepare` will be given."""
+
+
+class EngineState(ABC):
+    """What runs a model, and for which inputs. Copies and pickles of the model carry none of it."""
+
+    engine: ClassVar[str]
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.ready: set[Key] = set()
+        modules = list(model.modules())
+        self._modules = modules
+        self._hooks = [h for m in modules[1:] for h in (m._forward_hooks, m._forward_pre_hooks)]
+
+    @abstractmethod
+    def prepare(self, example: Tensor) -> None:
+        """Make ready for inputs like `example`."""
+
+    @abstractmethod
+    def run(self, x: Tensor) -> Any:
+        """The model's outputs for an input that it is ready for."""
+
+    def serves(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether this call may run here; else the modules run it, which see hooks, training and replaced parts."""
+        if self.model is not model or kwargs or len(args) != 1 or type(args[0]) is not Tensor:
+            return False
+        x = args[0]
+        if (
+            torch.compiler.is_compiling()
+            or torch.is_grad_enabled()
+            or key_of(x) not in self.ready
+            or torch._C._is_any_autocast_enabled()
+            or torch_module._global_forward_hooks
+            or torch_module._global_forward_pre_hooks
+            or torch._C._get_tracing_state() is not None
+            or torch._C._functorch.peek_interpreter_stack() is not None
+            or torch._C._len_torch_dispatch_stack()
+            or any(self._hooks)
+        ):
+            return False
+        return not any([module.training for module in self._modules])  # noqa: C419 - quicker
+
+
+class OnEngine(nn.Module):
+    """Base of the classes of models that run on an engine, to tell them by."""
+
+    _updp_rt_fused = True
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The class is made on the fly. A copy runs by its modules, until it is prepared for an engine again.
+        bare = type(self).__bases__[-1]
+        state = {name: value for name, value in self.__getstate__().items() if name != _STATE}
+        if getattr(bare, "_updp_rt_fused", False):
+            made, arguments, _ = bare.__reduce_ex__(self, protocol)
+            return made, arguments, state
+        return _bare, (bare,), state
+
+
+def _bare(kind: type[nn.Module]) -> nn.Module:
+    empty: nn.Module = kind.__new__(kind)
+    return empty
+
+
+def key_of(x: Tensor) -> Key:
+    """What a run depends on besides the weights."""
+    return x.shape, x.dtype, x.device, torch.is_inference_mode_enabled(), x.is_inference()
+
+
+def attach(model: nn.Module, state: EngineState) -> None:
+    """Run `model` by `state` where that serves a call, in place."""
+    source = type(model)
+    if (state.engine, source) not in _classes:
+        plain: Callable[..., Any] = source.forward
+
+        def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            found: EngineState = self.__dict__[_STATE]
+            return found.run(args[0]) if found.serves(self, args, kwargs) else plain(self, *args, **kwargs)
+
+        names = {"__module__": source.__module__, "__doc__": source.__doc__, "forward": forward}
+        _classes[state.engine, source] = type(source.__name__, (OnEngine, source), names)
+    model.__dict__[_STATE] = state
+    model.__class__ = _classes[state.engine, source]
+
+
+def detach(model: nn.Module) -> None:
+    """Have `model` run by its modules again, in place."""
+    if isinstance(model, OnEngine):
+        del model.__dict__[_STATE]
+        model.__class__ = type(model).__bases__[-1]
+
+
+def state_of(model: nn.Module) -> EngineState | None:
+    """What runs `model`, where that is not its modules."""
+    found: EngineState | None = model.__dict__.get(_STATE)
+    return found
+
+
+def engine_of(model: nn.Module) -> str:
+    """Name of the engine that `model` runs on."""
+    state = state_of(model)
+    return "modules" if state is None else state.engine

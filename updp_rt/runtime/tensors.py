@@ -1,0 +1,79 @@
+"""What a tensor held when weights were packed from it, to tell later whether it still does."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+_hooked = False
+
+
+class Stamps:
+    """The state of some tensors, or of their absence.
+
+    A change shows in a tensor's address, in its version counter, which all of torch's updates in place move, or, on a
+    CPU, in eight bytes from its middle: a write through ``tensor.data``, from NumPy or from another process moves no
+    counter. What none of them shows is what `updp_rt.refresh` is for.
+
+    Attributes:
+        trackable: whether all keep a record of updates, which tensors made under ``inference_mode`` do not.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor | None]) -> None:
+        self.trackable = not any(tensor is not None and tensor.is_inference() for tensor in tensors)
+        self._seen: list[tuple[int, int, Any, int]] = []
+        # Aliases keep the storages, so that no other tensor can take their addresses, and they can be read.
+        self._aliases = [None if tensor is None else tensor.detach() for tensor in tensors]
+        for tensor in tensors if self.trackable else ():
+            if tensor is None:
+                self._seen.append((-1, -1, None, 0))
+            else:
+                probe = _probe(tensor)
+                self._seen.append((tensor.data_ptr(), tensor._version, probe, 0 if probe is None else probe.value))
+
+    def hold(self, tensors: Sequence[Tensor | None]) -> bool:
+        """Whether `tensors` are the ones that were stamped, unchanged."""
+        if not self.trackable:
+            return False
+        try:
+            for tensor, (address, version, probe, seen) in zip(tensors, self._seen):  # noqa: B905 - this is quicker
+                if tensor is None:
+                    if address != -1:
+                        return False
+                    continue
+                if tensor._version != version or tensor.data_ptr() != address:
+                    return False
+                if probe is not None and probe.value != seen:
+                    return False
+        except RuntimeError:  # an inference tensor has no version
+            return False
+        return True
+
+
+def _probe(tensor: Tensor) -> Any:
+    """Eight bytes in the middle of a dense tensor on the CPU, as an object whose ``value`` reads them; else None."""
+    size = tensor.numel() * tensor.itemsize
+    dense = tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+    if tensor.device.type != "cpu" or type(tensor) not in (Tensor, torch.nn.Parameter) or size == 0 or not dense:
+        return None
+    kind = ctypes.c_int64 if size >= 8 else ctypes.c_int8
+    wide = ctypes.sizeof(kind)
+    return kind.from_address(tensor.data_ptr() + size // 2 // wide * wide - (wide if size // 2 + wide > size else 0))
+
+
+def follow_optimizers() -> None:
+    """Have every step of an optimizer move the version counters of what it trains: fused ones do not by themselves."""
+    global _hooked  # noqa: PLW0603 - torch's hook is one for the process
+    if not _hooked:
+        register_optimizer_step_post_hook(_mark_trained)
+        _hooked = True
+
+
+def _mark_trained(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    trained = [p for group in optimizer.param_groups for p in group["params"] if not p.is_inference()]
+    torch.autograd.graph.increment_version(trained)
