@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from torch import nn
 
 import updp_rt
 from updp_rt.artifacts import ArtifactError, read_manifest
-from updp_rt.artifacts.atomic import atomic_path, remove_leftovers, write_text
 from updp_rt.blocks import make_progressive, merge_model, model_input_size, prunable_blocks, set_lambda
 from updp_rt.verification.randomize import randomize
 
@@ -209,27 +207,3 @@ def test_pickled_weights_are_not_unpickled(saved: Path) -> None:
     with pytest.raises(ArtifactError, match="not a safetensors file"):
         updp_rt.load(saved)
     assert not (saved / "exploded").exists()
-
-
-def test_leftovers_of_killed_processes_are_removed_and_those_of_others_kept(tmp_path: Path) -> None:
-    dead, alive = tmp_path / ".a.ckpt.4194305.tmp", tmp_path / f".b.json.{os.getpid()}.tmp"
-    dead.touch()
-    alive.touch()
-    remove_leftovers(tmp_path)
-    assert not dead.exists()
-    assert alive.exists()
-
-
-def test_atomic_writes_leave_nothing_half_written(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "file.txt"
-    write_text(path, "old")
-
-    def fail_half_way() -> None:
-        with atomic_path(path) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail_half_way()
-    assert path.read_text() == "old"
-    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]

@@ -22,9 +22,9 @@ from updp_rt.blocks import ProgressiveBlock, inspect, make_progressive, progress
 from updp_rt.data import first_images, make_loader
 from updp_rt.pruning import PruneConfig, Run
 from updp_rt.pruning.latency import BlockLatency, LatencyTable, measure_latency
-from updp_rt.pruning.pipeline import STAGES, merge_folder, run_stage
+from updp_rt.pruning.pipeline import merge_folder, run_stages
 from updp_rt.pruning.progress import Progress
-from updp_rt.pruning.progressive import lambda_at, progressive_losses
+from updp_rt.pruning.progressive import lambda_at, progressive_losses, ramp_steps
 from updp_rt.pruning.recalibrate import recalibrate
 from updp_rt.pruning.supernet import calibrate, sandwich_losses
 from updp_rt.pruning.trainer import Recipe, evaluate, fit, label_losses, make_accelerator, rate
@@ -188,8 +188,7 @@ def test_costs_and_latencies_are_of_the_images_at_hand(tmp_path: Path) -> None:
     config = PruneConfig(num_pruned=2, supernet_epochs=0, trials=1, epochs=1, batch_size=16)
     run = Run(model, small_split("train", 32), small_split("val", 16), tmp_path, config, show_progress=False)
     assert run.example.shape == (16, 3, 32, 32)
-    for stage in STAGES:
-        run_stage(run, stage)
+    run_stages(run)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["input_size"] == [3, 32, 32]
     assert summary["baseline"]["macs"] == inspect(model, (3, 32, 32)).cost.macs
@@ -255,6 +254,16 @@ def test_progressive_training_sets_lambda_before_each_step() -> None:
     for step, wanted in enumerate((0.0, 0.25, 0.5, 0.75, 1.0, 1.0)):
         list(losses(subnet, images, labels, step))
         assert {block.lam for block in progressive_blocks(subnet).values()} == {wanted}
+
+
+@pytest.mark.parametrize(
+    ("share", "steps", "wanted"),
+    [(0.3, 1000, 300), (0.3, 12, 6), (0.3, 3, 2), (0.3, 2, 1), (0.3, 1, 0), (0.99, 20, 19)],
+)
+def test_a_ramp_is_made_longer_where_the_steps_are_few(share: float, steps: int, wanted: int) -> None:
+    """No fewer than ten steps or half of them, and the last step is one at λ = 1."""
+    assert ramp_steps(share, steps) == wanted
+    assert lambda_at(steps - 1, wanted) == 1.0
 
 
 def test_distillation_mixes_the_teachers_outputs_in() -> None:

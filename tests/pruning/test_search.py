@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,15 +28,15 @@ def search(path: Path, trials: int = 30, **options):
 
 
 def test_a_fixed_count_is_kept_and_the_harmless_blocks_are_found(tmp_path: Path) -> None:
-    candidates, chosen = search(tmp_path, trials=80)
-    assert len(candidates) == 80
+    candidates, chosen = search(tmp_path, trials=40)
+    assert len(candidates) == 40
     assert all(len(c.blocks) == len(set(c.blocks)) == 3 for c in candidates)
     assert chosen.accuracy == max(c.accuracy for c in candidates)
     assert chosen.blocks == ("block.1", "block.3", "block.5")
 
 
 def test_the_front_and_its_latency_goal(tmp_path: Path) -> None:
-    candidates, chosen = search(tmp_path, trials=80, num_pruned=None, max_latency_ms=6.0)
+    candidates, chosen = search(tmp_path, trials=40, num_pruned=None, max_latency_ms=6.0)
     assert chosen.latency_ms <= 6.0
     assert chosen.accuracy == max(c.accuracy for c in candidates if c.latency_ms <= 6.0)
     front = SearchResult(candidates=candidates, chosen=chosen, bodies={}).front()
@@ -44,22 +45,44 @@ def test_the_front_and_its_latency_goal(tmp_path: Path) -> None:
 
 
 def test_an_unreachable_latency_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no candidate is within 0.5 ms; the fastest of 10 takes"):
+    """Before anything is judged, and naming what can be reached."""
+    message = r"no subnet is within 0.5 ms \(0.05 of the model's 10 ms\).* takes 2 ms .*; allow 0.2 or more"
+    with pytest.raises(ValueError, match=message):
         search(tmp_path, trials=10, num_pruned=None, max_latency_ms=0.5)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="no block is faster pruned"):
+        search_blocks(NAMES, accuracy, lambda b: 10.0 + len(b), storage=tmp_path / "s", trials=9, max_latency_ms=9.0)
+
+
+@pytest.mark.parametrize("trials", [1, 2, 5])
+def test_a_latency_that_can_be_reached_is_reached_whatever_the_trials(tmp_path: Path, trials: int) -> None:
+    candidates, chosen = search(tmp_path, trials=trials, num_pruned=None, max_latency_ms=2.01)
+    assert len(candidates) == trials
+    assert chosen.blocks == tuple(NAMES)
+
+
+def test_the_front_has_candidates_of_all_sizes(tmp_path: Path) -> None:
+    candidates, chosen = search(tmp_path, trials=40, num_pruned=None, max_latency_ms=9.5)
+    by_count = SearchResult(candidates=candidates, chosen=chosen, bodies={}).by_count()
+    assert list(by_count) == sorted(by_count)
+    assert {1, 2, 4, 6, 8} <= set(by_count)
+    for count, best in by_count.items():
+        assert best.accuracy == max(c.accuracy for c in candidates if len(c.blocks) == count)
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:
-    first, _ = search(tmp_path / "a", seed=1)
-    again, _ = search(tmp_path / "b", seed=1)
-    other, _ = search(tmp_path / "c", seed=2)
+    first, _ = search(tmp_path / "a", 12, seed=1)
+    again, _ = search(tmp_path / "b", 12, seed=1)
+    other, _ = search(tmp_path / "c", 12, seed=2)
     assert first == again
     assert first != other
 
 
-@pytest.mark.parametrize("stop", [1, 5, 12])
-def test_an_interrupted_search_goes_on_to_the_same_result(tmp_path: Path, stop: int) -> None:
+@pytest.mark.parametrize(("stop", "fixed"), [(1, True), (12, True), (3, False), (15, False)])
+def test_an_interrupted_search_goes_on_to_the_same_result(tmp_path: Path, stop: int, fixed: bool) -> None:
     """The evaluation dies in trial `stop`, whose half-done trial stays behind in the study."""
-    whole, best = search(tmp_path / "whole", trials=30)
+    goal: dict[str, Any] = {"num_pruned": 3} if fixed else {"num_pruned": None, "max_latency_ms": 6.0}
+    whole, best = search(tmp_path / "whole", trials=20, **goal)
     calls = 0
 
     def dying(blocks: tuple[str, ...]) -> float:
@@ -71,8 +94,8 @@ def test_an_interrupted_search_goes_on_to_the_same_result(tmp_path: Path, stop: 
 
     path = tmp_path / "stopped.journal"
     with pytest.raises(KeyboardInterrupt):
-        search_blocks(NAMES, dying, latency, storage=path, trials=30, num_pruned=3)
-    resumed, found = search_blocks(NAMES, accuracy, latency, storage=path, trials=30, num_pruned=3)
+        search_blocks(NAMES, dying, latency, storage=path, trials=20, **goal)
+    resumed, found = search_blocks(NAMES, accuracy, latency, storage=path, trials=20, **goal)
     assert resumed == whole
     assert found == best
 
@@ -93,15 +116,25 @@ def test_processes_share_one_study(tmp_path: Path) -> None:
     assert len(candidates) == 24
 
 
-def test_no_subnet_is_judged_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("num_pruned", "trials", "wanted"), [(2, 24, 24), (2, 40, 28), (1, 24, 8), (8, 24, 1)])
+def test_every_trial_judges_another_subnet(tmp_path: Path, num_pruned: int, trials: int, wanted: int) -> None:
+    """Of 8 blocks there are 28 pairs: 24 trials are 24 of them, 40 are all."""
     seen: list[tuple[str, ...]] = []
 
     def counting(blocks: tuple[str, ...]) -> float:
         seen.append(blocks)
         return accuracy(blocks)
 
-    search_blocks(NAMES, counting, latency, storage=tmp_path / "s.journal", trials=40, num_pruned=2)
-    assert len(seen) == len(set(seen)) < 40
+    path = tmp_path / "s.journal"
+    candidates, _ = search_blocks(NAMES, counting, latency, storage=path, trials=trials, num_pruned=num_pruned)
+    assert len(seen) == len(set(seen)) == len(candidates) == wanted
+
+
+def test_a_front_of_few_blocks_is_searched_whole(tmp_path: Path) -> None:
+    candidates, _ = search_blocks(
+        NAMES[:3], accuracy, latency, storage=tmp_path / "s.journal", trials=24, max_latency_ms=9.5
+    )
+    assert len({c.blocks for c in candidates}) == len(candidates) == 2**3
 
 
 def test_the_front_holds_no_beaten_candidate() -> None:

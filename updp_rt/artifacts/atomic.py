@@ -4,24 +4,52 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+
+
+class WriteError(OSError):
+    """A file that could not be written: says which, and why. What was there before is still there."""
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it at the end; on any error `path` stays as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary path beside `path` that replaces it at the end; on any error `path` stays as it was.
+
+    Raises:
+        WriteError: the file could not be written, as on a full disk.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = _why_unwritten(error, temporary, path)
+        if reason is None:
+            raise
+        raise WriteError(f"{path} cannot be written: {reason}. Nothing was changed") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _why_unwritten(error: Exception, temporary: Path, path: Path) -> str | None:
+    """Why `path` could not be written, by what the writing raised; None where the error is about something else."""
+    if isinstance(error, OSError):
+        ours = error.filename is None or Path(os.fsdecode(error.filename)) in (temporary, path, *path.parents)
+        return error.strerror if ours else None
+    # safetensors and torch.save tell of a failed write in words of their own.
+    if found := re.search(r"os error (\d+)", str(error)):
+        return os.strerror(int(found[1]))
+    return "the write failed, as on a full disk" if "inline_container" in str(error) else None
 
 
 def write_text(path: Path, text: str) -> None:

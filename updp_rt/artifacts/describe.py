@@ -64,13 +64,22 @@ def build(name: str, args: ModelArgs) -> nn.Module:
     return model.eval()
 
 
+def skeleton(description: Description) -> nn.Module:
+    """The described model with fresh weights, in eval mode; raises `ArtifactError` where it cannot be built."""
+    model = _with_merged_blocks(build(description.architecture, description.model_args), description)
+    prune_again(model, description.channels)
+    if description.preprocessing is not None:
+        set_preprocessing(model, description.preprocessing, description.input_size)
+    return model
+
+
 def rebuild(description: Description, state: dict[str, Tensor]) -> nn.Module:
     """The described model with the weights `state`, in eval mode; raises `ArtifactError` where they don't fit."""
     # Shapes first, without memory: a manifest that asks for more than the file holds must not allocate it.
-    skeleton = _with_merged_blocks(_build_meta(description.architecture, description.model_args), description)
+    shapes = _with_merged_blocks(_build_meta(description.architecture, description.model_args), description)
     if description.channels is not None:
-        check_fits(prune_again(skeleton, description.channels), description.input_size)
-    expected = {key: tuple(value.shape) for key, value in skeleton.state_dict().items()}
+        check_fits(prune_again(shapes, description.channels), description.input_size)
+    expected = {key: tuple(value.shape) for key, value in shapes.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in state.items()}
     if expected != found:
         odd = next(key for key in [*expected, *found] if expected.get(key) != found.get(key))
@@ -78,11 +87,8 @@ def rebuild(description: Description, state: dict[str, Tensor]) -> nn.Module:
             f"the weights are not those of this architecture: {odd} is {found.get(odd, 'missing')}, "
             f"{expected.get(odd, 'nothing')} was expected"
         )
-    model = _with_merged_blocks(build(description.architecture, description.model_args), description)
-    prune_again(model, description.channels)
+    model = skeleton(description)
     model.load_state_dict(state, strict=True, assign=True)
-    if description.preprocessing is not None:
-        set_preprocessing(model, description.preprocessing, description.input_size)
     return model.eval()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from contextlib import suppress
 from pathlib import Path
 
 import safetensors
@@ -51,6 +52,7 @@ def save(
 
     Raises:
         ArtifactError: the model cannot be built again from timm's architecture and these arguments.
+        WriteError: the files cannot be written, as on a full disk; then nothing in `folder` has changed.
     """
     folder = Path(folder)
     description = describe_model(model, model_args)
@@ -64,11 +66,20 @@ def save(
         versions=versions(),
         accuracy=accuracy,
     )
-    with atomic_path(folder / manifest.weights) as temporary:
-        temporary.write_bytes(payload)
-    write_text(folder / MANIFEST, manifest.model_dump_json(indent=2, exclude_none=True) + "\n")
+    weights, fresh, known = folder / manifest.weights, not folder.exists(), (folder / manifest.weights).exists()
+    try:
+        with atomic_path(weights) as temporary:
+            temporary.write_bytes(payload)
+        write_text(folder / MANIFEST, manifest.model_dump_json(indent=2, exclude_none=True) + "\n")
+    except BaseException:
+        with suppress(OSError):
+            if not known:
+                weights.unlink(missing_ok=True)
+            if fresh:
+                folder.rmdir()
+        raise
     for stale in folder.glob("model-*.safetensors"):
-        if stale.name != manifest.weights:
+        if stale != weights:
             stale.unlink()
     return folder
 

@@ -99,6 +99,7 @@ def create_model(
     """
     import timm
 
+    from updp_rt.artifacts import load_checkpoint
     from updp_rt.blocks import model_input_size
 
     if not timm.is_model(name.split(".", maxsplit=1)[0]):
@@ -115,20 +116,6 @@ def create_model(
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
     return model
-
-
-def load_checkpoint(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file, or a torch file of plain weights (never other pickled objects)."""
-    import pickle
-
-    from timm.models import load_state_dict
-
-    if not path.is_file():
-        raise ValueError(f"{path}: no such checkpoint")
-    try:
-        model.load_state_dict(load_state_dict(str(path), weights_only=True))
-    except (RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path}: its weights do not fit {type(model).__name__}: {str(error)[:300]}") from error
 
 
 def summary_table(summary: dict[str, Any]) -> Table:

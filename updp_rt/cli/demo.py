@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from updp_rt.cli.app import app
-from updp_rt.cli.common import create_model, load_checkpoint, out, print_json, summary_table
+from updp_rt.cli.common import create_model, out, print_json, summary_table
 from updp_rt.cli.options import AsJson
 from updp_rt.cli.verify import certify
 
@@ -99,6 +99,7 @@ def _trained_baseline(name: str, splits: Splits, budget: _Budget, seed: int, fol
     """The model trained on the digits from scratch, stored in `folder` and read from there the next time."""
     from safetensors.torch import save_file
 
+    from updp_rt.artifacts import load_checkpoint
     from updp_rt.artifacts.atomic import atomic_path, write_json
     from updp_rt.data import make_loader
     from updp_rt.pruning.progress import Progress

@@ -57,7 +57,7 @@ def prune(
     from updp_rt.blocks import model_input_size, prunable_blocks
     from updp_rt.data import load_splits
     from updp_rt.pruning import PruneConfig, Run
-    from updp_rt.pruning.pipeline import STAGES, default_folder, run_stage
+    from updp_rt.pruning.pipeline import STAGES, default_folder, run_stages
 
     if stage != "all" and stage not in STAGES:
         raise ValueError(f"--stage takes all, {', '.join(STAGES)}; not {stage!r}")
@@ -97,8 +97,7 @@ def prune(
         )
     folder = out_folder or default_folder(created, config)
     run = Run(created, splits.train, splits.val, folder, config, test=splits.test)
-    for each in STAGES if stage == "all" else (stage,):
-        run_stage(run, each)
+    run_stages(run, STAGES if stage == "all" else (stage,))
     if not run.main:
         return
     if stage in ("all", "merge"):

@@ -6,6 +6,16 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Stage = Literal["supernet", "search", "train"]
+
+_SEARCH = {"num_pruned", "max_latency", "trials", "recalibration_batches"}
+_TRAIN = {"epochs", "lr", "ramp", "schedule", "direct", "distill"}
+
+
+def first_stage(setting: str) -> Stage:
+    """The first stage whose result depends on a setting, or on anything else that a run is known by."""
+    return "search" if setting in _SEARCH else "train" if setting in _TRAIN else "supernet"
+
 
 class PruneConfig(BaseModel):
     """How a model is pruned. Epochs, rates and sizes are this project's choices.
@@ -14,7 +24,7 @@ class PruneConfig(BaseModel):
     share of the baseline's, which searches the accuracy-latency front.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     num_pruned: int | None = Field(None, ge=1, description="blocks to prune")
     max_latency: float | None = Field(None, gt=0, lt=1, description="latency allowed, as a share of the baseline's")

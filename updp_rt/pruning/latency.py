@@ -36,6 +36,10 @@ class BlockLatency(BaseModel):
         """The pruned body whose best form is the fastest."""
         return _fastest({body: forms[self.best_form(body)] for body, forms in self.merged_ms.items()})
 
+    def saved_ms(self, body: str) -> float:
+        """What the block takes less in its best merged form; below 0 where that is slower."""
+        return self.baseline_ms - self.merged_ms[body][self.best_form(body)]
+
 
 class LatencyTable(BaseModel):
     """Latencies of a model's prunable blocks on one device at one batch size."""
@@ -49,10 +53,7 @@ class LatencyTable(BaseModel):
 
     def estimate_ms(self, bodies: dict[str, str]) -> float:
         """The model's latency with these blocks merged: its own, less what each block saves."""
-        return self.model_ms - sum(
-            self.blocks[name].baseline_ms - min(self.blocks[name].merged_ms[body].values())
-            for name, body in bodies.items()
-        )
+        return self.model_ms - sum(self.blocks[name].saved_ms(body) for name, body in bodies.items())
 
     def choose_bodies(self, names: Iterable[str], body: str = "auto") -> dict[str, str]:
         """The pruned body of each block: the one named, or the one that merges into the fastest form."""

@@ -1,55 +1,70 @@
-"""The whole of UPDP in one call."""
+"""The four stages in their order: for `prune`, the command line, runs that go on, and merging once more."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from updp_rt.artifacts import save
-from updp_rt.artifacts.describe import build
-from updp_rt.artifacts.manifest import ModelArgs
-from updp_rt.artifacts.preprocessing import Preprocessing, set_preprocessing
-from updp_rt.blocks import make_progressive, merge_model, set_lambda
+from updp_rt.artifacts.describe import skeleton
+from updp_rt.artifacts.manifest import Description
 from updp_rt.blocks.inspect import architecture
 from updp_rt.pruning.config import PruneConfig
-from updp_rt.pruning.latency import LatencyTable
-from updp_rt.pruning.run import Data, Run, load_weights, read_identity, read_result
+from updp_rt.pruning.run import MERGED, SEARCH, SUBNET, SUMMARY, SUPERNET, Data, Run, read_result, read_run
 from updp_rt.pruning.search import SearchResult
 from updp_rt.pruning.stages import (
-    LATENCY,
-    MERGED,
-    SEARCH,
-    SUBNET,
-    SUMMARY,
+    load_subnet,
     merge_subnet,
     search_subnet,
+    store_merged,
     train_subnet,
     train_supernet,
 )
 
-_STAGES: dict[str, Callable[[Run], object]] = {
+_STAGES: dict[str, Callable[[Run], None]] = {
     "supernet": train_supernet,
     "search": search_subnet,
     "train": train_subnet,
-    "merge": merge_subnet,
+    "merge": store_merged,
 }
 STAGES = tuple(_STAGES)
 
 
-def run_stage(run: Run, stage: str) -> None:
-    """Run one of `STAGES` on what the stages before it left in the run's folder."""
-    _STAGES[stage](run)
+def run_stages(run: Run, stages: Sequence[str] = STAGES) -> None:
+    """Run these of `STAGES`, in the order given, on what the stages before them left in the run's folder.
+
+    Raises:
+        RunError: the folder is in use or another's, or lacks what an earlier stage writes.
+        DivergedError: training came upon NaN or infinity. ValueError: no subnet is as fast as the run wants.
+    """
+    with run.claimed():
+        run.progress.expect(_work(run, stages))
+        for stage in stages:
+            _STAGES[stage](run)
+
+
+def _work(run: Run, stages: Sequence[str]) -> dict[str, float]:
+    """What is still to do, in batches that pass forward once: a step of training is three of them."""
+    config, train, val = run.config, len(run.train_loader), len(run.val_loader)
+    work = {
+        "supernet": (SUPERNET, config.supernet_epochs * train * 3 * (2 + config.random_subnets)),
+        "search": (SEARCH, config.trials * (config.recalibration_batches + val)),
+        "train": (SUBNET, config.epochs * (train * (3 + (config.distill > 0)) + val)),
+    }
+    left = {stage: amount for stage, (result, amount) in work.items() if stage in stages and not run.has(result)}
+    return {"subnet" if stage == "train" else stage: float(amount) for stage, amount in left.items()}
 
 
 def default_folder(model: nn.Module, config: PruneConfig) -> Path:
-    """``runs/<architecture>-p<blocks>``, or ``-x<share>`` for a latency goal."""
+    """``runs/<architecture>-p<blocks>``, or ``-x<share>`` for a latency goal; of direct training with ``-direct``."""
     goal = f"p{config.num_pruned}" if config.num_pruned else f"x{config.max_latency:g}"
-    return Path("runs") / f"{architecture(model)}-{goal}"
+    return Path("runs") / f"{architecture(model)}-{goal}{'-direct' if config.direct else ''}"
 
 
 def merge_folder(folder: str | Path, out: str | Path | None = None, form: str = "auto") -> Path:
@@ -63,20 +78,11 @@ def merge_folder(folder: str | Path, out: str | Path | None = None, form: str = 
         ValueError: no such form.
     """
     folder = Path(folder)
-    identity = read_identity(folder)
-    model = build(identity["architecture"], ModelArgs.model_validate(identity["model_args"]))
-    if "preprocessing" in identity:
-        preprocessing = Preprocessing.model_validate(identity["preprocessing"])
-        set_preprocessing(model, preprocessing, tuple(identity["input_size"]))
-    search = read_result(folder / SEARCH, SearchResult)
-    subnet = make_progressive(model, search.bodies)
-    load_weights(folder / SUBNET, subnet)
-    set_lambda(subnet, 1.0)
-    forms = dict.fromkeys(search.bodies, form)
-    if form == "auto":
-        forms = read_result(folder / LATENCY, LatencyTable).choose_forms(search.bodies)
+    identity = read_run(folder)
+    known = {key: identity[key] for key in Description.model_fields if key in identity}
+    start = skeleton(Description.model_validate(known))
     return save(
-        merge_model(subnet, forms),
+        merge_subnet(load_subnet(start, folder), folder, form),
         out or folder / MERGED,
         model_args=identity["model_args"],
         input_size=tuple(identity["input_size"]),
@@ -85,13 +91,29 @@ def merge_folder(folder: str | Path, out: str | Path | None = None, form: str = 
 
 @dataclass(frozen=True)
 class PruneResult:
-    """What a run found. `subnet` is at λ = 1, not yet merged; `summary` is the content of ``summary.json``."""
+    """What a finished run left in its folder."""
 
-    folder: Path
-    subnet: nn.Module
-    search: SearchResult
-    summary: dict[str, Any]
     run: Run
+
+    @property
+    def folder(self) -> Path:
+        return self.run.folder
+
+    @cached_property
+    def search(self) -> SearchResult:
+        """Every candidate, and the one chosen."""
+        return read_result(self.folder / SEARCH, SearchResult)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The content of ``summary.json``."""
+        found: dict[str, Any] = json.loads((self.folder / SUMMARY).read_text(encoding="utf-8"))
+        return found
+
+    @cached_property
+    def subnet(self) -> nn.Module:
+        """The trained subnet at λ = 1, not yet merged."""
+        return load_subnet(self.run.model, self.folder).to(self.run.device)
 
     @property
     def pruned(self) -> dict[str, str]:
@@ -100,7 +122,7 @@ class PruneResult:
 
     def merge(self) -> nn.Module:
         """The merged model: plain torch modules, shallower, computing what the subnet computes."""
-        return merge_subnet(self.run)
+        return merge_subnet(self.subnet, self.folder)
 
 
 def prune(
@@ -114,6 +136,7 @@ def prune(
     out: str | Path | None = None,
     config: PruneConfig | None = None,
     model_args: dict[str, Any] | None = None,
+    reuse: str | Path | None = None,
     show_progress: bool = True,
     **settings: Any,
 ) -> PruneResult:
@@ -127,22 +150,24 @@ def prune(
         out: folder for results; ``runs/<architecture>-p<num_pruned>`` by default. The same call with the same folder
             goes on where a killed run stopped and ends, on a CPU, with the same bits.
         model_args: arguments `model` was created with, where they cannot be read off it (``{"depths": (2, 2)}``).
+        reuse: folder of another run of this model: its latencies, supernet and search are taken over as far as they are
+            what this run's settings give, so that training alone can be tried otherwise (``direct=True, lr=1e-3``).
         config: all settings at once; `settings` are single fields of `PruneConfig` (``epochs=30, lr=1e-3``).
 
     Raises:
         UnsupportedModelError: no known family, or no prunable block.
         ArtifactError: the model could not be saved afterwards (not created by timm).
-        RunError: `out` holds another run.
+        RunError: `out` is in use or holds another run.
+        DivergedError: training came upon NaN or infinity.
+        ValueError: no subnet is as fast as `max_latency`; said before anything is trained.
         pydantic.ValidationError: a setting is unknown or out of range.
     """
     given = {"num_pruned": num_pruned, "max_latency": max_latency, **settings}
     given = {key: value for key, value in given.items() if value is not None}
     config = PruneConfig.model_validate({**(config.model_dump(exclude_none=True) if config else {}), **given})
     out = out or default_folder(model, config)
-    run = Run(model, train, val, out, config, test=test, model_args=model_args, show_progress=show_progress)
-    train_supernet(run)
-    search = search_subnet(run)
-    subnet = train_subnet(run)
-    merge_subnet(run)
-    summary = json.loads((run.folder / SUMMARY).read_text(encoding="utf-8"))
-    return PruneResult(run.folder, subnet, search, summary, run)
+    run = Run(
+        model, train, val, out, config, test=test, model_args=model_args, reuse=reuse, show_progress=show_progress
+    )
+    run_stages(run)
+    return PruneResult(run)

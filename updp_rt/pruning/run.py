@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,23 +15,31 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from updp_rt.artifacts.atomic import atomic_path, remove_leftovers, write_json, write_text
+from updp_rt.artifacts.atomic import atomic_path, write_json, write_text
 from updp_rt.artifacts.describe import cpu_state, describe_model, fingerprint
 from updp_rt.blocks import prunable_blocks, pruned_bodies
 from updp_rt.data import Loader, first_images, make_loader
-from updp_rt.pruning.config import PruneConfig
+from updp_rt.pruning.claim import RunError, differing, is_begun, locked, read_identity
+from updp_rt.pruning.config import PruneConfig, first_stage
 from updp_rt.pruning.progress import Progress
 from updp_rt.pruning.search import check_num_pruned
-from updp_rt.pruning.trainer import evaluate, make_accelerator, seed_everything
+from updp_rt.pruning.trainer import evaluate, find_non_finite, make_accelerator, seed_everything
 
 Data = Dataset[Any] | Loader
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
-
-class RunError(ValueError):
-    """A run folder that holds another run, lacks an earlier stage, or is damaged."""
+RUN, LATENCY, SUPERNET, SEARCH = "run.json", "latency.json", "supernet.safetensors", "search.json"
+SUBNET, HISTORY, LAMBDA, MERGED, SUMMARY = "subnet.safetensors", "history.csv", "lambda.csv", "merged", "summary.json"
+JOURNAL, SUPERNET_CHECKPOINT, SUBNET_CHECKPOINT = "search.journal", "supernet.ckpt", "subnet.ckpt"
+# What each stage spends its time on: a run with other settings of that stage may not go on from it.
+_COSTLY = {
+    "supernet": (SUPERNET, SUPERNET_CHECKPOINT),
+    "search": (SEARCH, JOURNAL),
+    "train": (SUBNET, SUBNET_CHECKPOINT),
+}
+_STAGES = list(_COSTLY)
 
 
 class Run:
@@ -41,11 +50,15 @@ class Run:
         train, val, test: data sets or ready loaders of ``(image, label)``; without a test split the last figures are
             taken on `val`, and the summary says so.
         model_args: arguments of ``timm.create_model`` beyond those that can be read off the model.
-        folder: where results go. A folder of the same run is gone on with; one of another run is refused.
+        folder: where results go. A folder of the same run is gone on with; one of another run is refused, unless what
+            differs concerns no stage that was begun. Nothing is written before `claimed`.
+        reuse: folder of another run of this model, whose latencies, supernet and search are taken over as far as the
+            settings that they depend on are the same.
 
     Raises:
-        RunError: `folder` holds another run. `ArtifactError`, `UnsupportedModelError`: the model cannot be pruned or
-            could not be saved afterwards. ValueError: more blocks to prune than there are, or an unknown body.
+        `ArtifactError`, `UnsupportedModelError`: the model cannot be pruned or could not be saved afterwards.
+        ValueError: more blocks to prune than there are, an unknown body, weights that are not finite, or a batch
+        larger than the training images.
     """
 
     def __init__(
@@ -58,13 +71,16 @@ class Run:
         *,
         test: Data | None = None,
         model_args: dict[str, Any] | None = None,
+        reuse: str | Path | None = None,
         show_progress: bool = True,
     ) -> None:
         self.model, self.folder, self.config = copy.deepcopy(model), Path(folder), config
+        self.reuse = None if reuse is None else Path(reuse)
         self.names = prunable_blocks(model)
         check_num_pruned(self.names, config.num_pruned)
         if config.body not in ("auto", *pruned_bodies(model)):
             raise ValueError(f"no pruned body {config.body!r}; choose auto or one of {', '.join(pruned_bodies(model))}")
+        check_start(model, train, config.batch_size)
         self.accelerator = make_accelerator(config.mixed_precision, config.accumulate)
         self.main = self.accelerator.is_main_process
         self.progress = Progress(self.folder / "log.txt" if self.main else None, show=show_progress and self.main)
@@ -77,13 +93,30 @@ class Run:
         # Of the data, not of the model's timm configuration: a CNN takes any size, and costs are of the size it sees.
         channels, height, width = next(iter(self.val_loader))[0].shape[1:]
         self.input_size = (channels, height, width)
+        described = describe_model(model, model_args).model_dump(mode="json", exclude_none=True)
         self.identity = {
-            **describe_model(model, model_args).model_dump(mode="json", exclude_none=True, exclude={"blocks"}),
+            **{key: value for key, value in described.items() if key != "blocks" or value},
             "input_size": list(self.input_size),
             "weights_sha256": fingerprint(model),
             "config": config.model_dump(),
         }
-        self._claim_folder()
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Hold the run's folder alone while stages work in it; all processes of the run enter together.
+
+        Raises:
+            RunError: the folder is in use, or holds another run or other things; or `reuse` holds no supernet of this
+                model trained so.
+        """
+        with ExitStack() as held:
+            if self.main:
+                is_begun(self.folder, RUN)  # before a lock is put there
+                held.enter_context(locked(self.folder))
+                self._begin()
+                self._take_over()
+            self.accelerator.wait_for_everyone()
+            yield
 
     @property
     def device(self) -> torch.device:
@@ -109,7 +142,7 @@ class Run:
 
     def evaluate(self, model: nn.Module) -> float:
         """Accuracy on the validation split."""
-        return evaluate(model, self.val_loader, self.device)
+        return evaluate(model, self.val_loader, self.device, self.progress.still_here)
 
     # What stages store: each file is wholly there or not at all.
 
@@ -137,33 +170,65 @@ class Run:
             make()
         self.accelerator.wait_for_everyone()
 
-    def _claim_folder(self) -> None:
-        path = self.folder / "run.json"
-        if self.main:
-            remove_leftovers(self.folder)
-        if self.main and not path.exists():
-            if self.folder.exists() and any(p.name != "log.txt" for p in self.folder.iterdir()):
-                raise RunError(f"{self.folder}: not empty and no run of updp_rt; choose another folder")
+    def _begin(self) -> None:
+        """Make the folder this run's, where it is no other's already."""
+        path = self.folder / RUN
+        if not is_begun(self.folder, RUN):
             write_json(path, self.identity)
-        self.accelerator.wait_for_everyone()
-        found = read_identity(self.folder)
-        differing = [f"{key}: {ours!r} now, {theirs!r} there" for key, ours, theirs in _compare(self.identity, found)]
-        if differing:
+            return
+        changed = _compare(self.identity, read_run(self.folder))
+        first = _first_stage(changed)
+        if first is None:
+            return
+        begun = [name for stage in _STAGES[_STAGES.index(first) :] for name in _COSTLY[stage] if self.has(name)]
+        if begun:
+            advice = "choose another folder or delete it"
+            if first != "supernet":
+                advice += f"; with reuse={str(self.folder)!r} (--reuse) another folder takes over what is the same"
+            raise RunError(f"{self.folder}: holds another run ({'; '.join(list(changed.values())[:4])}); {advice}")
+        if first == "supernet":
+            (self.folder / LATENCY).unlink(missing_ok=True)
+        write_json(path, self.identity)
+
+    def _take_over(self) -> None:
+        """Copy what another run found that this one would find too."""
+        if self.reuse is None or self.reuse.resolve() == self.folder.resolve():
+            return
+        changed = _compare(self.identity, read_run(self.reuse))
+        first = _first_stage(changed)
+        if first == "supernet":
             raise RunError(
-                f"{self.folder}: holds another run ({'; '.join(differing[:4])}); choose another folder or delete it"
+                f"{self.reuse}: its supernet is not this run's ({'; '.join(list(changed.values())[:4])}): "
+                "give the same settings, or no reuse"
+            )
+        if not (self.reuse / SUPERNET).exists():
+            raise RunError(f"{self.reuse}: has no trained supernet to take over")
+        for name in (LATENCY, SUPERNET, *(() if first == "search" else (SEARCH,))):
+            if (self.reuse / name).exists() and not self.has(name):
+                with atomic_path(self.folder / name) as temporary:
+                    shutil.copyfile(self.reuse / name, temporary)
+                self.progress.log(f"{name}: taken over from {self.reuse}")
+
+
+def check_start(model: nn.Module, train: Data, batch_size: int) -> None:
+    """Raise `ValueError` where training cannot begin: weights that are not finite, or too few images for a batch."""
+    odd = find_non_finite(model)
+    if odd is not None:
+        raise ValueError(f"the model to start from is damaged: {odd} holds NaN or infinity; give other weights")
+    if isinstance(train, DataLoader):
+        if not isinstance(train.dataset, IterableDataset) and len(train) == 0:
+            raise ValueError("the training split gives no batch; use a smaller batch size or more images")
+    elif not isinstance(train, IterableDataset):
+        images = len(train)  # type: ignore[arg-type]
+        if 0 < images < batch_size:
+            raise ValueError(
+                f"batch_size is {batch_size}, but there are {images} training images: give {images} or less"
             )
 
 
-def read_identity(folder: Path) -> dict[str, Any]:
+def read_run(folder: Path) -> dict[str, Any]:
     """What a run folder says it is; raises `RunError` where it is none."""
-    path = folder / "run.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path}: not the folder of a pruning run ({error})") from error
-    if not isinstance(found, dict) or not {"architecture", "model_args", "config"} <= found.keys():
-        raise RunError(f"{path}: not the folder of a pruning run")
-    return found
+    return read_identity(folder / RUN, {"architecture", "model_args", "input_size", "config"})
 
 
 def load_weights(path: Path, model: nn.Module) -> nn.Module:
@@ -189,12 +254,10 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _compare(ours: dict[str, Any], theirs: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    flat_ours, flat_theirs = _flatten(ours), _flatten(theirs)
-    keys = [*flat_ours, *(key for key in flat_theirs if key not in flat_ours)]
-    return [(k, flat_ours.get(k), flat_theirs.get(k)) for k in keys if flat_ours.get(k) != flat_theirs.get(k)]
+def _compare(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, str]:
+    """What differs between two runs and matters: not by how many processes images are loaded."""
+    return {key: words for key, words in differing(ours, theirs).items() if key != "workers"}
 
 
-def _flatten(value: dict[str, Any]) -> dict[str, Any]:
-    flat = {key: item for key, item in value.items() if key != "config"}
-    return flat | dict(value.get("config", {}))
+def _first_stage(changed: Mapping[str, str]) -> str | None:
+    return min((first_stage(key) for key in changed), key=_STAGES.index, default=None)

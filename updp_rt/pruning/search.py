@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
+import random
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,11 @@ class SearchResult(BaseModel):
                 best.append(candidate)
         return best
 
+    def by_count(self) -> dict[int, Candidate]:
+        """The most accurate candidate of each number of pruned blocks (of equals the fastest), fewest blocks first."""
+        ranked = sorted(self.candidates, key=lambda c: (len(c.blocks), c.accuracy, -c.latency_ms))
+        return {len(candidate.blocks): candidate for candidate in ranked}
+
 
 def search_blocks(
     names: Sequence[str],
@@ -67,7 +75,8 @@ def search_blocks(
 
     With `num_pruned`, a genome is one random key a block and the largest keys are pruned, so every genome is
     feasible; the most accurate candidate is chosen. Otherwise a genome is one bit a block, NSGA-II follows the
-    accuracy-latency front, and the most accurate candidate within `max_latency_ms` is chosen.
+    accuracy-latency front, and the most accurate candidate within `max_latency_ms` is chosen. There the first
+    generation is the fastest subnet and others of all sizes, so something is within the limit and the front is wide.
 
     The study lives in `storage`; a run that was killed goes on to the same result, and several processes may run
     this at once on one file to share the work.
@@ -75,12 +84,16 @@ def search_blocks(
     Args:
         evaluate: accuracy of a subnet on images that are neither trained nor tested on.
         latency_ms: of a subnet, from the table.
-        trials: candidates in all, whoever evaluates them.
+        trials: candidates in all, whoever evaluates them, each another one; fewer where there are not so many.
 
     Raises:
-        ValueError: more blocks to prune than there are, or no candidate is fast enough.
+        ValueError: more blocks to prune than there are, or no subnet is fast enough.
     """
     check_num_pruned(names, num_pruned)
+    space = _Space(names, num_pruned, fastest_blocks(names, latency_ms))
+    if max_latency_ms is not None:
+        check_max_latency(latency_ms(()), latency_ms(space.fastest), max_latency_ms)
+    trials = min(trials, space.size)
     progress = progress or Progress(show=False)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage.parent.mkdir(parents=True, exist_ok=True)
@@ -92,27 +105,26 @@ def search_blocks(
         directions=["maximize"] if num_pruned is not None else ["maximize", "minimize"],
         load_if_exists=True,
     )
-    known = {candidate.blocks: candidate.accuracy for candidate in _candidates(study)}
-    with progress.task("search", trials, len(known)) as advance:
+    best = max((candidate.accuracy for candidate in _candidates(study)), default=0.0)
+    with progress.task("search", trials, len(_candidates(study))) as advance:
         while True:
-            trial = _next_trial(study, lock, trials, seed)
+            trial = _next_trial(study, lock, space, trials, seed)
             if trial is None and not _running(study):
                 break
             if trial is None:  # another process is at the last ones
                 time.sleep(0.1)
                 continue
-            blocks = _decode(trial, names, num_pruned)
-            accuracy = known[blocks] if blocks in known else evaluate(blocks)
-            known[blocks] = accuracy
-            latency = latency_ms(blocks)
-            trial.set_user_attr("blocks", list(blocks))
+            blocks = tuple(trial.user_attrs["blocks"])
+            accuracy, latency = evaluate(blocks), latency_ms(blocks)
             trial.set_user_attr("accuracy", accuracy)
             trial.set_user_attr("latency_ms", latency)
             study.tell(trial, [accuracy] if num_pruned is not None else [accuracy, latency])
+            best = max(best, accuracy)
             progress.log(f"search: {len(blocks)} blocks, accuracy {accuracy:.4g}, {latency:.3g} ms")
-            advance(f"best {max(known.values()):.3f}")
+            advance(f"best {best:.3f}")
     candidates = _candidates(study)
-    return candidates, _choose(candidates, max_latency_ms)
+    fast = [c for c in candidates if max_latency_ms is None or c.latency_ms <= max_latency_ms]
+    return candidates, max(fast, key=lambda c: c.accuracy)
 
 
 def check_num_pruned(names: Sequence[str], num_pruned: int | None) -> None:
@@ -121,37 +133,89 @@ def check_num_pruned(names: Sequence[str], num_pruned: int | None) -> None:
         raise ValueError(f"num_pruned is {num_pruned}, but this model has {len(names)} prunable blocks")
 
 
-def _choose(candidates: list[Candidate], max_latency_ms: float | None) -> Candidate:
-    fast = [c for c in candidates if max_latency_ms is None or c.latency_ms <= max_latency_ms]
-    if not fast:
-        fastest = min(c.latency_ms for c in candidates)
+def fastest_blocks(names: Sequence[str], latency_ms: Callable[[tuple[str, ...]], float]) -> tuple[str, ...]:
+    """The blocks that make the model faster when they are pruned: all of them together are the fastest subnet."""
+    return tuple(name for name in names if latency_ms((name,)) < latency_ms(()))
+
+
+def check_max_latency(model_ms: float, fastest_ms: float, max_latency_ms: float) -> None:
+    """Raise `ValueError` where no subnet is within `max_latency_ms`."""
+    if fastest_ms > max_latency_ms:
+        least = math.ceil(100 * fastest_ms / model_ms) / 100
         raise ValueError(
-            f"no candidate is within {max_latency_ms:.3g} ms; the fastest of {len(candidates)} takes {fastest:.3g} ms: "
-            "allow more latency or more trials"
+            f"no subnet is within {max_latency_ms:.3g} ms ({max_latency_ms / model_ms:.3g} of the model's "
+            f"{model_ms:.3g} ms): with every block pruned that helps it takes {fastest_ms:.3g} ms by the latency "
+            + (f"table; allow {least:g} or more" if least < 1 else "table; no block is faster pruned")
         )
-    return max(fast, key=lambda c: c.accuracy)
 
 
-def _decode(trial: Trial, names: Sequence[str], num_pruned: int | None) -> tuple[str, ...]:
-    if num_pruned is None:
-        return tuple(name for name in names if trial.suggest_categorical(name, [False, True]))
-    keys = {name: trial.suggest_float(name, 0.0, 1.0) for name in names}
-    largest = set(sorted(names, key=lambda name: -keys[name])[:num_pruned])
-    return tuple(name for name in names if name in largest)
+@dataclass(frozen=True)
+class _Space:
+    """The subsets of `names` that a search may visit, and the genomes that stand for them."""
+
+    names: Sequence[str]
+    num_pruned: int | None
+    fastest: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        return 2 ** len(self.names) if self.num_pruned is None else math.comb(len(self.names), self.num_pruned)
+
+    def decode(self, trial: Trial) -> tuple[str, ...]:
+        if self.num_pruned is None:
+            return tuple(name for name in self.names if trial.suggest_categorical(name, [False, True]))
+        keys = {name: trial.suggest_float(name, 0.0, 1.0) for name in self.names}
+        largest = set(sorted(self.names, key=lambda name: -keys[name])[: self.num_pruned])
+        return tuple(name for name in self.names if name in largest)
+
+    def encode(self, blocks: Collection[str], rng: random.Random) -> dict[str, float | bool]:
+        if self.num_pruned is None:
+            return {name: name in blocks for name in self.names}
+        return {name: rng.uniform(0.5, 1.0) if name in blocks else rng.uniform(0.0, 0.5) for name in self.names}
+
+    def draw(self, seen: Collection[tuple[str, ...]], rng: random.Random, count: int | None = None) -> tuple[str, ...]:
+        """A random subset that was not seen yet, at first of `count` blocks."""
+        while True:
+            size = self.num_pruned or (rng.randint(0, len(self.names)) if count is None else count)
+            chosen = set(rng.sample(list(self.names), size))
+            blocks, count = tuple(name for name in self.names if name in chosen), None
+            if blocks not in seen:
+                return blocks
 
 
-def _next_trial(study: optuna.Study, lock: FileLock, trials: int, seed: int) -> Trial | None:
-    """A trial of this process, or None where all are taken; one process at a time may ask."""
+def _next_trial(study: optuna.Study, lock: FileLock, space: _Space, trials: int, seed: int) -> Trial | None:
+    """A trial of this process, its blocks chosen, or None where all are taken; one process at a time may ask.
+
+    Where a genome stands for blocks that are known already, its trial is given up, and the next is a random subset.
+    """
     with lock:
         _drop_dead_trials(study)
-        count = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING)))
-        if count >= trials:
-            return None
-        # A sampler of its own for each trial: what it draws depends on the seed and on how many went before.
-        study.sampler = NSGAIISampler(seed=seed * 100_003 + count, population_size=max(4, min(20, trials // 4)))
-        trial = study.ask()
-        trial.set_user_attr("worker", _worker())
-        return trial
+        while True:
+            asked = [t for t in study.get_trials(deepcopy=False) if t.state in _ASKED]
+            seen = {tuple(t.user_attrs["blocks"]) for t in asked}
+            if len(seen) >= trials:
+                return None
+            # A sampler of its own for each trial: what it draws depends on the seed and on how many went before.
+            count, population = len(asked), max(4, min(20, trials // 4))
+            study.sampler = NSGAIISampler(seed=seed * 100_003 + count, population_size=population)
+            rng, given = random.Random(f"{seed}/{count}"), None
+            if asked and asked[-1].state == TrialState.PRUNED:
+                given = space.draw(seen, rng)
+            elif space.num_pruned is None and count < population:
+                size = len(space.names) - round((len(space.names) - 1) * count / (population - 1))
+                given = space.draw(seen, rng, size) if count else space.fastest
+            if given is not None and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                study.enqueue_trial(space.encode(given, rng))
+            trial = study.ask()
+            blocks = space.decode(trial)
+            trial.set_user_attr("blocks", list(blocks))
+            trial.set_user_attr("worker", _worker())
+            if blocks not in seen:
+                return trial
+            study.tell(trial, state=TrialState.PRUNED)
+
+
+_ASKED = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.PRUNED)
 
 
 def _running(study: optuna.Study) -> list[FrozenTrial]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,48 +24,64 @@ from updp_rt.blocks import (
     progressive_blocks,
     set_lambda,
 )
-from updp_rt.pruning.figures import draw_blocks, draw_search, draw_training
 from updp_rt.pruning.latency import LatencyTable, describe_device, measure_latency
-from updp_rt.pruning.progressive import progressive_losses
+from updp_rt.pruning.progressive import FEWEST, progressive_losses, ramp_steps
 from updp_rt.pruning.recalibrate import recalibrate
-from updp_rt.pruning.run import Run
-from updp_rt.pruning.search import SearchResult, search_blocks
-from updp_rt.pruning.supernet import calibrate, sandwich_losses
-from updp_rt.pruning.trainer import History, Recipe, fit, predict
-
-LATENCY, SUPERNET, SEARCH, SUBNET, HISTORY = (
-    "latency.json",
-    "supernet.safetensors",
-    "search.json",
-    "subnet.safetensors",
-    "history.csv",
+from updp_rt.pruning.run import (
+    HISTORY,
+    JOURNAL,
+    LAMBDA,
+    LATENCY,
+    MERGED,
+    SEARCH,
+    SUBNET,
+    SUBNET_CHECKPOINT,
+    SUMMARY,
+    SUPERNET,
+    SUPERNET_CHECKPOINT,
+    Run,
+    load_weights,
+    read_result,
 )
+from updp_rt.pruning.search import SearchResult, check_max_latency, fastest_blocks, search_blocks
+from updp_rt.pruning.supernet import calibrate, sandwich_losses
+from updp_rt.pruning.trainer import DivergedError, History, Recipe, find_non_finite, fit, predict
+
 CALIBRATION_IMAGES = 512
-MERGED, SUMMARY = "merged", "summary.json"
+_POINTS = 100  # of λ in an epoch that are kept: a picture needs no more
 
 
 def latency_table(run: Run) -> LatencyTable:
-    """Per-block latencies, measured once a run."""
+    """Per-block latencies, measured once a run; raises `ValueError` where no subnet can be as fast as the run wants."""
     model = run.model.to(run.device)
     run.on_main(LATENCY, lambda: run.store(LATENCY, measure_latency(model, run.example, run.progress)))
-    return run.load(LATENCY, LatencyTable)
+    table, allowed = run.load(LATENCY, LatencyTable), run.config.max_latency
+    if allowed is not None:
+        bodies = table.choose_bodies(run.names, run.config.body)
+        fastest = fastest_blocks(run.names, partial(_estimate, table, bodies))
+        check_max_latency(table.model_ms, _estimate(table, bodies, fastest), allowed * table.model_ms)
+    return table
 
 
-def train_supernet(run: Run) -> nn.Module:
+def _estimate(table: LatencyTable, bodies: dict[str, str], blocks: tuple[str, ...]) -> float:
+    return table.estimate_ms({name: bodies[name] for name in blocks})
+
+
+def train_supernet(run: Run) -> None:
     """Stage 1: one network whose subnets share their weights, from the given weights."""
     config = run.config
     bodies = latency_table(run).choose_bodies(run.names, config.body)
-    supernet = make_progressive(run.model, bodies)
     if run.has(SUPERNET):
-        return run.load_state(SUPERNET, supernet).to(run.device)
+        return
+    supernet = make_progressive(run.model, bodies)
     calibrate(supernet, run.training_images(CALIBRATION_IMAGES))
-    checkpoint = run.folder / "supernet.ckpt"
+    checkpoint = run.folder / SUPERNET_CHECKPOINT
     if config.supernet_epochs > 0:
         fit(
             supernet,
             run.train_loader,
             sandwich_losses(config.seed, config.random_subnets, config.label_smoothing),
-            _recipe(run, config.supernet_epochs, config.supernet_lr),
+            _recipe(run, config.supernet_epochs, config.supernet_lr, lr_setting="supernet_lr"),
             stage="supernet",
             accelerator=run.accelerator,
             progress=run.progress,
@@ -73,13 +90,13 @@ def train_supernet(run: Run) -> nn.Module:
     set_lambda(supernet, 0.0)
     run.store_state(SUPERNET, supernet)
     _finish(run, checkpoint)
-    return supernet
 
 
-def search_subnet(run: Run) -> SearchResult:
+def search_subnet(run: Run) -> None:
     """Stage 2: the blocks to prune. Every process of the run works on the one study."""
     if run.has(SEARCH):
-        return run.load(SEARCH, SearchResult)
+        run.load(SEARCH, SearchResult)  # or says that it is damaged
+        return
     config, table = run.config, latency_table(run)
     bodies = table.choose_bodies(run.names, config.body)
     supernet = run.load_state(SUPERNET, make_progressive(run.model, bodies)).to(run.device)
@@ -92,8 +109,8 @@ def search_subnet(run: Run) -> SearchResult:
     candidates, chosen = search_blocks(
         run.names,
         judge,
-        lambda blocks: table.estimate_ms({name: bodies[name] for name in blocks}),
-        storage=run.folder / "search.journal",
+        partial(_estimate, table, bodies),
+        storage=run.folder / JOURNAL,
         trials=config.trials,
         seed=config.seed,
         num_pruned=config.num_pruned,
@@ -104,77 +121,100 @@ def search_subnet(run: Run) -> SearchResult:
     result = SearchResult(candidates=candidates, chosen=chosen, bodies={name: bodies[name] for name in chosen.blocks})
     run.store(SEARCH, result)
     run.accelerator.wait_for_everyone()
-    return run.load(SEARCH, SearchResult)
 
 
-def train_subnet(run: Run) -> nn.Module:
+def train_subnet(run: Run) -> None:
     """Stage 3: the chosen subnet, trained while λ goes from 0 to 1, from the given weights."""
     if run.has(SUBNET):
-        return load_subnet(run)
+        return
     config = run.config
     subnet = make_progressive(run.model, run.load(SEARCH, SearchResult).bodies)
     calibrate(subnet, run.training_images(CALIBRATION_IMAGES))
     teacher = run.model.to(run.device).eval() if config.distill > 0 else None
     steps = config.epochs * -(-len(run.train_loader) // (config.accumulate * run.accelerator.num_processes))
-    ramp = 0 if config.direct else max(1, round(config.ramp * steps))
-    checkpoint = run.folder / "subnet.ckpt"
+    ramp = ramp_steps(config.ramp, steps)
+    if not config.direct and ramp < FEWEST:
+        run.progress.log(
+            f"warning: λ goes from 0 to 1 in {ramp} of {steps} steps, which is a jump rather than a ramp: "
+            "give more epochs, or a smaller batch_size"
+        )
+    trace: list[tuple[int, float]] = []
+
+    def after_epoch(model: nn.Module) -> dict[str, Any]:
+        seen, found = list(dict(trace).items()), {"lambda": _lambda_of(model), "val_accuracy": run.evaluate(model)}
+        trace.clear()
+        return {**found, "lambdas": _thinned(seen)}
+
+    checkpoint = run.folder / SUBNET_CHECKPOINT
     history = fit(
         subnet,
         run.train_loader,
         progressive_losses(
-            ramp, config.schedule, teacher=teacher, distill=config.distill, label_smoothing=config.label_smoothing
+            0 if config.direct else ramp,
+            config.schedule,
+            teacher=teacher,
+            distill=config.distill,
+            label_smoothing=config.label_smoothing,
+            trace=trace,
         ),
         # The rate falls once λ is 1: the hardest steps are the last of the ramp. The same for --direct, so that the two
         # differ in λ alone.
-        _recipe(run, config.epochs, config.lr, hold=config.ramp),
+        _recipe(run, config.epochs, config.lr, hold=ramp / steps),
         stage="subnet",
         accelerator=run.accelerator,
         progress=run.progress,
         checkpoint=checkpoint,
-        after_epoch=lambda model: {"lambda": _lambda_of(model), "val_accuracy": run.evaluate(model)},
+        after_epoch=after_epoch,
     )
     set_lambda(subnet, 1.0)
     if run.main:
+        lambdas = [point for record in history for point in record.pop("lambdas")]
+        write_text(run.folder / LAMBDA, _to_csv([{"step": step, "lambda": lam} for step, lam in lambdas]))
         write_text(run.folder / HISTORY, _to_csv(history))
     run.store_state(SUBNET, subnet)
     _finish(run, checkpoint)
+
+
+def load_subnet(model: nn.Module, folder: Path) -> nn.Module:
+    """The subnet that stage 3 stored in a run's `folder`, at λ = 1, from `model`, which the run started from."""
+    bodies = read_result(folder / SEARCH, SearchResult).bodies
+    subnet = load_weights(folder / SUBNET, make_progressive(model, bodies))
+    set_lambda(subnet, 1.0)
     return subnet.eval()
 
 
-def load_subnet(run: Run) -> nn.Module:
-    """The trained subnet at λ = 1, as stage 3 stored it."""
-    subnet = run.load_state(SUBNET, make_progressive(run.model, run.load(SEARCH, SearchResult).bodies))
-    set_lambda(subnet, 1.0)
-    return subnet.to(run.device).eval()
+def merge_subnet(subnet: nn.Module, folder: Path, form: str = "auto") -> nn.Module:
+    """The subnet of a run's `folder` merged: each block in its fastest form by the run's table, or all in one `form`.
+
+    Raises:
+        RunError: the table is not there. ValueError: no such form.
+    """
+    bodies = {name: block.body for name, block in progressive_blocks(subnet).items()}
+    if form == "auto":
+        return merge_model(subnet, read_result(folder / LATENCY, LatencyTable).choose_forms(bodies))
+    return merge_model(subnet, dict.fromkeys(bodies, form))
 
 
-def merge_subnet(run: Run) -> nn.Module:
+def store_merged(run: Run) -> None:
     """Stage 4: the merged model, stored by `updp_rt.save`, with a summary of what it is against the baseline."""
-    subnet = load_subnet(run)
-    bodies = run.load(SEARCH, SearchResult).bodies
-    table = latency_table(run)
-    merged = merge_model(subnet, table.choose_forms(bodies))
     if run.main and not run.has(SUMMARY):
+        subnet = load_subnet(run.model, run.folder).to(run.device)
+        merged = merge_subnet(subnet, run.folder)
+        odd = find_non_finite(merged)
+        if odd is not None:
+            raise DivergedError(
+                f"merge: {odd} is not finite, products of weights are too large: train with a smaller lr"
+            )
         summary = summarize(run, subnet, merged)
-        accuracy = summary["merged"]["accuracy"]
         save(
             merged.cpu(),
             run.folder / MERGED,
             model_args=run.model_args,
             input_size=run.input_size,
-            accuracy=accuracy,
+            accuracy=summary["merged"]["accuracy"],
         )
-        draw_pictures(run, table, summary)
         write_json(run.folder / SUMMARY, summary)
     run.accelerator.wait_for_everyone()
-    return merged.to(run.device)
-
-
-def draw_pictures(run: Run, table: LatencyTable, summary: dict[str, Any]) -> None:
-    """``search.png``, ``training.png`` and ``blocks.png`` in the run's folder."""
-    draw_search(run.load(SEARCH, SearchResult), table, run.folder / "search.png")
-    draw_training(run.folder / HISTORY, run.folder / "training.png", summary["baseline"]["val_accuracy"])
-    draw_blocks(table, summary, run.folder / "blocks.png")
 
 
 def summarize(run: Run, subnet: nn.Module, merged: nn.Module) -> dict[str, Any]:
@@ -186,7 +226,11 @@ def summarize(run: Run, subnet: nn.Module, merged: nn.Module) -> dict[str, Any]:
         )
     predicted, accuracies = {}, {}
     for key, model in models.items():
-        batches = list(predict(model, run.test_loader, run.device))
+        batches = []
+        with run.progress.task(key, len(run.test_loader)) as advance:
+            for batch in predict(model, run.test_loader, run.device):
+                batches.append(batch)
+                advance("")
         predicted[key] = torch.cat([classes for classes, _ in batches])
         labels = torch.cat([labels for _, labels in batches])
         accuracies[key] = int((predicted[key] == labels).sum()) / len(labels)
@@ -207,6 +251,7 @@ def summarize(run: Run, subnet: nn.Module, merged: nn.Module) -> dict[str, Any]:
         **run.identity,
         "blocks": blocks,
         **rows,
+        "predicted_ms": run.load(SEARCH, SearchResult).chosen.latency_ms,
         "predictions_that_differ": int((predicted["subnet"] != predicted["merged"]).sum()),
         "evaluated_on": "test" if run.has_test else "validation (no test split was given)",
         "images": len(predicted["merged"]),
@@ -216,8 +261,9 @@ def summarize(run: Run, subnet: nn.Module, merged: nn.Module) -> dict[str, Any]:
     }
 
 
-def _recipe(run: Run, epochs: int, lr: float, hold: float = 0.0) -> Recipe:
-    return Recipe(epochs, lr, run.config.weight_decay, run.config.warmup, hold, run.config.seed)
+def _recipe(run: Run, epochs: int, lr: float, hold: float = 0.0, lr_setting: str = "lr") -> Recipe:
+    config = run.config
+    return Recipe(epochs, lr, config.weight_decay, config.warmup, hold, config.seed, lr_setting)
 
 
 def _finish(run: Run, checkpoint: Path) -> None:
@@ -230,9 +276,15 @@ def _lambda_of(model: nn.Module) -> float:
     return next(iter(progressive_blocks(model).values())).lam
 
 
-def _to_csv(history: History) -> str:
+def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """At most about `_POINTS` of them, the last among them."""
+    stride = -(-len(points) // _POINTS)
+    return [point for index, point in enumerate(points) if index % stride == 0 or index == len(points) - 1]
+
+
+def _to_csv(rows: History) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(history)
+    writer.writerows(rows)
     return text.getvalue()

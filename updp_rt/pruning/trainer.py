@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from updp_rt.artifacts.atomic import atomic_path
 from updp_rt.data import Loader
@@ -25,9 +26,16 @@ Losses = Callable[[nn.Module, Tensor, Tensor, int], Iterator[Tensor]]
 History = list[dict[str, Any]]
 
 
+class DivergedError(ValueError):
+    """A loss or a weight is NaN or infinite."""
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """What `fit` needs to know of the optimisation: AdamW, with the learning rate that `rate` gives."""
+    """What `fit` needs to know of the optimisation: AdamW, with the learning rate that `rate` gives.
+
+    `lr_setting` is how users call `lr`.
+    """
 
     epochs: int
     lr: float
@@ -35,6 +43,7 @@ class Recipe:
     warmup: float = 0.05
     hold: float = 0.0
     seed: int = 0
+    lr_setting: str = "lr"
 
 
 @dataclass
@@ -65,7 +74,7 @@ def fit(
     accelerator: Accelerator,
     progress: Progress,
     checkpoint: Path,
-    after_epoch: Callable[[nn.Module], dict[str, float]] | None = None,
+    after_epoch: Callable[[nn.Module], dict[str, Any]] | None = None,
 ) -> History:
     """Train `model` in place and return one record an epoch.
 
@@ -77,6 +86,10 @@ def fit(
             counts the optimizer's steps.
         checkpoint: written after every epoch, read at the start; the caller deletes it once the result is stored.
         after_epoch: figures to add to the epoch's record, from the bare model in eval mode.
+
+    Raises:
+        DivergedError: a loss or a weight is no longer finite. The checkpoint of the last whole epoch stays as it was.
+        ValueError: no batch to train on.
     """
     optimizer = create_optimizer_v2(model, opt="adamw", lr=recipe.lr, weight_decay=recipe.weight_decay)
     reached = _load_checkpoint(checkpoint, model, optimizer)
@@ -102,16 +115,23 @@ def fit(
                 with accelerator.accumulate(model):
                     for loss in losses(model, images, labels, step):
                         accelerator.backward(loss)
-                        running += float(loss.detach())
+                        value = float(loss.detach())
+                        if not math.isfinite(value):
+                            what = f"the loss is {value}" if is_finite([images]) else "the images hold NaN or infinity"
+                            raise _diverged(what, recipe, stage, step, epoch, checkpoint)
+                        running += value
                     optimizer.step()
                     optimizer.zero_grad()
+                    if accelerator.sync_gradients and (odd := find_non_finite(bare)):
+                        raise _diverged(f"{odd} is not finite", recipe, stage, step, epoch, checkpoint)
                 seen += 1
                 advance(f"loss {running / seen:.3f}")
             record: dict[str, Any] = {"epoch": epoch + 1, "step": (epoch + 1) * steps_per_epoch, "loss": running / seen}
             if after_epoch is not None:
                 record |= after_epoch(bare.eval())
             history.append(record)
-            progress.log(f"{stage}: " + ", ".join(f"{k} {v:.4g}" for k, v in record.items()))
+            shown = (f"{key} {value:.4g}" for key, value in record.items() if isinstance(value, int | float))
+            progress.log(f"{stage}: {', '.join(shown)}")
             if accelerator.is_main_process:
                 _save_checkpoint(checkpoint, bare, optimizer, epoch + 1, history)
     for name in ("forward", "_original_forward"):  # Accelerate's autocast around the model's own forward
@@ -119,6 +139,29 @@ def fit(
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     return history
+
+
+def find_non_finite(model: nn.Module) -> str | None:
+    """Name of a weight or statistic of `model` that holds NaN or infinity; None: there is none."""
+    state = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    if is_finite(state.values()):
+        return None
+    return next(name for name, value in state.items() if not is_finite([value]))
+
+
+def is_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no number in floating-point `tensors` is NaN or infinite."""
+    return bool(get_total_norm([t.detach() for t in tensors if t.numel()], math.inf).isfinite())
+
+
+def _diverged(what: str, recipe: Recipe, stage: str, step: int, epoch: int, checkpoint: Path) -> DivergedError:
+    remedy = (
+        "mend the data"
+        if what.startswith("the images")
+        else f"try a smaller learning rate ({recipe.lr_setting} is {recipe.lr:g}) or a longer warmup"
+    )
+    kept = f"epoch {epoch} is kept in {checkpoint}" if checkpoint.exists() else "no epoch was finished before"
+    return DivergedError(f"{stage}: {what} at step {step} (epoch {epoch + 1} of {recipe.epochs}): {remedy}; {kept}")
 
 
 def label_losses(label_smoothing: float = 0.0) -> Losses:
@@ -152,11 +195,16 @@ def seed_everything(seed: int, stage: str, epoch: int) -> None:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Loader, device: torch.device | None = None) -> float:
-    """Share of images whose top-1 class is the label, in eval mode."""
+def evaluate(
+    model: nn.Module,
+    loader: Loader,
+    device: torch.device | None = None,
+    each_batch: Callable[[], None] = lambda: None,
+) -> float:
+    """Share of images whose top-1 class is the label, in eval mode; `each_batch` is called after each."""
     correct, total = 0, 0
-    predictions = predict(model, loader, device)
-    for predicted, labels in predictions:
+    for predicted, labels in predict(model, loader, device):
+        each_batch()
         correct += int((predicted == labels).sum())
         total += labels.numel()
     if total == 0:

@@ -22,8 +22,8 @@ from updp_rt.artifacts.manifest import MergedForm
 from updp_rt.artifacts.store import MANIFEST
 from updp_rt.blocks.inspect import ModelReport, inspect
 from updp_rt.pruning.latency import LatencyTable
+from updp_rt.pruning.run import HISTORY, LATENCY, MERGED, SEARCH, SUMMARY
 from updp_rt.pruning.search import SearchResult
-from updp_rt.pruning.stages import HISTORY, LATENCY, MERGED, SEARCH, SUMMARY
 from updp_rt.report.schema import Epoch, Identity, Profile, Summary
 from updp_rt.verification import Certificate
 

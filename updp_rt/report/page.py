@@ -120,7 +120,7 @@ def _tiles(parts: Parts) -> list[Tile]:
     if isinstance(found, Summary):
         tiles += [
             Tile("parameters", quantity(found.merged.params), f"from {quantity(found.baseline.params)}"),
-            Tile("MACs an image", quantity(found.merged.macs), f"from {quantity(found.baseline.macs)}"),
+            Tile("MACs per image", quantity(found.merged.macs), f"from {quantity(found.baseline.macs)}"),
         ]
     if isinstance(parts.certificate, Certified):
         proof, state = parts.certificate.certificate, parts.certificate.state

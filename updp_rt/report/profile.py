@@ -17,7 +17,7 @@ from updp_rt.artifacts.atomic import write_text
 from updp_rt.artifacts.describe import build
 from updp_rt.blocks import find_blocks
 from updp_rt.pruning.latency import block_inputs, describe_device
-from updp_rt.pruning.stages import SUMMARY
+from updp_rt.pruning.run import SUMMARY
 from updp_rt.report.collect import PROFILE, model_folder, read
 from updp_rt.report.schema import KernelTime, ModelTimes, Profile, Roof, Summary, Times
 from updp_rt.runtime.explanation import Row

@@ -23,7 +23,7 @@ class Identity(BaseModel):
 
     @property
     def max_latency(self) -> float | None:
-        """The run's goal, as a share of the baseline's latency, where it had such a one."""
+        """The run's goal, as a share of the baseline's latency, if it had such a goal."""
         goal = self.config.get("max_latency")
         return goal if isinstance(goal, float) and 0 < goal < 1 else None
 

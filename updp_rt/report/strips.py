@@ -15,7 +15,7 @@ _ROWS = ["baseline", "merged", "merged, fused kernels"]
 
 
 def find_strips(parts: Parts) -> Strips | Missing:
-    """The blocks before and after, by the best measure that the folder has of them."""
+    """The blocks before and after, by the best measure that the folder has."""
     structure, forms = parts.structure, parts.forms
     if isinstance(structure, Missing):
         return structure
@@ -48,7 +48,7 @@ def _by_table(structure: ModelReport, forms: dict[str, MergedForm], table: Laten
         after = block.baseline_ms if form is None else block.merged_ms[form.body][form.form]
         sizes[name] = (block.baseline_ms, after)
     saved = sum(before - after for before, after in sizes.values())
-    # Blocks were timed alone: where they took longer so, no less than they took can be left of the model.
+    # Blocks were timed alone, which may take longer: the model cannot take less than what is left of them.
     totals = [table.model_ms, max(table.model_ms - saved, sum(after for _, after in sizes.values()))]
     kept = ModelReport(**{**vars(structure), "blocks": [block for block in structure.blocks if block.name in sizes]})
     source = (
@@ -70,7 +70,7 @@ def _by_macs(structure: ModelReport, forms: dict[str, MergedForm]) -> Strips:
         totals,
         _make(structure, forms, sizes),
         "million MACs",
-        "multiply-accumulates an image, millions",
+        "multiply-accumulates per image, millions",
         source,
     )
 

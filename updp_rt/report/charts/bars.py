@@ -11,7 +11,7 @@ from updp_rt.report.schema import ModelTimes, Times
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: its value, the class that colours it, what stands at its end, and what it says when pointed at."""
+    """One bar: its value, the class that colours it, what is written at its end, and what it says when pointed at."""
 
     value: float
     css: str
@@ -45,10 +45,10 @@ def draw_model_times(found: ModelTimes, batch: int, where: str) -> Chart:
         title="Speed of the whole model",
         description=f"Batch {batch} on {where}, all four timed in turn. Fastest: {fastest[0]}, "
         f"{milliseconds(fastest[1])}, {times(found.baseline / fastest[1])} the baseline's speed.",
-        drawings=drawings(lambda width: _draw(groups, width, 22.0, "ms a batch")),
+        drawings=drawings(lambda width: _draw(groups, width, 22.0, "ms per batch")),
         table=Table(
             "Speed of the whole model",
-            ["model", "latency, ms", "images a second", "speed-up"],
+            ["model", "latency, ms", "images per second", "speed-up"],
             [
                 [
                     Cell(label),
@@ -83,7 +83,7 @@ def draw_block_times(blocks: dict[str, Times], merged: set[str]) -> Chart:
         title="Time of each block",
         description="Each block alone, on the input it sees in the model. All blocks together are "
         f"{times(total)} as fast on fused kernels as in the baseline; {best} gains most, {times(gain)}.",
-        drawings=drawings(lambda width: _draw(groups, width, 11.0, "ms a batch")),
+        drawings=drawings(lambda width: _draw(groups, width, 11.0, "ms per batch")),
         table=Table(
             "Time of each block, ms",
             ["block", "merged", "baseline", "as merged", "on fused kernels", "speed-up"],

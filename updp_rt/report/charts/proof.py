@@ -19,7 +19,7 @@ def draw_errors(certificate: Certificate) -> Chart:
         title="Error of each module, as a share of its bound",
         description=f"The largest error over all kinds of inputs, against float64, of {len(rows)} modules. The worst "
         f"is {worst.name} with {percent(_share(case.error, case.bound), 1)} of its bound, on {case.inputs} inputs. "
-        "Torch's own unfused operators stand beside it.",
+        "Torch's own unfused operators are shown beside it.",
         drawings=drawings(lambda width: _draw_errors(rows, width)),
         table=Table(
             "Every module and kind of inputs",
@@ -74,7 +74,7 @@ def draw_ulps(certificate: Certificate) -> Chart:
 
 
 def _share(value: float, bound: float) -> float:
-    """`value` over `bound`; an error that is no number is beyond any bound."""
+    """`value` over `bound`; an error that is NaN is beyond any bound."""
     if not math.isfinite(value) or not math.isfinite(bound):
         return math.inf
     return value / bound if bound > 0 else (0.0 if value == 0 else math.inf)

@@ -34,7 +34,7 @@ def draw_roofline(kernels: list[KernelTime], roof: Roof, dtype: str) -> Chart:
 
 
 def kernel_table(kernels: list[KernelTime], dtype: str) -> Table:
-    """What runs where: every operator of every fused module. A reason that all share stands in the caption."""
+    """What runs where: every operator of every fused module. A reason that all share goes into the caption."""
     reasons = {k.why for k in kernels}
     shared = len(reasons) == 1
     rows = []
@@ -64,7 +64,7 @@ def _draw(timed: list[KernelTime], roof: Roof, width: float) -> Drawing:
     speed = [k.flops / (k.ms or 1.0) / 1e6 for k in timed]  # GFLOP/s
     across = Scale(*log_range([*intensity, ridge]), left, width - 12, log=True)
     up = Scale(*log_range([*speed, roof.flops / 1e9]), bottom, 14, log=True)
-    axis_below(drawing, across, 8, bottom, "arithmetic intensity, FLOP a byte", 9)
+    axis_below(drawing, across, 8, bottom, "arithmetic intensity, FLOP per byte", 9)
     axis_left(drawing, up, left, width - 4, 9)
     drawing.text(left + 6, 12, "GFLOP/s", "axis")
     least = max(across.low, up.low * 1e9 / roof.bandwidth)  # where the slope enters from below

@@ -44,14 +44,14 @@ class Scale:
 
 
 def padded(values: list[float], share: float = 0.06, least: float = 0.0) -> tuple[float, float]:
-    """The range of `values` with some air around it, at least `least` wide."""
+    """The range of `values` with some margin around it, at least `least` wide."""
     low, high = min(values), max(values)
     air = max(share * (high - low), (least - (high - low)) / 2, 1e-9)
     return low - air, high + air
 
 
 def log_range(values: list[float]) -> tuple[float, float]:
-    """The values 1, 2 or 5 by a power of ten around positive `values`, and at least a decade."""
+    """The values 1, 2 or 5 times a power of ten around positive `values`, over at least a decade."""
     found = [value for value in values if value > 0 and math.isfinite(value)] or [1.0]
     low, high = 0.999 * min(found), 1.001 * max(found)
     power = 10.0 ** math.floor(math.log10(low))
@@ -131,7 +131,7 @@ def error(value: float) -> str:
 
 
 def _round_step(step: float) -> float:
-    """The round number (1, 2, 2.5 or 5 by a power of ten) next above `step`."""
+    """The next round number (1, 2, 2.5 or 5 times a power of ten) above `step`."""
     if step <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(step))
