@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from operator import itemgetter
 from typing import Any, ClassVar
@@ -26,6 +26,7 @@ from updp_rt.ops import Operator
 from updp_rt.ops.library import exports_plain
 from updp_rt.runtime.dispatch import Policy
 from updp_rt.runtime.site import Site, Slot
+from updp_rt.runtime.tensors import HeldStamps
 
 _log = logging.getLogger("updp_rt")
 
@@ -42,6 +43,9 @@ _IDLE_ATTRIBUTES = frozenset(
         "p",
         "drop_prob",
         "scale_by_keep",
+        "kernel_size",
+        "transposed",
+        "output_padding",
         "in_channels",
         "out_channels",
         "in_features",
@@ -51,6 +55,21 @@ _IDLE_ATTRIBUTES = frozenset(
         "grad_checkpointing",
     )
 )
+
+
+_autocast, _tracing = torch._C._is_any_autocast_enabled, torch._C._get_tracing_state
+_transforms = torch._C._functorch.peek_interpreter_stack
+
+
+def is_transformed() -> bool:
+    """Whether calls are under autocast, recorded or transformed by torch, or seen by hooks of every module."""
+    return bool(
+        _autocast()
+        or _tracing() is not None
+        or _transforms() is not None
+        or torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+    )
 
 
 class CannotFuseError(Exception):
@@ -91,7 +110,6 @@ class Fusion:
         self.members: list[tuple[dict[str, Any], str, nn.Module, str]] = []
         self.usable = False
         self._trained = False
-        self._watched: list[tuple[Callable[[Any], Any], dict[str, Any], Any]] = []
         self._hooks: list[dict[Any, Any]] = []
 
     @classmethod
@@ -104,6 +122,18 @@ class Fusion:
         fusion = cls(rule, owner, policy)
         rule.plan(owner, fusion)
         fusion._watch()
+        return fusion
+
+    @classmethod
+    def idle(cls, rule: Rule, owner: nn.Module, policy: Policy) -> Fusion:
+        """A fusion of `owner` that cannot be fused as it is now, and may be once it is changed."""
+        fusion = cls(rule, owner, policy)
+        for path, module in owner.named_modules():
+            if path:
+                above, _, name = path.rpartition(".")
+                fusion.members.append((owner.get_submodule(above)._modules, name, module, path))
+        fusion._watch()
+        fusion._hooks, fusion.usable = [], False
         return fusion
 
     @property
@@ -121,6 +151,8 @@ class Fusion:
         *above, name = path.split(".")
         holder = self.owner.get_submodule(".".join(above))
         module = holder.get_submodule(name)
+        if "forward" in module.__dict__:
+            raise CannotFuseError(f"{path} has a forward of its own")
         self.members.append((holder._modules, name, module, path))
         for child, _ in module.named_children():
             self.absorb(f"{path}.{child}")
@@ -148,17 +180,14 @@ class Fusion:
             return False
         if torch.compiler.is_compiling():
             return self._active_while_compiling()
-        if (
-            torch._C._is_any_autocast_enabled()
-            or torch_module._global_forward_hooks
-            or torch_module._global_forward_pre_hooks
-            or torch._C._get_tracing_state() is not None
-            or torch._C._functorch.peek_interpreter_stack() is not None
-            or any(self._hooks)
-        ):
+        if is_transformed() or any(self._hooks):
             return False
         try:
-            changed = any([get(held) != seen for get, held, seen in self._watched])  # noqa: C419 - quicker
+            changed = (
+                [get(held) for get, held in self._getters] != self._values
+                or self._holders != self._then
+                or list(map(len, self._own)) != self._sizes  # a forward of an instance's own, say
+            )
         except (KeyError, RuntimeError):  # gone, or tensors, which do not compare
             changed = True
         if changed:
@@ -166,6 +195,10 @@ class Fusion:
         if self._trained:
             self.forget()
             self._trained = False
+        if not self._weights.hold():
+            self._weights.renew()
+            for site in self.sites.values():
+                site.check()
         return self.usable
 
     def forget(self) -> None:
@@ -192,13 +225,13 @@ class Fusion:
         members = [member for _, _, member, _ in self.members]
         self._hooks = [h for m in members for h in (m._forward_hooks, m._forward_pre_hooks)]
         self._attributes = [(m, *_attributes(m)) for m in (self.owner, *members)]
-        holders = {id(held): held for held, *_ in self.members}
-        self._watched = [
-            (itemgetter(*names), m.__dict__, seen if len(seen) > 1 else seen[0])
-            for m, names, seen in self._attributes
-            if names
-        ]
-        self._watched += [(_itself, held, dict(held)) for held in holders.values()]
+        self._getters = [(itemgetter(*names), m.__dict__) for m, names, _ in self._attributes if names]
+        self._values = [get(held) for get, held in self._getters]
+        self._holders = list({id(held): held for held, *_ in self.members}.values())
+        self._then = [dict(held) for held in self._holders]
+        self._own = [m.__dict__ for m in members]
+        self._sizes = list(map(len, self._own))
+        self._weights = HeldStamps(held for site in self.sites.values() for held in site.held)
         self.usable = not any(m.training for m in members if isinstance(m, _MOODY))
 
     def _plan_again(self) -> bool:
@@ -208,11 +241,7 @@ class Fusion:
             found = Fusion.planned(self.rule, self.owner, self.policy)
         except CannotFuseError as error:
             _log.info("a %s was changed and runs unfused: %s", type(self.owner).__name__, error)
-            found = Fusion(self.rule, self.owner, self.policy)
-            for name, _ in self.owner.named_children():
-                found.absorb(name)
-            found._watch()
-            found.usable = False
+            found = Fusion.idle(self.rule, self.owner, self.policy)
         self.owner.__dict__[_FUSION] = found
         return found.usable
 
@@ -233,10 +262,6 @@ def _attributes(module: nn.Module) -> tuple[tuple[str, ...], tuple[Any, ...]]:
     return tuple(names), tuple(module.__dict__[name] for name in names)
 
 
-def _itself(held: dict[str, Any]) -> dict[str, Any]:
-    return held
-
-
 class Fused(nn.Module):
     """Base of the fused modules' classes, to tell them by."""
 
@@ -255,10 +280,9 @@ class Fused(nn.Module):
         super().__setstate__(state)
         rule = type(self)._updp_rt_rule
         try:
-            fusion = Fusion.planned(rule, self, policy)
+            self.__dict__[_FUSION] = Fusion.planned(rule, self, policy)
         except CannotFuseError:
-            fusion = Fusion(rule, self, policy)
-        self.__dict__[_FUSION] = fusion
+            self.__dict__[_FUSION] = Fusion.idle(rule, self, policy)
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What ``torch.jit.script`` takes instead: the source module, of the same parameters."""

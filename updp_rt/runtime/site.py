@@ -21,9 +21,9 @@ Slot = tuple[nn.Module, str]
 class Site:
     """A fused operator with its weights.
 
-    Before each call the tensors are compared with those packed (`updp_rt.runtime.tensors`), so updates in place,
-    ``load_state_dict``, ``.to()`` and replaced parameters are followed. Where a call is traced, compiled, counted or
-    wants a gradient, it goes through ``torch.ops`` with the module's own tensors.
+    Its module checks before each call whether the tensors are those packed (`updp_rt.runtime.tensors`), so updates in
+    place, ``load_state_dict``, ``.to()`` and replaced parameters are followed. Where a call is traced, compiled,
+    counted or wants a gradient, it goes through ``torch.ops`` with the module's own tensors.
 
     Args:
         operator: what is computed.
@@ -36,7 +36,8 @@ class Site:
         self.operator, self.policy = operator, policy
         self.attributes = tuple(values[name] for name in operator.attributes)
         self.slots = [tensors.get(name) for name in (*operator.weights, *operator.folds) if name not in values]
-        self._holders = [(None, "") if slot is None else (_holder(*slot), slot[1]) for slot in self.slots]
+        self._holders = [None if slot is None else (_holder(*slot), slot[1]) for slot in self.slots]
+        self.held = [holder for holder in self._holders if holder is not None]
         self._floats = tuple(values[name] for name in operator.folds if name in values)  # the last of the folds
         self._overload, self._inputs = overload(operator), len(operator.inputs)
         self._order = operator.order
@@ -51,11 +52,16 @@ class Site:
             return self._through_torch(inputs)
         if self.seen is not None:
             self.seen.append(tuple(x if x is None else x.clone() for x in inputs))
-        tensors = self._tensors()
         bound = self._bound
-        if bound is None or not bound.hold(tensors):
-            bound = self._bound = bind(self.operator, (*tensors, *self._floats), self.attributes, self.policy)
+        if bound is None:
+            sources = (*self._tensors(), *self._floats)
+            bound = self._bound = bind(self.operator, sources, self.attributes, self.policy)
         return bound(*inputs)
+
+    def check(self) -> None:
+        """Bind to the weights again at the next call, if they have changed since."""
+        if self._bound is not None and not self._bound.hold(self._tensors()):
+            self._bound = None
 
     @property
     def choices(self) -> dict[str, Choice]:
@@ -66,8 +72,8 @@ class Site:
     def recorded(self) -> Iterator[dict[str, Choice]]:
         """The choices of the calls made inside, and in `seen` their inputs."""
         self.seen = []
-        if self._bound is None or not self._bound.hold(self._tensors()):
-            self._bound = None  # the first call binds it to the weights as they are
+        self.check()
+        if self._bound is None:
             choices: dict[str, Choice] = {}
             yield choices
             choices |= self.choices
@@ -78,13 +84,12 @@ class Site:
     def forget(self) -> None:
         """Pack the weights again at the next call, whatever their tensors say."""
         self._bound = None
-        held, name = self._holders[0] if self._holders else (None, "")
-        first = None if held is None else held.get(name)
+        first = self._tensors()[0] if self.held else None
         if first is not None:
             release(first)
 
     def _tensors(self) -> list[Any]:
-        return [None if held is None else held.get(name) for held, name in self._holders]
+        return [None if held is None else held[0].get(held[1]) for held in self._holders]
 
     def _through_torch(self, inputs: tuple[Any, ...]) -> Tensor:
         tensors = [None if slot is None else getattr(slot[0], slot[1]) for slot in self.slots]

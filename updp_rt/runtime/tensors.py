@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -53,6 +54,47 @@ class Stamps:
         except RuntimeError:  # an inference tensor has no version
             return False
         return True
+
+
+class HeldStamps:
+    """The same of all tensors that a module reads, where they are held; quicker, since it is asked at every call.
+
+    Args:
+        held: each tensor by the dictionary that holds it and its name there; one may be held as None.
+    """
+
+    def __init__(self, held: Iterable[tuple[dict[str, Any], str]]) -> None:
+        self._held = list(held)
+        self._holders = list({id(holder): holder for holder, _ in self._held}.values())
+        self.renew()
+
+    def renew(self) -> None:
+        """Take the tensors as they are now."""
+        tensors = [holder.get(name) for holder, name in self._held]
+        live = [tensor for tensor in tensors if tensor is not None]
+        self._trackable = not any(tensor.is_inference() for tensor in live)
+        self._then = [dict(holder) for holder in self._holders]
+        self._live, self._versions = live, list(map(_version, live)) if self._trackable else []
+        self._placed = [tensor for tensor in live if tensor.dim()]
+        self._addresses = list(map(Tensor.data_ptr, self._placed))
+        self._probes = [p for p in (_probe(tensor) for tensor in live if tensor.dim() > 1) if p is not None]
+        self._values = list(map(_value, self._probes))
+
+    def hold(self) -> bool:
+        """Whether the tensors are what they were."""
+        try:
+            return (
+                self._holders == self._then  # the same tensors: others do not compare as a whole
+                and self._trackable
+                and list(map(_version, self._live)) == self._versions
+                and list(map(_address, self._placed)) == self._addresses
+                and list(map(_value, self._probes)) == self._values
+            )
+        except RuntimeError:  # tensors that do not compare, or an inference tensor, which has no version
+            return False
+
+
+_version, _value, _address = attrgetter("_version"), attrgetter("value"), Tensor.data_ptr
 
 
 def _probe(tensor: Tensor) -> Any:

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
+
+from updp_rt.runtime.fused import is_transformed
 
 # Of a model's own that runs on an engine; no module of a user's can be called so.
 _STATE = "_updp_rt_engine"
@@ -57,18 +58,9 @@ class EngineState(ABC):
         if self.model is not model or kwargs or len(args) != 1 or type(args[0]) is not Tensor:
             return False
         x = args[0]
-        if (
-            torch.compiler.is_compiling()
-            or torch.is_grad_enabled()
-            or key_of(x) not in self.ready
-            or torch._C._is_any_autocast_enabled()
-            or torch_module._global_forward_hooks
-            or torch_module._global_forward_pre_hooks
-            or torch._C._get_tracing_state() is not None
-            or torch._C._functorch.peek_interpreter_stack() is not None
-            or torch._C._len_torch_dispatch_stack()
-            or any(self._hooks)
-        ):
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or key_of(x) not in self.ready:
+            return False
+        if is_transformed() or torch._C._len_torch_dispatch_stack() or any(self._hooks):
             return False
         return not any([module.training for module in self._modules])  # noqa: C419 - quicker
 
