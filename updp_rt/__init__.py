@@ -6,6 +6,7 @@ Names load on first use, so ``import updp_rt`` is quick, touches no GPU and comp
 from __future__ import annotations
 
 import importlib
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,12 @@ from updp_rt._torchvision import make_torchvision_importable
 
 if TYPE_CHECKING:
     from updp_rt.artifacts import load, save
-    from updp_rt.blocks import UnsupportedModelError, inspect
+    from updp_rt.blocks import UnsupportedModelError, check_model, inspect
     from updp_rt.channels import ChannelError, ChannelResult, prune_channels
     from updp_rt.pruning import PruneConfig, PruneResult, prune
     from updp_rt.reparam import MergeError
     from updp_rt.runtime import AccelerationError, VerificationError, accelerate, explain, prewarm, restore, verify
-    from updp_rt.verification import Certificate, verify_model
+    from updp_rt.verification import Certificate
 
 __version__ = "0.1.0"
 
@@ -52,13 +53,13 @@ _HOMES = {
     "ChannelResult": "channels",
     "prune_channels": "channels",
     "UnsupportedModelError": "blocks",
+    "check_model": "blocks",
     "inspect": "blocks",
     "PruneConfig": "pruning",
     "PruneResult": "pruning",
     "prune": "pruning",
     "MergeError": "reparam",
     "Certificate": "verification",
-    "verify_model": "verification",
 }
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "UnsupportedModelError",
     "VerificationError",
     "accelerate",
+    "check_model",
     "explain",
     "inspect",
     "load",
@@ -81,7 +83,6 @@ __all__ = [
     "restore",
     "save",
     "verify",
-    "verify_model",
 ]
 
 make_torchvision_importable()
@@ -94,6 +95,9 @@ if not (Path(__file__).parent / "kernels").exists():
 def __getattr__(name: str) -> object:
     if name in _PARTS:
         return importlib.import_module(f"updp_rt.{name}")
+    if name == "verify_model":
+        warnings.warn("updp_rt.verify_model is called updp_rt.check_model now", DeprecationWarning, stacklevel=2)
+        name = "check_model"
     if name not in _HOMES:
         raise AttributeError(f"module 'updp_rt' has no attribute {name!r}")
     return getattr(importlib.import_module(f"updp_rt.{_HOMES[name]}"), name)

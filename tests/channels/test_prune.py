@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import updp_rt
 from tests.conftest import relative_error
 from updp_rt.blocks import make_progressive, merge_model, prunable_blocks, set_lambda
+from updp_rt.blocks.randomize import randomize
 from updp_rt.channels import Selecting, check, mask_model, select
-from updp_rt.verification.randomize import randomize
 
 X = torch.randn(2, 3, 40, 33)
 

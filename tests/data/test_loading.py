@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from updp_rt.data import Digits, EpochSampler, first_images, load_splits, make_loader
 
-
 SCANS = load_digits()
 
 
