@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from updp_rt.artifacts import versions
 from updp_rt.artifacts.atomic import write_json
 from updp_rt.blocks import make_progressive, merge_model, prunable_blocks, set_lambda
+from updp_rt.blocks.randomize import randomize
 from updp_rt.ops.tolerance import error_bound, largest_error
 from updp_rt.pruning.latency import measure_latency
 from updp_rt.runtime.device import device_name
-from updp_rt.verification.randomize import randomize
 
 MODELS = ("resnet34", "mobilenetv2_100", "convnext_tiny", "deit_tiny_patch16_224")
 RESULTS = Path(__file__).parent / "results"

@@ -16,8 +16,7 @@ from rich.table import Table
 
 from benchmarks.common import MODELS, merge_fastest, write_result
 from updp_rt._timing import time_side_by_side
-from updp_rt.blocks import merge_origins, model_input_size, prunable_blocks
-from updp_rt.verification import verify_model
+from updp_rt.blocks import check_model, merge_origins, model_input_size, prunable_blocks
 
 
 @torch.inference_mode()
@@ -31,7 +30,7 @@ def main(batches: str = "1,8", rounds: int = 15) -> None:
         torch.manual_seed(0)
         model = timm.create_model(name).eval()
         # A speed is reported only of a merge that is right.
-        verdict = verify_model(model, input_size=(3, 96, 96) if "deit" not in name else None)
+        verdict = check_model(model, input_size=(3, 96, 96) if "deit" not in name else None)
         if not verdict.passed:
             raise SystemExit(f"{name}: the merge is wrong ({verdict.merge_error_logits:.1e}); no speed is reported")
         names = prunable_blocks(model)

@@ -6,13 +6,14 @@ Names load on first use, so ``import updp_rt`` is quick, touches no GPU and comp
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING
 
 from updp_rt._torchvision import make_torchvision_importable
 
 if TYPE_CHECKING:
     from updp_rt.artifacts import load, save
-    from updp_rt.blocks import UnsupportedModelError, inspect
+    from updp_rt.blocks import UnsupportedModelError, check_model, inspect
     from updp_rt.channels import ChannelError, ChannelResult, prune_channels
     from updp_rt.pruning import PruneConfig, PruneResult, prune
     from updp_rt.reparam import MergeError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
         restore,
         verify,
     )
-    from updp_rt.verification import Certificate, verify_model
+    from updp_rt.verification import Certificate
 
 __version__ = "0.1.0"
 
@@ -61,13 +62,13 @@ _HOMES = {
     "ChannelResult": "channels",
     "prune_channels": "channels",
     "UnsupportedModelError": "blocks",
+    "check_model": "blocks",
     "inspect": "blocks",
     "PruneConfig": "pruning",
     "PruneResult": "pruning",
     "prune": "pruning",
     "MergeError": "reparam",
     "Certificate": "verification",
-    "verify_model": "verification",
 }
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "UnsupportedModelError",
     "VerificationError",
     "accelerate",
+    "check_model",
     "explain",
     "inspect",
     "load",
@@ -91,7 +93,6 @@ __all__ = [
     "restore",
     "save",
     "verify",
-    "verify_model",
 ]
 
 make_torchvision_importable()
@@ -100,6 +101,9 @@ make_torchvision_importable()
 def __getattr__(name: str) -> object:
     if name in _PARTS:
         return importlib.import_module(f"updp_rt.{name}")
+    if name == "verify_model":
+        warnings.warn("updp_rt.verify_model is called updp_rt.check_model now", DeprecationWarning, stacklevel=2)
+        name = "check_model"
     if name not in _HOMES:
         raise AttributeError(f"module 'updp_rt' has no attribute {name!r}")
     return getattr(importlib.import_module(f"updp_rt.{_HOMES[name]}"), name)

@@ -12,7 +12,7 @@ import torch
 
 import updp_rt
 from updp_rt.artifacts import ArtifactError
-from updp_rt.verification.randomize import randomize
+from updp_rt.blocks.randomize import randomize
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from torch import nn
 import updp_rt
 from updp_rt.artifacts import ArtifactError, read_manifest
 from updp_rt.blocks import make_progressive, merge_model, model_input_size, prunable_blocks, set_lambda
-from updp_rt.verification.randomize import randomize
+from updp_rt.blocks.randomize import randomize
 
 
 def merged_model(name: str = "test_vit", **arguments: Any) -> nn.Module:

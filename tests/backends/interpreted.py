@@ -22,10 +22,10 @@ from tests.backends.samples import prepare, problem_of
 from tests.ops.calls import ACTIVATIONS, FORMS, FULL, Call, Form
 from tests.ops.test_operators import apart, backwards, expanded, offset
 from updp_rt.backends import BACKENDS
+from updp_rt.blocks.randomize import randomize
 from updp_rt.ops import accuracy
 from updp_rt.runtime import dispatch
 from updp_rt.runtime.fused import Fused
-from updp_rt.verification.randomize import randomize
 
 TRITON = BACKENDS["triton"]
 DTYPES = (torch.float32, torch.float16)

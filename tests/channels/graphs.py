@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from updp_rt.verification.randomize import randomize
+from updp_rt.blocks.randomize import randomize
 
 STEPS = (
     "conv",

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import updp_rt
 from updp_rt.channels import ChannelError, mask_model, trace
+from updp_rt.channels.check import output_changes
 from updp_rt.channels.coupling import choose_coupling
-from updp_rt.channels.export import output_changes
 from updp_rt.channels.importance import score_inputs
 from updp_rt.channels.masks import choose_masks
 

@@ -17,10 +17,10 @@ from tests.channels.common import all_exports, random_masks
 from tests.conftest import relative_error
 from updp_rt.artifacts import read_manifest
 from updp_rt.blocks import make_progressive, merge_model, prunable_blocks, set_lambda
+from updp_rt.blocks.randomize import randomize
 from updp_rt.channels import Trace, mask_model, trace
 from updp_rt.channels.layout import count_params
 from updp_rt.channels.masks import choose_masks
-from updp_rt.verification.randomize import randomize
 
 X = torch.randn(2, 3, 32, 48)
 HEADS, DEPTH = 4, 6

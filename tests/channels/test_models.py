@@ -14,9 +14,9 @@ from torch import nn
 
 from tests.channels.common import all_exports, half_masks, random_masks
 from tests.conftest import relative_error
+from updp_rt.blocks.randomize import randomize
 from updp_rt.channels import mask_model, prune_channels
 from updp_rt.channels.trace import trace
-from updp_rt.verification.randomize import randomize
 
 BOUND = 1e-12
 MODELS: list[tuple[str, dict, tuple[int, int]]] = [

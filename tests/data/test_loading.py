@@ -16,9 +16,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from updp_rt.data import Digits, EpochSampler, first_images, load_splits, make_loader
 
+SCANS = load_digits()
+
 
 def png(index: int) -> bytes:
-    scan = (load_digits().images[index] * 15).astype(np.uint8)
+    scan = (SCANS.images[index] * 15).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(scan).resize((24, 24)).convert("RGB").save(buffer, "PNG")
     return buffer.getvalue()
@@ -27,7 +29,7 @@ def png(index: int) -> bytes:
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
     """Real handwriting in the usual layout: train/ and val/, one folder a class."""
-    labels = load_digits().target
+    labels = SCANS.target
     for index in range(60):
         split = "val" if index % 4 == 0 else "train"
         folder = tmp_path / split / f"digit_{labels[index]}"
@@ -93,7 +95,7 @@ def test_an_image_folder_with_a_test_split(image_folder: Path) -> None:
 
 
 def write_shard(path: Path, indices: range) -> None:
-    labels = load_digits().target
+    labels = SCANS.target
     with tarfile.open(path, "w") as tar:
         for index in indices:
             for name, payload in ((f"{index:04}.png", png(index)), (f"{index:04}.cls", str(labels[index]).encode())):
@@ -115,7 +117,7 @@ def test_webdataset_shards(tmp_path: Path) -> None:
         }
     (tmp_path / "_info.json").write_text(json.dumps({"splits": described}))
     found = load_splits(f"wds/{tmp_path}", (3, 32, 32), num_classes=10)
-    labels = load_digits().target
+    labels = SCANS.target
     for split, indices in ((found.val, splits["validation"]), (found.test, splits["test"])):
         batches = list(make_loader(split, 4, training=False))
         assert torch.cat([y for _, y in batches]).tolist() == labels[indices].tolist()

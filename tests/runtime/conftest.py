@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from updp_rt.blocks import make_progressive, merge_model, prunable_blocks, set_lambda
+from updp_rt.blocks.randomize import randomize
 from updp_rt.runtime import dispatch
 from updp_rt.runtime.table import forget_tables
-from updp_rt.verification.randomize import randomize
 
 
 @pytest.fixture(autouse=True)

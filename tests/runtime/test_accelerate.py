@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import updp_rt
 from tests.runtime.conftest import MODELS, model_and_images
+from updp_rt.blocks.randomize import randomize
 from updp_rt.runtime.fused import Fused, fused_modules
-from updp_rt.verification.randomize import randomize
 
 
 def relative(found: Tensor, exact: Tensor) -> float:

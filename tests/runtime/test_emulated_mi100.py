@@ -14,8 +14,8 @@ from updp_rt.kernels import hip
 import updp_rt
 from tests.runtime.conftest import merged, model_and_images
 from tests.runtime.test_accelerate import assert_as_good_as
+from updp_rt.blocks.randomize import randomize
 from updp_rt.runtime import dispatch
-from updp_rt.verification.randomize import randomize
 
 BACKENDS = ("hip", "reference")
 MODELS = ("resnet18", "resnet18-merged", "mobilenetv2-merged", "convnext", "convnext-merged", "vit", "vit-merged")

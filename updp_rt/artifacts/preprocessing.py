@@ -33,9 +33,10 @@ class Preprocessing(BaseModel):
         return f"{self.interpolation}, crop_pct {self.crop_pct:g} ({self.crop_mode}), mean {mean}, std {std}"
 
 
-def model_preprocessing(model: nn.Module, channels: int) -> Preprocessing | None:
+def model_preprocessing(model: nn.Module | None, channels: int) -> Preprocessing | None:
     """What `model` says of its pictures, for images of `channels`; None where it says nothing for so many.
 
+    Without a model, timm's defaults.
     A model of grey pictures whose configuration is for coloured ones takes the mean of the three channels' values.
     """
     from timm.data import resolve_data_config

@@ -1,5 +1,6 @@
 """The families of timm models: one file each, and the functions over whole models."""
 
+from updp_rt.blocks.check import Check, Verdict, check_model
 from updp_rt.blocks.family import Family
 from updp_rt.blocks.inspect import BlockReport, Cost, ModelReport, count_costs, count_depth, inspect, model_input_size
 from updp_rt.blocks.merged import MergedBlock
@@ -25,6 +26,7 @@ __all__ = [
     "FAMILIES",
     "BlockInfo",
     "BlockReport",
+    "Check",
     "Cost",
     "Fade",
     "Family",
@@ -35,7 +37,9 @@ __all__ = [
     "ProgressiveBlock",
     "Shrink",
     "UnsupportedModelError",
+    "Verdict",
     "add_family",
+    "check_model",
     "copy_activation",
     "count_costs",
     "count_depth",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from updp_rt.channels.atoms import Bools
+from updp_rt.channels.check import output_changes
 from updp_rt.channels.errors import ChannelError
-from updp_rt.channels.export import output_changes
 from updp_rt.channels.importance import Scores
+from updp_rt.channels.inputs import Inputs
 from updp_rt.channels.masks import choose_masks
 from updp_rt.channels.trace import Trace
 
@@ -20,16 +21,18 @@ def choose_coupling(
     trace: Trace,
     scores: Scores,
     amount: float,
-    batches: Sequence[Tensor],
+    batches: Sequence[Inputs],
     *,
     limits: Mapping[str, float] | None = None,
+    exact: bool = True,
 ) -> tuple[dict[str, Bools], tuple[str, ...]]:
     """Masks of the global scope, free or constrained, whichever change the outputs on images less; and a note of it.
 
     Free masks lose less score for as many parameters, always; but scores only stand for what the outputs lose.
 
     Args:
-        batches: images ``[N, C, H, W]``.
+        batches: images ``[N, C, H, W]``, or whatever else the model takes.
+        exact: compare outputs in float64, which the model must allow.
 
     Raises:
         ChannelError: as `choose_masks`.
@@ -41,7 +44,7 @@ def choose_coupling(
         return free, ()
     if all(np.array_equal(mask, coupled[name]) for name, mask in free.items()):
         return free, ()
-    apart, together = output_changes(model, (free, coupled), batches)
+    apart, together = output_changes(model, (free, coupled), batches, exact=exact)
     if apart <= together:
         return free, ()
     how = f"by {together:.1%}, by {apart:.1%} if each dropped what it wants"

@@ -3,36 +3,63 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 from updp_rt.channels.atoms import Atoms, Channels, Ints, Parts
+from updp_rt.channels.sizes import find_tensor
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter or buffer as it comes to an operator: which of its own dimensions each dimension is."""
+    """A parameter, buffer or plain tensor of a module as it comes to an operator: which of its own dimensions each is.
+
+    `fixed` says that its size may be written out in the model's code, or be held by more than its module.
+    """
 
     name: str
     dims: tuple[int | None, ...]
+    fixed: bool = False
 
 
 # Channels whose sizes a model's code may have written out, which shows only when it runs.
-WRITTEN = {"counted": "heads of attention and parts of splits", "reshaped": "channels that pass a reshape"}
+WRITTEN = {
+    "counted": "heads of attention and parts of splits",
+    "viewed": "channels of tensors that are viewed, or are no parameters,",
+    "reshaped": "channels that pass a reshape",
+}
 
 Value = Channels | Parts | Parameter | list[Any] | None
-# Operators that know of channels which were taken apart; others end the segment.
-_OF_PARTS = frozenset({"permute", "transpose", "reshape", "view", "unbind", "select", "scaled_dot_product_attention"})
-Handler = Callable[[fx.Node], Value]
 
 
-def short_name(node: fx.Node) -> str:
-    """``aten.relu_.default`` as ``relu``: with or without working in place."""
-    return str(getattr(node.target, "_opname", "") or getattr(node.target, "__name__", node.target)).strip("_")
+@dataclass(frozen=True)
+class Rule:
+    """What an operator does to channels.
+
+    Attributes:
+        follow: given the graph and a node that calls the operator, what its output knows of its channels; None where
+            nothing is known, whereupon all that the node reads stays.
+        passes: the output has the channels of the one input that has any, and a channel's values come from that channel
+            alone: a layer behind it that wants fewer channels may select them before it.
+        parts: it knows of channels that a reshape took apart, such as heads of attention; others end the segment there.
+    """
+
+    follow: Callable[[Graph, fx.Node], Value]
+    passes: bool = False
+    parts: bool = False
+
+
+def operator_name(node: fx.Node) -> str:
+    """``aten.relu_.default`` as ``relu``, with or without working in place; of another library as ``library::name``."""
+    target = node.target
+    if isinstance(target, OpOverload) and target.namespace != "aten":
+        return f"{target.namespace}::{target._opname}"
+    return str(getattr(target, "_opname", "") or getattr(target, "__name__", target)).strip("_")
 
 
 def read_axis(node: fx.Node) -> int:
@@ -41,9 +68,13 @@ def read_axis(node: fx.Node) -> int:
 
 
 class Graph:
-    """One pass over an exported graph, in the order in which it runs."""
+    """One pass over an exported graph, in the order in which it runs.
 
-    def __init__(self, model: nn.Module, program: ExportedProgram) -> None:
+    Rules read in `values` what each node's output knows of its channels, and call `end`, `keep` and `slot`.
+    """
+
+    def __init__(self, model: nn.Module, program: ExportedProgram, rules: Mapping[str, Rule]) -> None:
+        self.rules = rules
         self.atoms = Atoms()
         self.values: dict[Any, Value] = {}
         self.slots: dict[tuple[str, int], Ints] = {}
@@ -60,32 +91,41 @@ class Graph:
         self._graph = program.graph
         signature = program.graph_signature
         self._names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        self._constants = dict(signature.inputs_to_lifted_tensor_constants)
         # A tensor held under two names is edited under neither.
         self.shared = {name for names in _tied(model) for name in names}
         self._whole: set[str] = set()
+        self._ended: set[fx.Node] = set()
         self._inputs = {str(name) for name in signature.user_inputs}
 
     def run(self) -> None:
         for node in self._graph.nodes:
             if node.op == "placeholder":
                 self.values[node] = self._placeholder(node)
-            elif node.op == "output":
-                for source in node.all_input_nodes:
-                    self.close(source, "the model's output")
-            elif node.op == "call_function":
-                self.values[node] = self._call(node)
-            else:
-                self.end(node)
+        for source in self.walk(self._graph):
+            self.close(source, "the model's output")
         for (name, _), atoms in self.slots.items():
             if name in self._whole:
                 self.atoms.close(atoms, f"{name} is used elsewhere too")
+
+    def walk(self, graph: fx.Graph) -> list[fx.Node]:
+        """Follow a graph, the values of whose placeholders are known; the nodes that it gives."""
+        for node in graph.nodes:
+            if node.op == "call_function":
+                self.values[node] = self._call(node)
+        return graph.output_node().all_input_nodes
 
     def _placeholder(self, node: fx.Node) -> Value:
         value = node.meta["val"]
         if not isinstance(value, Tensor):
             return None
+        dims = tuple(range(value.dim()))
         if node.name in self._names:
-            return Parameter(self._names[node.name], tuple(range(value.dim())))
+            return Parameter(self._names[node.name], dims)
+        if node.name in self._constants:
+            held = find_tensor(self.model, self._constants[node.name])
+            known = held is not None and held.shape == value.shape
+            return Parameter(self._constants[node.name], dims, fixed=True) if known else None
         if value.dim() < 2 or node.name not in self._inputs:
             return None
         channels = Channels(1, self.atoms.make(value.shape[1]))
@@ -93,29 +133,27 @@ class Graph:
         return channels
 
     def _call(self, node: fx.Node) -> Value:
-        name = short_name(node)
         if node.target is operator.getitem:
             held, index = self.values.get(node.args[0]), node.args[1]
-            return held[index] if isinstance(held, list) and isinstance(index, int) else None
-        handler = self.handler(name)
-        if name not in _OF_PARTS and any(isinstance(self.values.get(s), Parts) for s in node.all_input_nodes):
-            handler = None
-        value = handler(node) if handler is not None else self.end(node)
-        if value is None:  # a parameter that goes where it is not followed must stay whole
-            sources = (self.values.get(source) for source in node.all_input_nodes)
-            self._whole |= {source.name for source in sources if isinstance(source, Parameter)}
+            return held[index] if isinstance(held, list) and isinstance(index, int) else self.end(node)
+        rule = self.rules.get(operator_name(node))
+        values = [self.values.get(source) for source in node.all_input_nodes]
+        if rule is not None and not rule.parts and any(isinstance(value, Parts) for value in values):
+            rule = None
+        value = None if rule is None else rule.follow(self, node)
+        if value is None:
+            if node not in self._ended:
+                self.end(node)
+            # A parameter that goes where it is not followed must stay whole.
+            self._whole |= {source.name for source in values if isinstance(source, Parameter)}
         return value
-
-    def handler(self, name: str) -> Handler | None:
-        """What follows an operator of this name; None for an unknown one."""
-        found: Handler | None = getattr(self, f"do_{name}", None)
-        return found
 
     # Ending a segment.
 
     def end(self, node: fx.Node, why: str = "is not followed") -> Value:
         """Keep everything that `node` reads, in its order; its output is unknown."""
-        reason = f"{short_name(node)} {why}"
+        self._ended.add(node)
+        reason = f"{operator_name(node)} {why}"
         if any(isinstance(self.values.get(source), Channels | Parts | list) for source in node.all_input_nodes):
             self.notes.append(f"{where(node)}: {reason}; the channels that it reads all stay")
         for source in node.all_input_nodes:
@@ -130,8 +168,8 @@ class Graph:
 
     def keep(self, node: fx.Node, why: str) -> None:
         """Keep what `node` reads, in whatever order."""
-        self.notes.append(f"{where(node)}: {short_name(node)} {why}; the channels that it reads all stay")
-        self.close(node.args[0], f"{short_name(node)} {why} ({where(node)})", pin=False)
+        self.notes.append(f"{where(node)}: {operator_name(node)} {why}; the channels that it reads all stay")
+        self.close(node.args[0], f"{operator_name(node)} {why} ({where(node)})", pin=False)
 
     # Numbers of channels that modules hold.
 
@@ -158,6 +196,8 @@ class Graph:
                 return False
             self.atoms.union(self.slots[slot], atoms)
         self.slots.setdefault(slot, atoms)
+        if parameter.fixed:
+            self.written["viewed"].append(atoms)
         self.slots_of.setdefault(node, []).append(slot)
         return True
 
@@ -191,8 +231,10 @@ def where(node: fx.Node) -> str:
 
 
 def _tied(model: nn.Module) -> list[list[str]]:
-    """Names of parameters that several modules share."""
+    """Names of tensors that several modules share."""
     names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
+    for path, module in model.named_modules(remove_duplicate=False):
+        for attribute, value in {**vars(module), **module._parameters, **module._buffers}.items():
+            if isinstance(value, Tensor):
+                names.setdefault(id(value), []).append(f"{path}.{attribute}" if path else attribute)
     return [found for found in names.values() if len(found) > 1]

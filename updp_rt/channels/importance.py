@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from updp_rt.channels.errors import ChannelError
+from updp_rt.channels.inputs import Inputs, arguments, count_images
 from updp_rt.channels.sizes import share_tensors
 from updp_rt.channels.trace import Consumer, Trace
 
@@ -50,7 +51,7 @@ MEASURES = (*FROM_WEIGHTS, "hrank")
 
 
 @torch.no_grad()
-def score_inputs(model: nn.Module, trace: Trace, measure: str, batches: Sequence[Tensor] = ()) -> Scores:
+def score_inputs(model: nn.Module, trace: Trace, measure: str, batches: Sequence[Inputs] = ()) -> Scores:
     """The measure of every input of every prunable consumer, by name, as float64 ``[in_channels]``.
 
     Made to be compared between layers: magnitude and FPGM are divided by their layer's mean, LAMP by the share that
@@ -80,7 +81,7 @@ def score_inputs(model: nn.Module, trace: Trace, measure: str, batches: Sequence
     return {name: scores.cpu().numpy() for name, scores in found.items()}
 
 
-def _ranks(model: nn.Module, consumers: dict[str, Consumer], batches: Sequence[Tensor]) -> dict[str, Tensor]:
+def _ranks(model: nn.Module, consumers: dict[str, Consumer], batches: Sequence[Inputs]) -> dict[str, Tensor]:
     """Mean rank of every input's feature map (Lin et al. 2020, "HRank", arXiv 2002.10179).
 
     A map of one pixel, as after pooling, has rank 1 unless it is 0. Of tokens ``[N, T, C]`` the map is the column of T.
@@ -99,6 +100,6 @@ def _ranks(model: nn.Module, consumers: dict[str, Consumer], batches: Sequence[T
 
         model.get_submodule(name).register_forward_pre_hook(add)
     for batch in batches:
-        model(batch)
-    count = sum(map(len, batches))
+        model(*arguments(batch))
+    count = sum(map(count_images, batches))
     return {name: total / count for name, total in sums.items()}

@@ -1,228 +1,151 @@
-"""What each operator of an exported graph does to channels: makes them, reads them, passes them on, joins them.
+"""The table of operators: what each of them does to channels. Others are added by `add_operator`.
 
 An operator that stands nowhere here ends the segment: what it reads stays whole and in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-from torch import fx, nn
+from torch import fx
 
-from updp_rt.channels.atoms import Channels, Ints
-from updp_rt.channels.graph import Handler, Parameter, Value, argument, shape, short_name, where
-from updp_rt.channels.heads import Heads
-
-# Each number of the output comes from the number at the same place (or, for pooling, of the same channel) alone.
-# Names are without the underscore of those that work in place.
-_POINTWISE = frozenset(
-    {
-        "relu",
-        "relu6",
-        "gelu",
-        "silu",
-        "hardtanh",
-        "sigmoid",
-        "hardswish",
-        "hardsigmoid",
-        "tanh",
-        "elu",
-        "leaky_relu",
-        "mish",
-        "softplus",
-        "dropout",
-        "clone",
-        "contiguous",
-        "neg",
-        "abs",
-        "sqrt",
-        "rsqrt",
-        "pow",
-        "to",
-        "to_copy",
-        "alias",
-        "detach",
-        "clamp",
-        "clamp_min",
-        "clamp_max",
-        "square",
-        "erf",
-        "threshold",
-        "celu",
-        "selu",
-        "exp",
-        "log_sigmoid",
-    }
-)
-_POOLING = frozenset(
-    {
-        "max_pool2d",
-        "avg_pool2d",
-        "adaptive_avg_pool2d",
-        "adaptive_max_pool2d",
-        "max_pool1d",
-        "avg_pool1d",
-        "adaptive_avg_pool1d",
-        "upsample_nearest2d",
-        "upsample_bilinear2d",
-        "upsample_bicubic2d",
-    }
-)
-# Operators between a selection and its consumer: one activation in, the same channels out.
-PASSING = _POINTWISE | _POOLING | {"batch_norm", "conv2d", "conv1d", "mean", "flatten"}
-_ELEMENTWISE = frozenset({"add", "sub", "mul", "div", "maximum", "minimum"})
-_REDUCTIONS = frozenset({"mean", "sum", "amax", "amin"})
-_CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
+from updp_rt.channels import heads, layers, shapes
+from updp_rt.channels.atoms import Channels
+from updp_rt.channels.graph import Graph, Rule, Value, operator_name, shape, where
 
 
-class Walk(Heads):
-    """Layers, norms, activations, pooling and arithmetic, beside what `Heads` knows."""
+def follow_elementwise(graph: Graph, node: fx.Node) -> Value:
+    """Each number of the output comes from those at the same place, as broadcasting aligns them; joins channels."""
+    operands = node.all_input_nodes
+    values = [graph.values.get(a) for a in operands]
+    rank = len(shape(node))
+    found = [(a, v) for a, v in zip(operands, values, strict=True) if isinstance(v, Channels)]
+    if not found:
+        return values[0] if len(operands) == 1 and shape(operands[0]) == shape(node) else None
+    # The channel axis counted from the right, where broadcasting aligns; and the widest operand rules.
+    lead = max((v for _, v in found), key=lambda v: len(v.atoms))
+    place = rank - len(shape(next(a for a, v in found if v is lead))) + lead.axis
+    for operand, value in zip(operands, values, strict=True):
+        own = place - rank + len(shape(operand))
+        size = shape(operand)[own] if own >= 0 else 1
+        if isinstance(value, Channels):
+            if own != value.axis:
+                return graph.end(node, "joins channels of different dimensions")
+            if size == len(lead.atoms):
+                graph.atoms.union(value.atoms, lead.atoms)
+            else:
+                graph.atoms.close(value.atoms, f"one channel for all at {where(node)}")
+        elif size != 1 and not graph.slot(node, value, own, lead.atoms):
+            return graph.end(node, "joins channels with a tensor whose channels are unknown")
+    return Channels(place, lead.atoms)
 
-    def handler(self, name: str) -> Handler | None:
-        for names, found in (
-            (_POINTWISE, self._pass),
-            (_POOLING, self._pool),
-            (_ELEMENTWISE, self._elementwise),
-            (_REDUCTIONS, self._reduce),
-            (_CONVOLUTIONS, self._convolve),
-        ):
-            if name in names:
-                return found
-        return super().handler(name)
 
-    def _pass(self, node: fx.Node) -> Value:
-        value = self.values.get(node.args[0])
-        if len(node.all_input_nodes) > 1 or (value is not None and shape(node) != shape(node.args[0])):
-            return self.end(node)
-        return value
+def follow_first(graph: Graph, node: fx.Node) -> Value:
+    """What the first input says, whatever else the operator is told: of casts, and of checks that return nothing."""
+    return graph.values.get(node.args[0])
 
-    def _pool(self, node: fx.Node) -> Value:
-        value = self.values.get(node.args[0])
-        if isinstance(value, Channels) and value.axis != 1:
-            return self.end(node, "pools over channels")
-        return value
 
-    def _elementwise(self, node: fx.Node) -> Value:
-        operands = [a for a in node.args[:2] if isinstance(a, fx.Node)]
-        values = [self.values.get(a) for a in operands]
-        rank = len(shape(node))
-        found = [(a, v) for a, v in zip(operands, values, strict=True) if isinstance(v, Channels)]
-        if not found:
-            return values[0] if len(operands) == 1 else None
-        # The channel axis counted from the right, where broadcasting aligns; and the widest operand rules.
-        lead = max((v for _, v in found), key=lambda v: len(v.atoms))
-        place = rank - len(shape(next(a for a, v in found if v is lead))) + lead.axis
-        for operand, value in zip(operands, values, strict=True):
-            own = place - rank + len(shape(operand))
-            size = shape(operand)[own] if own >= 0 else 1
-            if isinstance(value, Channels):
-                if own != value.axis:
-                    return self.end(node, "joins channels of different dimensions")
-                if size == len(lead.atoms):
-                    self.atoms.union(value.atoms, lead.atoms)
-                else:
-                    self.atoms.close(value.atoms, f"one channel for all at {where(node)}")
-            elif size != 1 and not self.slot(node, value, own, lead.atoms):
-                return self.end(node, "joins channels with a tensor whose channels are unknown")
-        return Channels(place, lead.atoms)
+def follow_pooling(graph: Graph, node: fx.Node) -> Value:
+    """Pixels of each channel by themselves; how many dimensions they have, the operator's name says."""
+    value = graph.values.get(node.args[0])
+    if isinstance(value, Channels) and value.axis != len(shape(node.args[0])) - int(operator_name(node)[-2]) - 1:
+        return graph.end(node, "pools over channels")
+    outputs = node.meta["val"]  # with the places of the largest, where it gives them
+    return [value for _ in outputs] if isinstance(outputs, tuple | list) else value
 
-    def _reduce(self, node: fx.Node) -> Value:
-        value = self.values.get(node.args[0])
-        if not isinstance(value, Channels):
-            return None
-        rank = len(shape(node.args[0]))
-        given: Any = node.args[1] if len(node.args) > 1 else None
-        if not isinstance(given, list | tuple | int) or given == []:
-            return self.end(node, "reduces over channels")
-        dims = {d % rank for d in ([given] if isinstance(given, int) else given)}
-        if value.axis in dims:
-            return self.end(node, "reduces over channels")
-        kept = len(shape(node)) == rank
-        return Channels(value.axis if kept else value.axis - sum(d < value.axis for d in dims), value.atoms)
 
-    def _convolve(self, node: fx.Node) -> Value:
-        return self._layer(node, 1, int(argument(node, 6, "groups") or 1))
+def follow_reduction(graph: Graph, node: fx.Node) -> Value:
+    value = graph.values.get(node.args[0])
+    if not isinstance(value, Channels):
+        return None
+    rank = len(shape(node.args[0]))
+    given: Any = node.args[1] if len(node.args) > 1 else None
+    if not isinstance(given, list | tuple | int) or given == []:
+        return graph.end(node, "reduces over channels")
+    dims = {d % rank for d in ([given] if isinstance(given, int) else given)}
+    if value.axis in dims:
+        return graph.end(node, "reduces over channels")
+    kept = len(shape(node)) == rank
+    return Channels(value.axis if kept else value.axis - sum(d < value.axis for d in dims), value.atoms)
 
-    def do_linear(self, node: fx.Node) -> Value:
-        return self._layer(node, len(shape(node)) - 1)
 
-    def _layer(self, node: fx.Node, axis: int, groups: int = 1) -> Value:
-        """A convolution or linear layer: reads channels along `axis`, and makes channels there."""
-        x, weight = self.values.get(node.args[0]), self.values.get(node.args[1])
-        bias = self.values.get(argument(node, 2, "bias"))
-        owner = self.own(node, weight)
-        outputs = shape(node.args[1])[0]
-        made = self.atoms.make(outputs)
-        if owner is None or not isinstance(weight, Parameter) or not self._is_layer(owner, weight):
-            self.end(node, "computes its weight")
-            self.atoms.close(made, f"{short_name(node)} computes its weight ({where(node)})")
-            return Channels(axis, made)
-        if not isinstance(x, Channels) or x.axis != axis:
-            self.close(node.args[0], f"read along another dimension ({where(node)})")
-            inputs = self.atoms.make(shape(node.args[0])[axis])
-            self.atoms.close(inputs, "of unknown origin")
-        else:
-            inputs = x.atoms
-            if groups == 1:
-                self.reads[node] = owner
-        if groups == 1:
-            if not self.slot(node, weight, 1, inputs):
-                self.atoms.close(inputs, f"the weights of {owner} are used elsewhere too")
-                self.reads.pop(node, None)
-        elif groups == len(inputs):
-            made = np.repeat(inputs, outputs // groups)
-        else:
-            self._group(groups, inputs, made)
-        slots = [self.slot(node, parameter, 0, made) for parameter in (weight, bias) if parameter is not None]
-        if not all(slots):
-            self.atoms.close(made, f"the weights of {owner} are used elsewhere too")
-        return Channels(axis, made)
+def inline(graph: Graph, node: fx.Node) -> Value:
+    """A part of the model that runs under autocast, or with gradients on or off: a graph of its own."""
+    (body,) = (given for given in node.all_input_nodes if given.op == "get_attr")
+    inner: fx.Graph = getattr(body.graph.owning_module, str(body.target)).graph
+    given = node.args[node.args.index(body) + 1 :]
+    places = (place for place in inner.nodes if place.op == "placeholder")
+    graph.values.update((place, graph.values.get(value)) for place, value in zip(places, given, strict=True))
+    graph.walk(inner)
+    outputs: Any = inner.output_node().args[0]
+    return [graph.values.get(output) for output in outputs]
 
-    def _group(self, groups: int, inputs: Ints, made: Ints) -> None:
-        """What one group of a convolution reads and makes stays or goes together, and in this order."""
-        self.atoms.coupled += map(np.concatenate, zip(np.split(inputs, groups), np.split(made, groups), strict=True))
-        for atoms in (inputs, made):
-            self.atoms.pin(atoms)
 
-    def _is_layer(self, owner: str, weight: Parameter) -> bool:
-        """Whether a weight is that of a module which does nothing but this operator, perhaps after padding."""
-        if weight.name in self.shared or weight.dims != tuple(range(len(weight.dims))):
-            return False
-        module = self.model.get_submodule(owner)
-        return isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and weight.name == f"{owner}.weight"
+pointwise = Rule(follow_elementwise, passes=True)
+elementwise = Rule(follow_elementwise)
 
-    def do_batch_norm(self, node: fx.Node) -> Value:
-        value = self.values.get(node.args[0])
-        if not isinstance(value, Channels) or value.axis != 1:
-            return self.end(node, "normalises another dimension")
-        return self._with_slots(node, value, node.args[1:5])
+_POINTWISE = """
+relu relu6 gelu silu hardtanh sigmoid hardswish hardsigmoid tanh elu leaky_relu mish softplus celu selu threshold
+log_sigmoid softsign hardshrink softshrink dropout alpha_dropout feature_dropout clone contiguous alias detach
+lift_fresh_copy neg abs sign sqrt rsqrt square pow reciprocal exp exp2 expm1 log log2 log1p erf sin cos clamp clamp_min
+clamp_max floor ceil round trunc frac nan_to_num
+"""
+_ELEMENTWISE = """
+add sub rsub mul div maximum minimum remainder fmod atan2 lerp addcmul addcdiv where masked_fill expand_as eq ne lt le
+gt ge logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not zeros_like ones_like full_like
+"""
 
-    def do_layer_norm(self, node: fx.Node) -> Value:
-        value = self.values.get(node.args[0])
-        if not isinstance(value, Channels):
-            return None
-        dimensions: Any = node.args[1]
-        if value.axis != len(shape(node)) - 1 or len(dimensions) != 1:
-            return self.end(node, "normalises over channels and pixels")
-        self.keep(node, "normalises over channels")
-        return self._with_slots(node, value, node.args[2:4])
+# Names are aten's, without the underscore of those that work in place.
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_POINTWISE.split(), pointwise),
+    **dict.fromkeys(_ELEMENTWISE.split(), elementwise),
+    **dict.fromkeys(("to", "to_copy", "type_as"), Rule(follow_first, passes=True)),
+    "assert_tensor_metadata": Rule(follow_first, parts=True),
+    **dict.fromkeys(
+        [
+            *(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for n in (1, 2, 3)),
+            *(f"upsample_{kind}" for kind in ("linear1d", "bilinear2d", "bicubic2d", "trilinear3d")),
+            *(f"upsample_{kind}{n}d" for kind in ("nearest", "nearest_exact") for n in (1, 2, 3)),
+        ],
+        Rule(follow_pooling, passes=True),
+    ),
+    "mean": Rule(follow_reduction, passes=True),
+    **dict.fromkeys(("sum", "amax", "amin"), Rule(follow_reduction)),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), Rule(layers.convolve, passes=True)),  # passes where depthwise
+    "linear": Rule(layers.linear),
+    "batch_norm": Rule(layers.batch_norm, passes=True),
+    "layer_norm": Rule(layers.layer_norm),
+    "prelu": Rule(layers.prelu),
+    "embedding": Rule(layers.embedding),
+    "cat": Rule(shapes.concatenate),
+    **dict.fromkeys(("split", "chunk", "split_with_sizes"), Rule(shapes.split)),
+    "slice": Rule(shapes.take_range),
+    **dict.fromkeys(("pad", "constant_pad_nd"), Rule(shapes.pad)),
+    "expand": Rule(shapes.expand),
+    "flatten": Rule(shapes.refold, passes=True),
+    **dict.fromkeys(("squeeze", "unsqueeze"), Rule(shapes.refold)),
+    "unflatten": Rule(shapes.reshape),
+    **dict.fromkeys(("reshape", "view"), Rule(shapes.reshape, parts=True)),
+    "permute": Rule(shapes.permute, parts=True),
+    "transpose": Rule(shapes.transpose, parts=True),
+    "unbind": Rule(heads.unbind, parts=True),
+    "select": Rule(heads.select, parts=True),
+    "scaled_dot_product_attention": Rule(heads.attention, parts=True),
+    **dict.fromkeys(("wrap_with_autocast", "wrap_with_set_grad_enabled"), Rule(inline, parts=True)),
+}
 
-    def _with_slots(self, node: fx.Node, value: Channels, arguments: Iterable[Any]) -> Value:
-        for given in arguments:
-            if given is None:
-                continue
-            parameter = self.values.get(given)
-            if not self.slot(node, parameter, 0, value.atoms):
-                return self.end(node, "has parameters that are used elsewhere too")
-            self.own(node, parameter)
-        return value
 
-    def do_prelu(self, node: fx.Node) -> Value:
-        value, weight = self.values.get(node.args[0]), self.values.get(node.args[1])
-        if not isinstance(value, Channels) or value.axis != 1:
-            return self.end(node)
-        if shape(node.args[1])[0] > 1 and not self.slot(node, weight, 0, value.atoms):
-            return self.end(node)
-        return value
+def add_operator(name: str, rule: Rule) -> None:
+    """Have channels followed through an operator that the table lacks, in this process, from now on.
+
+    Args:
+        name: as torch.export names it, without its overload: ``library::name``, or ``name`` alone for torch's own.
+        rule: `pointwise`, `elementwise`, or a `Rule` with a function of your own.
+
+    Raises:
+        ValueError: the operator has a rule already.
+    """
+    name = name if "::" in name and not name.startswith("aten::") else name.removeprefix("aten::").strip("_")
+    if name in RULES:
+        raise ValueError(f"the operator {name!r} has a rule already; rules are only added for operators without one")
+    RULES[name] = rule

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
-from updp_rt.blocks import count_costs
+from updp_rt._copies import copy_model
+from updp_rt._marks import source_type
 from updp_rt.blocks.inspect import Cost, architecture
 from updp_rt.channels.atoms import Bools
+from updp_rt.channels.check import allows_float64, check_equal
 from updp_rt.channels.coupling import choose_coupling
 from updp_rt.channels.errors import ChannelError
-from updp_rt.channels.export import check_equal, export_model, mask_model
+from updp_rt.channels.export import export_model, mask_model
 from updp_rt.channels.graph import WRITTEN
 from updp_rt.channels.importance import Scores, score_inputs
+from updp_rt.channels.inputs import Inputs, count_images, tensors
 from updp_rt.channels.layout import Layout, Masks, check_masks, find_alive
 from updp_rt.channels.masks import choose_masks
 from updp_rt.channels.order import find_order
 from updp_rt.channels.plan import STRATEGIES, Choice, Copies, choose, choose_naive, count_copies
 from updp_rt.channels.trace import Trace, trace
+
+# What computes something else in training; a model without any is the same in both modes.
+_OTHER_IN_TRAINING = (_NormBase, _DropoutNd)
 
 EXPORTS = (*STRATEGIES, "naive")
 
@@ -55,7 +65,8 @@ class ChannelResult:
         copies: channels copied by `model`.
         optimum: the fewest channels that must be gathered if reordering is all that is done, where known.
         cost, pruned_cost: parameters, and multiply-accumulates for one image, before and after.
-        error: largest relative difference in float64 from the masked model, on the example.
+        error: largest relative difference from the masked model, on the example.
+        precision: the dtype in which that was found: float64, or the model's own where it does not run in that.
         notes: a line for each operator that ends a segment, and for whatever else was not done as asked.
     """
 
@@ -68,6 +79,7 @@ class ChannelResult:
     cost: Cost
     pruned_cost: Cost
     error: float
+    precision: str
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,20 +91,21 @@ class ChannelResult:
             **{name: asdict(getattr(self, name)) for name in plain},
             "optimum": self.optimum,
             "error": self.error,
+            "precision": self.precision,
             "notes": list(self.notes),
         }
 
 
 def prune_channels(
     model: nn.Module,
-    example_input: Tensor,
+    example_input: Inputs,
     amount: float = 0.5,
     importance: str = "lamp",
     *,
     scope: str = "global",
     constrained: bool = False,
     limits: Mapping[str, float] | None = None,
-    images: Tensor | Iterable[Tensor] | None = None,
+    images: Tensor | Iterable[Inputs] | None = None,
     masks: Masks | None = None,
     copies: str = "cheapest",
 ) -> ChannelResult:
@@ -100,11 +113,13 @@ def prune_channels(
 
     Channels that no layer reads any more are removed; the others are reordered, so that as many layers as possible read
     a range of their input, as a view. The result is the same modules, smaller, some of which first take a part of their
-    input; it computes what `model` computes with weights of zero at the dropped inputs, which is checked in float64.
+    input; it computes what `model` computes with weights of zero at the dropped inputs, which is checked in float64, or
+    in the model's own dtype where it does not run in that.
 
     Args:
-        model: any model that torch.export follows, on any device; it is not changed.
-        example_input: images ``[N, C, H, W]`` as they will be served; copies are weighed against arithmetic for them.
+        model: any model that torch.export follows, in eval mode, on any device; it is not changed.
+        example_input: images ``[N, C, H, W]`` as they will be served, or whatever else the model takes: any tensor, a
+            dictionary that holds tensors, or a tuple of all arguments. Copies are weighed against arithmetic for it.
         amount: share to remove: of the model's parameters (``global``), or of every layer's inputs (``local``).
         importance: ``magnitude``, ``lamp``, ``fpgm`` or ``hrank`` (which needs `images`).
         scope: ``global``: whatever loses least score per parameter goes first, in whichever layer; or ``local``.
@@ -119,49 +134,64 @@ def prune_channels(
             price of more arithmetic. ``naive``: no reordering, a gather wherever something is dropped; to compare with.
 
     Raises:
-        ChannelError: torch.export cannot follow the model, no layer can be pruned, a setting makes no sense, or the
-            exported model would not compute the same.
+        ChannelError: a model whose norms or dropout are in train mode, or one that is accelerated; torch.export cannot
+            follow it; no layer can be pruned; a setting makes no sense; the exported model would not compute the same.
+        ValueError: the model cannot be copied.
     """
     if copies not in EXPORTS:
         raise ChannelError(f"unknown copies {copies!r}: choose among {', '.join(EXPORTS)}")
-    if any(hasattr(module, "fusion") for module in model.modules()):
+    if any(source_type(m) is not type(m) or type(m).__module__ == "updp_rt.runtime.fused" for m in model.modules()):
         raise ChannelError("an accelerated model cannot be pruned: updp_rt.restore it, prune, and accelerate again")
+    if any(module.training and isinstance(module, _OTHER_IN_TRAINING) for module in model.modules()):
+        raise ChannelError("only a model in eval mode can be pruned: call model.eval() first")
+    if not tensors(example_input):
+        raise ChannelError("example_input holds no tensor: give the images, or a tuple of all that the model takes")
     batches = [images] if isinstance(images, Tensor) else list(images or ())
-    found = trace(model, example_input)
-    scores: Scores = {}
-    if masks is None:
-        scores = score_inputs(model, found, importance, batches)
-    else:
-        check_masks(found, masks)
-    closed: list[str] = []
-    failures: tuple[str, ...] = ()
-    while True:
-        if not found.prunable:
-            why = "; ".join((*failures, *found.notes[:3])) or "it has no two layers in a row"
-            raise ChannelError(f"no layer of this {type(model).__name__} reads channels that can be removed: {why}")
-        notes: tuple[str, ...] = ()
+    with torch.inference_mode(False), torch.no_grad():  # whatever the caller's mode, the result can be trained
+        if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+            model = copy_model(model)
+        exact = allows_float64(model, example_input)
+        whole = trace(model, example_input)
+        scores: Scores = {}
         if masks is None:
-            if batches and scope == "global" and not constrained:
-                chosen, notes = choose_coupling(model, found, scores, amount, batches, limits=limits)
-            else:
-                chosen = choose_masks(found, scores, amount, scope=scope, constrained=constrained, limits=limits)
+            scores = score_inputs(model, whole, importance, batches)
         else:
-            chosen = {name: mask for name, mask in masks.items() if not closed or name in found.prunable}
-            notes = tuple(f"{name}: keeps all its inputs, whatever its mask" for name in masks if name not in chosen)
-        try:
-            return _export(model, found, chosen, copies, example_input, (*failures, *notes))
-        except ChannelError as error:
-            # What the code has written out shows only when it runs: keep more and more of it.
-            kind = next((kind for kind in WRITTEN if not found.written[kind] <= found.closed.keys()), None)
-            if kind is None:
-                raise
-            failures += (f"{WRITTEN[kind]} all stay; without that, {error}",)
-            closed.append(kind)
-        found = trace(model, example_input, close=closed)
+            check_masks(whole, masks)
+
+        def choose_for(found: Trace) -> tuple[Masks, tuple[str, ...]]:
+            if not found.prunable:
+                why = "; ".join(found.notes[:3]) or "it has no two layers in a row"
+                raise ChannelError(f"no layer of this {type(model).__name__} reads channels that can be removed: {why}")
+            if masks is not None:
+                kept = {name: mask for name, mask in masks.items() if found is whole or name in found.prunable}
+                return kept, tuple(f"{n}: keeps all its inputs, whatever its mask" for n in masks if n not in kept)
+            if batches and scope == "global" and not constrained:
+                return choose_coupling(model, found, scores, amount, batches, limits=limits, exact=exact)
+            return choose_masks(found, scores, amount, scope=scope, constrained=constrained, limits=limits), ()
+
+        chosen, notes = choose_for(whole)
+        failures: list[ChannelError] = []
+        for kinds in _closures(whole):
+            try:
+                found = trace(model, example_input, close=kinds) if kinds else whole
+                if kinds:
+                    chosen, notes = choose_for(found)
+                    kept = " and ".join(WRITTEN[kind] for kind in kinds)
+                    notes = (f"{kept} all stay; without that, {failures[0]}", *notes)
+                return _export(model, found, chosen, copies, example_input, exact, notes)
+            except ChannelError as error:
+                failures.append(error)
+    raise ChannelError("; at first: ".join(dict.fromkeys((str(failures[-1]), str(failures[0])))))
+
+
+def _closures(found: Trace) -> Iterable[tuple[str, ...]]:
+    """Kinds of channels to keep, the fewest first: what a model's code has written out shows only when it runs."""
+    kinds = [kind for kind in WRITTEN if not found.written[kind] <= found.closed.keys()]
+    return (some for count in range(len(kinds) + 1) for some in combinations(kinds, count))
 
 
 def _export(
-    model: nn.Module, found: Trace, masks: Masks, copies: str, example: Tensor, notes: Sequence[str]
+    model: nn.Module, found: Trace, masks: Masks, copies: str, example: Inputs, exact: bool, notes: Sequence[str]
 ) -> ChannelResult:
     alive = find_alive(found, masks)
     plain = Layout(alive)
@@ -170,8 +200,11 @@ def _export(
     layout = plain if copies == "naive" else Layout(alive, order.occupant)
     chosen = naive if copies == "naive" else choose(found, masks, layout, copies)
     pruned = export_model(model, found, masks, layout, chosen)
-    error = check_equal(mask_model(model, masks), pruned, example)
-    channels, height, width = example.shape[1:]
+    check = check_equal(mask_model(model, masks), pruned, example, exact=exact)
+    costs = [
+        Cost(sum(p.numel() for p in each.parameters()), macs // count_images(example))
+        for each, macs in zip((model, pruned), check.macs, strict=True)
+    ]
     return ChannelResult(
         model=pruned,
         masks={name: np.array(mask) for name, mask in masks.items()},
@@ -179,9 +212,10 @@ def _export(
         naive=count_copies(found, plain, naive),
         copies=count_copies(found, layout, chosen),
         optimum=order.left if order.exact else None,
-        cost=count_costs(model, (channels, height, width))[0],
-        pruned_cost=count_costs(pruned, (channels, height, width))[0],
-        error=error,
+        cost=costs[0],
+        pruned_cost=costs[1],
+        error=check.error,
+        precision=check.dtype,
         notes=(*found.notes, *notes),
     )
 

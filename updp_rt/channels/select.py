@@ -6,7 +6,6 @@ Such a module is the source module itself under a class that selects first: para
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from updp_rt._copies import copy_model
 from updp_rt.channels.sizes import replace_tensor
 
 Run = tuple[int, int]
@@ -133,7 +133,7 @@ class Selecting(nn.Module):
         """
         if not isinstance(self, nn.Conv2d | nn.Linear) or self.selection.kind == "parts":
             raise ValueError(f"{type(self).__bases__[1].__name__} cannot read what it does not select")
-        plain: Any = copy.deepcopy(self)
+        plain: Any = copy_model(self)
         del plain.selection
         plain._buffers.pop(_BUFFER, None)
         plain._non_persistent_buffers_set.discard(_BUFFER)
@@ -147,6 +147,12 @@ class Selecting(nn.Module):
     def __reduce_ex__(self, protocol: Any) -> Any:
         # The class is made on the fly, so copies and pickles name the one it is made of.
         return _empty, (type(self).__bases__[1],), self.__getstate__()
+
+
+def can_select(module: nn.Module) -> bool:
+    """Whether `select_input` leaves whatever `module` calls its own as it is."""
+    names = ("selection", "without_selection", _BUFFER)
+    return isinstance(module, Selecting) or not any(hasattr(module, name) for name in names)
 
 
 def select_input(module: nn.Module, selection: Selection) -> None:

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from updp_rt._copies import copy_model
+
 
 def share_tensors(model: nn.Module) -> nn.Module:
     """A copy of `model` that holds the same parameters and buffers: to run in another mode, or with hooks."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    return copy_model(model, (*model.parameters(), *model.buffers()))
 
 
 def get_tensor(model: nn.Module, name: str) -> Tensor:
-    """A parameter or buffer by its name."""
-    path, _, attribute = name.rpartition(".")
-    found: Tensor = getattr(model.get_submodule(path), attribute)
+    """A parameter, buffer or plain tensor by its name."""
+    found = find_tensor(model, name)
+    assert found is not None
     return found
 
 
+def find_tensor(model: nn.Module, name: str) -> Tensor | None:
+    """A parameter, buffer or plain tensor by its name; None where nothing of the name is a tensor."""
+    path, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(model.get_submodule(path), attribute)
+    except AttributeError:
+        return None
+    return found if isinstance(found, Tensor) else None
+
+
 def replace_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
-    """Put `tensor` in the place of a parameter or buffer, and tell its module of the new sizes."""
+    """Put `tensor` in the place of a parameter, buffer or plain tensor, and tell its module of the new sizes."""
     path, _, attribute = name.rpartition(".")
     module = model.get_submodule(path)
     old = get_tensor(model, name)
@@ -32,7 +43,7 @@ def replace_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
     if attribute in module._parameters:
         module._parameters[attribute] = nn.Parameter(tensor, requires_grad=old.requires_grad)
     else:
-        module._buffers[attribute] = tensor
+        setattr(module, attribute, tensor)
     if attribute == "weight" or isinstance(module, _NormBase):
         _tell_sizes(module, old, tensor)
 
@@ -50,3 +61,5 @@ def _tell_sizes(module: Any, old: Tensor, new: Tensor) -> None:
         module.normalized_shape = tuple(new.shape)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = new.shape[0]
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = new.shape[1]

@@ -13,8 +13,10 @@ from torch import Tensor, fx, nn
 
 from updp_rt.channels.atoms import Channels, Ints
 from updp_rt.channels.errors import ChannelError
-from updp_rt.channels.graph import modules_of, short_name
-from updp_rt.channels.operators import PASSING, Walk
+from updp_rt.channels.graph import Graph, modules_of, operator_name
+from updp_rt.channels.inputs import Inputs, arguments
+from updp_rt.channels.operators import RULES
+from updp_rt.channels.select import can_select
 from updp_rt.channels.sizes import share_tensors
 
 
@@ -110,8 +112,8 @@ class Trace:
 
 
 @torch.no_grad()
-def trace(model: nn.Module, example: Tensor, *, close: Collection[str] = ()) -> Trace:
-    """Follow the channels of `model` through its graph for `example` (``[N, C, H, W]``), as torch.export gives it.
+def trace(model: nn.Module, example: Inputs, *, close: Collection[str] = ()) -> Trace:
+    """Follow the channels of `model` through its graph for `example` (a tensor, or a tuple of all arguments).
 
     No module is known by name: layers are found by the parameters that operators read. An operator whose effect on
     channels is unknown ends the segment: the channels that it reads all stay, in their order, and a note says so.
@@ -124,12 +126,12 @@ def trace(model: nn.Module, example: Tensor, *, close: Collection[str] = ()) -> 
     """
     model = share_tensors(model).eval()
     try:
-        program = torch.export.export(model, (example,))
+        program = torch.export.export(model, arguments(example))
     except Exception as error:  # whatever in the model's code cannot be exported
         raise ChannelError(
             f"torch.export cannot follow {type(model).__name__}, so its channels cannot be traced: {str(error)[:300]}"
         ) from error
-    walk = Walk(model, program)
+    walk = Graph(model, program, RULES)
     walk.run()
     for kind in close:
         for atoms in walk.written[kind]:
@@ -168,12 +170,12 @@ def _units(coupled: Iterable[Ints], size: int) -> Ints:
     return units
 
 
-def _concat(walk: Walk, node: fx.Node, parts: tuple[Ints, ...]) -> Concat:
+def _concat(walk: Graph, node: fx.Node, parts: tuple[Ints, ...]) -> Concat:
     return Concat(tuple(map(walk.atoms.roots, parts)), node.meta["val"].numel() // sum(map(len, parts)))
 
 
 def _check_lists(
-    copied: nn.Module, example: Tensor, consumers: dict[str, Consumer], concats: list[Concat]
+    copied: nn.Module, example: Inputs, consumers: dict[str, Consumer], concats: list[Concat]
 ) -> dict[str, Consumer]:
     """The consumers without those places at which a module is not called with the list that it concatenates.
 
@@ -195,14 +197,14 @@ def _check_lists(
 
         copied.get_submodule(name).register_forward_pre_hook(hook)
     if places:
-        copied(example)
+        copied(*arguments(example))
     return {
         name: replace(c, links=tuple(link for link in c.links if link.concat is None or link.module in right))
         for name, c in consumers.items()
     }
 
 
-def _consumer(walk: Walk, name: str, nodes: list[fx.Node]) -> Consumer:
+def _consumer(walk: Graph, name: str, nodes: list[fx.Node]) -> Consumer:
     source: Any = nodes[0].args[0]
     read: Any = nodes[0].args[1]
     value = walk.values[source]
@@ -216,7 +218,7 @@ def _consumer(walk: Walk, name: str, nodes: list[fx.Node]) -> Consumer:
     return Consumer(name, walk.atoms.roots(value.atoms), int(macs), weight.numel() // width, tuple(links))
 
 
-def _links_above(walk: Walk, node: Any) -> list[Link]:
+def _links_above(walk: Graph, node: Any) -> list[Link]:
     """Where channels can be selected for one consumer alone, from its input `node` upwards."""
     links: list[Link] = []
     slots: list[tuple[str, int]] = []
@@ -227,21 +229,23 @@ def _links_above(walk: Walk, node: Any) -> list[Link]:
         if node in walk.concats:
             parts: Any = node.args[0]
             module = (modules_of(node) or [""])[-1]
-            if module and all(_enters(part, module) for part in parts):
+            if module and all(_enters(part, module) for part in parts) and can_select(walk.model.get_submodule(module)):
                 elements = node.meta["val"].numel() // len(found.atoms)
                 concat = list(walk.concats).index(node)
                 links.append(Link(module, found.axis, elements, tuple(slots), passes, concat))
             break
-        before: Any = node.args[0]
-        above = walk.values.get(before)
-        if short_name(node) not in PASSING or not isinstance(above, Channels):
+        rule = RULES.get(operator_name(node))
+        inputs = [(n, v) for n in node.all_input_nodes if isinstance(v := walk.values.get(n), Channels)]
+        if rule is None or not rule.passes or len(inputs) != 1:
             break
+        ((before, above),) = inputs
         if not np.array_equal(above.atoms, found.atoms):
             break
         passes += 1
         slots += walk.slots_of.get(node, [])
         owner = walk.owner_of.get(node)
-        if owner is not None and _enters(before, owner) and walk.calls_of[owner] == 1:
+        selectable = owner is not None and can_select(walk.model.get_submodule(owner))
+        if owner is not None and selectable and _enters(before, owner) and walk.calls_of[owner] == 1:
             elements = before.meta["val"].numel() // len(found.atoms)
             links.append(Link(owner, above.axis, elements, tuple(slots), passes))
         node = before

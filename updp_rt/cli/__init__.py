@@ -1,11 +1,12 @@
 """The command line: ``updp-rt``. Importing it registers the commands of every module here that has some."""
 
-from updp_rt.cli import channels, demo, emulate, kernels, models, project, prune, report, runtime, verify
+from updp_rt.cli import channels, check, demo, emulate, kernels, models, project, prune, report, runtime, verify
 from updp_rt.cli.app import app
 
 __all__ = [
     "app",
     "channels",
+    "check",
     "demo",
     "emulate",
     "kernels",

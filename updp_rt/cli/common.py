@@ -36,24 +36,24 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 def parse_dtype(name: str) -> torch.dtype:
     """A dtype that fused operators run in."""
-    import torch
-
     if name not in DTYPES:
         raise ValueError(f"--dtype takes {', '.join(DTYPES)}, not {name!r}")
+    import torch
+
     found: torch.dtype = getattr(torch, name)
     return found
 
 
 def parse_device(name: str) -> torch.device:
     """``cpu``, ``cuda`` or ``auto``: a GPU if there is one."""
+    if name not in ("cpu", "cuda", "auto"):
+        raise ValueError(f"--device takes cpu, cuda or auto, not {name!r}")
     import torch
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("torch sees no GPU here; use --device cpu")
-    if name not in ("cpu", "cuda"):
-        raise ValueError(f"--device takes cpu, cuda or auto, not {name!r}")
     return torch.device(name)
 
 

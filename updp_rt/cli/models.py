@@ -80,13 +80,14 @@ def _fused_kernels(device: str) -> str:
     """Which backends run a plain linear layer here, by dtype, and why others do not."""
     import torch
 
-    from updp_rt.backends import BACKENDS, Geometry, Problem
+    from updp_rt.backends import BACKENDS
+    from updp_rt.ops import LINEAR, Problem
 
     shown = []
     for name, backend in BACKENDS.items():
         runs, why = [], ""
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
-            problem = Problem("linear", (64, 64), ((64, 64), (64,)), False, "none", Geometry(), dtype, device)
+            problem = Problem.make(LINEAR, dtype, device, x=(64, 64), weight=(64, 64), bias=(64,), act="none")
             supported, reason = backend.supports(problem)
             runs += [str(dtype).removeprefix("torch.")] if supported else []
             why = why or reason

@@ -1,16 +1,17 @@
-"""``verify``: that an accelerated model computes what its source does, and that pruning's two ends are exact."""
+"""``verify``: that an accelerated model computes what its source does."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from updp_rt.cli.app import app
+from updp_rt.cli.check import check as check_command
 from updp_rt.cli.common import (
     DTYPES,
-    create_model,
     load_or_create,
     out,
     parse_device,
@@ -32,7 +33,6 @@ _RANDOM = "random normal"
 @app.command(
     epilog="Example: updp-rt verify runs/deit-p6 --data imagenet/"
     "\n\nAgain: updp-rt verify --check deit_p6/certificate.json"
-    "\n\nThe algebra: updp-rt verify --model resnet18 --prune all"
 )
 def verify(
     target: Annotated[
@@ -42,19 +42,17 @@ def verify(
         Path | None, typer.Option(metavar="CERT", help="Verify again the model beside this certificate.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="Instead: check that pruning this timm model is exact at both ends.")
+        str | None, typer.Option("--model", help="As `updp-rt check`, which does it.", show_default=False)
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at once: the shape that is certified.")] = 8,
-    dtype: Annotated[
-        str | None, typer.Option(help=f"{', '.join(DTYPES)}; with --model float64 or float32.  [default: the first]")
-    ] = None,
+    dtype: Annotated[str | None, typer.Option(help=f"{', '.join(DTYPES)}.  [default: the first]")] = None,
     data: Annotated[
         str | None, typer.Option(help="Validation images of: digits, an image folder, wds/PATH.  [default: random]")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda (AMD's GPUs too), or auto: a GPU if there is one.")] = "auto",
-    prune: Annotated[str, typer.Option("--prune", help="With --model: 'all', or how many blocks.")] = "all",
+    prune: Annotated[str, typer.Option("--prune", help="With --model.")] = "all",
     img_size: Size = None,
-    seed: Annotated[int, typer.Option(help="Of what is drawn: images, adversarial inputs, weights, blocks.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of what is drawn: images, adversarial inputs, weights.")] = 0,
     out_file: Annotated[
         Path | None, typer.Option("--out", help="The certificate.  [default: certificate.json in the model's folder]")
     ] = None,
@@ -64,15 +62,15 @@ def verify(
 
     Each module is run on the inputs it really sees and on adversarial ones, then the whole model on the images. A
     module passes if it is nowhere further off than twice what torch's own operators are in that dtype. With --check the
-    same is done again, on the same images, and what has changed since is named. With --model, random statistics are
-    drawn, and λ = 0 is compared with the timm model, λ = 1 with the merged one.
+    same is done again, on the same images, and what has changed since is named.
 
     Exit status 1 if anything is above its bound.
     """
     if (model is None) == (target is None and check is None):
         raise ValueError("name a model's folder, or give --check CERT, or --model NAME: see updp-rt verify --help")
     if model is not None:
-        _invariants(model, prune, dtype or "float64", img_size, seed, json)
+        print("updp-rt: verify --model is a command of its own now: updp-rt check", file=sys.stderr)
+        check_command(model, prune, dtype or "float64", img_size, seed, json)
     elif check is not None:
         _check_again(check, target or str(check.parent), device, out_file, json)
     else:
@@ -213,42 +211,3 @@ def _show(certificate: Certificate, path: Path | None, json: bool) -> None:
     if path is not None:
         out.print(f"certificate: {path}", soft_wrap=True, markup=False)
     raise typer.Exit(0 if certificate.passed else 1)
-
-
-def _invariants(model: str, prune: str, dtype: str, img_size: str | None, seed: int, json: bool) -> None:
-    """Check on a model with random statistics that λ = 0 is the timm model and λ = 1 is the merged model."""
-    import torch
-    from rich.table import Table
-
-    from updp_rt.blocks import model_input_size
-    from updp_rt.verification import verify_model
-
-    if prune != "all" and not prune.isdigit():
-        raise ValueError(f"--prune takes 'all' or a number of blocks, not {prune!r}")
-    dtypes = {"float64": torch.float64, "float32": torch.float32}
-    if dtype not in dtypes:
-        raise ValueError(f"with --model, --dtype takes float64 or float32, not {dtype!r}")
-    size = parse_size(img_size)
-    torch.manual_seed(seed)
-    created = create_model(model, size=size)
-    verdict = verify_model(
-        created,
-        prune=None if prune == "all" else int(prune),
-        dtype=dtypes[dtype],
-        input_size=(model_input_size(created)[0], *size) if size else None,
-        seed=seed,
-    )
-    if json:
-        print_json(verdict.to_dict())
-    else:
-        table = Table(title=f"{verdict.model}: {len(verdict.pruned)} blocks, {verdict.dtype}", title_justify="left")
-        table.add_column("merged form")
-        for column in ("λ=0 against timm", "λ=1 against merged: interior", "border", "logits"):
-            table.add_column(column, justify="right")
-        for check in verdict.checks:
-            merged = (check.merge_error_interior, check.merge_error_border, check.merge_error_logits)
-            table.add_row(check.form, *(f"{error:.1e}" for error in (check.lambda0_error, *merged)))
-        table.caption = f"largest relative error; bound {verdict.bound:.1e}: {'PASSED' if verdict.passed else 'FAILED'}"
-        table.caption_justify = "left"
-        out.print(table)
-    raise typer.Exit(0 if verdict.passed else 1)

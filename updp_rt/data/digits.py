@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
 NUM_CLASSES = 10
-_MEAN, _STD = 0.3053, 0.3760  # of the scans, ink being 1
+MEAN, STD = 0.3053, 0.3760  # of the scans, ink being 1
 _FRACTIONS = {"train": (0.0, 0.6), "val": (0.6, 0.75), "test": (0.75, 1.0)}
 
 
@@ -22,10 +24,19 @@ class Digits(Dataset[tuple[Tensor, int]]):
         size: ``(height, width)`` the 8x8 scans are resized to.
         channels: number of equal channels.
         augment: shift each image at random by up to half a pixel of the original scan, from torch's global generator.
+        mean, std: what is taken off the scans, ink being 1 and paper 0, and what they are then divided by: one value a
+            channel. By default their own, for zero mean and unit variance.
     """
 
     def __init__(
-        self, split: str, size: tuple[int, int] = (32, 32), channels: int = 3, *, augment: bool = False
+        self,
+        split: str,
+        size: tuple[int, int] = (32, 32),
+        channels: int = 3,
+        *,
+        augment: bool = False,
+        mean: Sequence[float] = (MEAN,),
+        std: Sequence[float] = (STD,),
     ) -> None:
         from sklearn.datasets import load_digits
 
@@ -37,9 +48,12 @@ class Digits(Dataset[tuple[Tensor, int]]):
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1797))
         start, end = (round(f * len(labels)) for f in _FRACTIONS[split])
         chosen = order[start:end]
-        images = (images / 16.0 - _MEAN) / _STD
-        resized = F.interpolate(images[chosen], size=size, mode="bilinear", align_corners=False, antialias=True)
+        middle, spread = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+        images = (images[chosen] / 16.0 - middle) / spread
+        resized = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
         self.images = resized.expand(-1, channels, -1, -1)
+        paper = [-m / s for m, s in zip(mean, std, strict=True)]
+        self.paper = torch.tensor(paper).view(-1, 1, 1).expand(channels, 1, 1)
         self.labels = labels[chosen]
         self.shift = (size[0] // 16, size[1] // 16) if augment else (0, 0)
 
@@ -52,6 +66,8 @@ class Digits(Dataset[tuple[Tensor, int]]):
         if dy or dx:
             top = int(torch.randint(0, 2 * dy + 1, ()))
             left = int(torch.randint(0, 2 * dx + 1, ()))
-            padded = F.pad(image, (dx, dx, dy, dy), value=-_MEAN / _STD)
-            image = padded[:, top : top + image.shape[1], left : left + image.shape[2]]
+            _, height, width = image.shape
+            padded = self.paper.repeat(1, height + 2 * dy, width + 2 * dx)
+            padded[:, dy : dy + height, dx : dx + width] = image
+            image = padded[:, top : top + height, left : left + width]
         return image.contiguous(), int(self.labels[index])

@@ -2,98 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from updp_rt.data.digits import NUM_CLASSES, Digits
+from updp_rt.artifacts.preprocessing import Preprocessing
+from updp_rt.data.digits import MEAN, NUM_CLASSES, STD, Digits
+from updp_rt.data.folders import read_class_map
+from updp_rt.data.pictures import check_channels
+from updp_rt.data.sources import open_folder, open_hub
+from updp_rt.data.transforms import Augmentation, choose_transforms, enlargement, make_transform
 
 Loader = DataLoader[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Training images, images that choose between candidates, and images that only the last figures see."""
+    """Training images, images that choose between candidates, and images that only the last figures see.
+
+    `preprocessing` is what all of them go through, `augmentation` what is done to training images besides (None: to
+    the digits, which are shifted by up to half a pixel of the scans).
+    """
 
     train: Dataset[Any]
     val: Dataset[Any]
     test: Dataset[Any]
     num_classes: int
+    preprocessing: Preprocessing
+    augmentation: Augmentation | None = None
+    notes: tuple[str, ...] = ()
+
+    def describe(self) -> tuple[str, ...]:
+        """Lines for people: the transforms that are applied, and what is odd about the data."""
+        training = "the digits' shifts" if self.augmentation is None else str(self.augmentation)
+        return f"images: {self.preprocessing}", f"training images: {training}", *self.notes
 
 
 def load_splits(
-    data: str, input_size: tuple[int, int, int], *, num_classes: int | None = None, val_fraction: float = 0.1
+    data: str,
+    input_size: tuple[int, int, int],
+    *,
+    num_classes: int | None = None,
+    val_fraction: float = 0.1,
+    preprocessing: nn.Module | Preprocessing | None = None,
+    transforms: Mapping[str, Any] | None = None,
+    class_map: Path | None = None,
+    enlarge: bool = True,
 ) -> Splits:
     """The three splits of a data set.
 
     Args:
-        data: "digits" (embedded); an image folder with ``train/`` and ``validation/`` (or ``val/``) and perhaps
-            ``test/``, each of one folder a class; ``wds/PATH``, WebDataset shards with an ``_info.json`` that names
-            the splits train, validation and test; ``hfds/NAME``, a HF dataset with train and validation.
-        input_size: ``(channels, height, width)`` of the images.
+        data: "digits" (embedded); an image folder with ``train/`` and ``validation/`` (``val/``, ``valid/``) and
+            perhaps ``test/``, each of one folder a class; ``wds/PATH``, WebDataset shards with an ``_info.json`` that
+            names the splits train, validation and test; ``hfds/NAME``, a HF dataset with train and validation.
+        input_size: ``(channels, height, width)`` of the images; pictures are read as grey for one channel.
         num_classes: of the data set; counted where its folders name them.
         val_fraction: without a test split, validation serves as one, and this share of the training images is held
             out to choose between candidates.
+        preprocessing: a model, whose ``pretrained_cfg`` says what its images go through (pictures that are no larger
+            than `input_size` are not cropped all the same), or what a manifest recorded, which is followed to the
+            letter. By default timm's for ImageNet.
+        transforms: what is to be otherwise, under timm's names: see `transforms.OPTIONS`.
+        class_map: file of the classes' indices, see `read_class_map`; by default train's classes in timm's order.
+        enlarge: False refuses pictures that would be enlarged more than twice.
 
     Raises:
-        ValueError: the data set is not there, lacks a split, or does not say how many classes it has.
+        ValueError: the data set is not there, lacks a split, does not say how many classes it has, or holds pictures
+            that cannot be read or belong to no class of train; an unknown transform.
     """
-    channels, height, width = input_size
+    given = dict(transforms or {})
     if data == "digits":
-        size = (height, width)
-        train, val, test = (Digits(s, size, channels, augment=s == "train") for s in ("train", "val", "test"))
-        return Splits(train, val, test, NUM_CLASSES)
-    return _timm_splits(data, input_size, num_classes, val_fraction)
-
-
-def _timm_splits(data: str, input_size: tuple[int, int, int], num_classes: int | None, val_fraction: float) -> Splits:
-    from timm.data import create_dataset, create_transform
-
-    name, root, has_test = _locate(data)
-    training = create_transform(input_size, is_training=True)
-    evaluation = create_transform(input_size, is_training=False)
-
-    def create(split: str, transform: Any, *, is_training: bool = False) -> Any:
-        try:
-            return create_dataset(name, root=root, split=split, is_training=is_training, transform=transform)
-        except (AssertionError, OSError, RuntimeError, ValueError) as error:
-            raise ValueError(f"cannot read the {split} split of {data!r}: {error}") from error
-
-    train = create("train", training, is_training=True)
-    classes = num_classes or _count_classes(train)
-    if classes is None:
-        raise ValueError(f"{data!r} does not say how many classes it has; give num_classes (--num-classes)")
-    validation = create("validation", evaluation)
-    if has_test:
-        return Splits(train, validation, create("test", evaluation), classes)
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tolist()
-    cut = max(1, round(val_fraction * len(order)))
-    held_out = Subset(create("train", evaluation), order[:cut])
-    return Splits(Subset(train, order[cut:]), held_out, validation, classes)
-
-
-def _locate(data: str) -> tuple[str, str | None, bool]:
-    """timm's name and root of a data set, and whether it has a test split of its own."""
+        return _digits(input_size, preprocessing, given)
+    check_channels(input_size[0])
+    classes = read_class_map(class_map) if class_map else None
     if data.startswith("wds/"):
-        return "wds/", data.removeprefix("wds/"), True  # a stream cannot be held out from by index
-    if data.startswith("hfds/"):
-        return data, None, False
-    folder = Path(data)
-    if not (folder / "train").is_dir() or not any((folder / name).is_dir() for name in ("validation", "val")):
+        from updp_rt.data.shards import open_shards
+
+        source = open_shards(data.removeprefix("wds/"), input_size[0], num_classes, classes)
+    else:
+        opened = open_hub if data.startswith("hfds/") else open_folder
+        source = opened(data, input_size[0], num_classes, classes, val_fraction)
+    factor = enlargement(input_size, source.sizes)
+    if factor > 2 and not enlarge:
+        width, height = source.sizes[len(source.sizes) // 2]
+        size = "x".join(map(str, input_size[1:]))
         raise ValueError(
-            f"no data set {data!r}: give 'digits', an image folder with train/ and validation/, wds/PATH or hfds/NAME"
+            f"the pictures of {data!r} are about {height}x{width} and would be enlarged {factor:.1f} times for the "
+            f"model's {size}: give the size it is to see, --img-size {height}x{width} or --img-size {size}"
         )
-    return "", data, (folder / "test").is_dir()
+    applied, augmentation = choose_transforms(input_size, source.sizes, preprocessing, given)
+    training = make_transform(input_size, applied, augmentation)
+    train, val, test = source.make(training, make_transform(input_size, applied))
+    notes = (*source.notes, *([f"pictures are enlarged {factor:.1f} times"] if factor > 1 else []))
+    return Splits(train, val, test, source.num_classes, applied, augmentation, notes)
 
 
-def _count_classes(dataset: Any) -> int | None:
-    class_to_idx = getattr(getattr(dataset, "reader", None), "class_to_idx", None)
-    return len(class_to_idx) if class_to_idx else None
+def _digits(input_size: tuple[int, int, int], own: nn.Module | Preprocessing | None, given: dict[str, Any]) -> Splits:
+    channels, *size = input_size
+    odd = sorted(set(given) - {"mean", "std"})
+    if odd:
+        raise ValueError(f"the digits are resized and shifted in one way: {odd[0]} has no meaning for them")
+    scans: dict[str, Any] = {"mean": (MEAN,), "std": (STD,)}
+    if isinstance(own, Preprocessing):
+        scans = {"mean": own.mean, "std": own.std}
+    how = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "squash"}
+    applied, _ = choose_transforms(input_size, (), None, {**scans, **how, **given})
+    train, val, test = (
+        Digits(s, (size[0], size[1]), channels, augment=s == "train", mean=applied.mean, std=applied.std)
+        for s in ("train", "val", "test")
+    )
+    return Splits(train, val, test, NUM_CLASSES, applied)
 
 
 class EpochSampler(Sampler[int]):

@@ -91,10 +91,6 @@ class Operator(ABC):
         """The end of an input or result, where incomplete tiles lie: what a check in float64 can afford to look at."""
         return tensor[-1:]
 
-    def batch(self, shape: Shape, size: int) -> Shape:
-        """`shape`, of an input for one image, for `size` images."""
-        return (shape[0] * size, *shape[1:])
-
     # What follows from it
 
     @cached_property

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from updp_rt.backends import BACKENDS, Problem, Weights
-from updp_rt.backends.fused import prepare_fused
-from updp_rt.backends.problem import ON_IMAGES
+from updp_rt.backends import BACKENDS
+from updp_rt.backends.fused import lacks_kernel, prepare_fused
+from updp_rt.ops import ImageOperator, Problem, Weights
 from updp_rt.projection.model import Launch, Projection, Traffic, project
 from updp_rt.projection.sampling import sampled_hip, sampled_triton
 from updp_rt.runtime.roofline import SHEETS
@@ -86,29 +86,26 @@ def least_seconds(problem: Problem) -> float:
 
 def refusal(problem: Problem) -> str | None:
     """Why `problem` has no kernel to project; None: it has."""
-    if problem.operator == "attention":
-        return "attention has no kernel of its own for gfx908"
-    if problem.operator == "conv2d" and problem.geometry.groups != 1:
-        return "grouped convolutions have no kernel for gfx908"
-    return None
+    return lacks_kernel(problem)
 
 
 def _hip(problem: Problem) -> Iterator[Candidate]:
     backend = BACKENDS["hip"]
-    x, other, weights = _operands(problem)
+    inputs, weights = _operands(problem)
     with sampled_hip() as launches:
         for config in backend.configs(problem):
-            backend.prepare(problem, weights, config)(x, other)
+            backend.prepare(problem, weights, config)(*inputs)
             yield _candidate(f"hip:{config}", problem, launches.pop())
 
 
 def _triton(problem: Problem) -> Iterator[Candidate]:
     from updp_rt.kernels import triton
 
-    x, other, weights = _operands(problem)
-    for tile in triton.tiles(problem.operator, "gfx908", problem.dtype):
-        with sampled_triton(problem.operator, tile) as launches:
-            prepare_fused(triton, problem, weights, tile)(x, other)
+    inputs, weights = _operands(problem)
+    operator = problem.operator.name
+    for tile in triton.tiles(operator, "gfx908", problem.dtype):
+        with sampled_triton(operator, tile) as launches:
+            prepare_fused(triton, problem, weights, tile)(*inputs)
         yield _candidate(f"triton:{tile.name}", problem, launches.pop())
 
 
@@ -121,7 +118,7 @@ def _candidate(name: str, problem: Problem, launch: Launch) -> Candidate:
     return Candidate(name, launch, projection, least_seconds(problem) / projection.time)
 
 
-def _operands(problem: Problem) -> tuple[Tensor, Tensor | None, Weights]:
+def _operands(problem: Problem) -> tuple[tuple[Tensor | None, ...], Weights]:
     """Tensors of the problem's shapes: zeros whose memory is never touched, and biases."""
 
     def zeros(shape: tuple[int, ...]) -> Tensor:
@@ -131,7 +128,7 @@ def _operands(problem: Problem) -> tuple[Tensor, Tensor | None, Weights]:
         return untouched[start : start + size].view(problem.dtype).view(shape)
 
     def activation(shape: tuple[int, ...]) -> Tensor:
-        if problem.operator not in ON_IMAGES:
+        if not isinstance(problem.operator, ImageOperator):
             return zeros(shape)
         batch, channels, height, width = shape
         return zeros((batch, height, width, channels)).permute(0, 3, 1, 2)
@@ -140,7 +137,5 @@ def _operands(problem: Problem) -> tuple[Tensor, Tensor | None, Weights]:
         # From -4 to 4 and again, so that any workgroup meets all cases of an activation.
         return zeros(shape) if len(shape) > 1 else (torch.arange(shape[0]) % 17 / 2 - 4).to(problem.dtype)
 
-    other = activation(problem.output) if problem.residual else None
-    if problem.operator == "dual_linear":
-        other = activation((problem.x[0], problem.shape("w_a")[1]))
-    return activation(problem.x), other, tuple(None if shape is None else weight(shape) for shape in problem.weights)
+    inputs = tuple(None if shape is None else activation(shape) for shape in problem.inputs)
+    return inputs, tuple(None if shape is None else weight(shape) for shape in problem.weights)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from updp_rt.backends import Problem
+from updp_rt.ops import Problem
 from updp_rt.runtime.explanation import explain
 from updp_rt.runtime.fused import fused_modules
 from updp_rt.runtime.lowering import accelerate
@@ -24,10 +24,10 @@ def model_problems(
     """
     fast = accelerate(model, image, backends=("reference",))
     problems: Counter[Problem] = Counter()
-    for _, module in fused_modules(fast):
-        for site in module.fusion.sites.values():
-            for choice in site.choices.values():
-                first, *rest = choice.problem.x
-                problems[replace(choice.problem, x=(first * batch, *rest), dtype=dtype)] += 1
+    for _, _, fusion in fused_modules(fast):
+        for site in fusion.sites.values():
+            for problem in (choice.problem for choice in site.choices.values()):
+                inputs = tuple(None if s is None else (s[0] * batch, *s[1:]) for s in problem.inputs)
+                problems[replace(problem, inputs=inputs, dtype=dtype)] += 1
     unfused = Counter(name.rsplit("(", 1)[1].rstrip(")") for name in explain(fast).unfused)
     return problems, unfused

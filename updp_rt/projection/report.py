@@ -44,7 +44,7 @@ class Row:
         """Plain values, ready for JSON."""
         return {
             "problem": self.name,
-            "operator": self.problem.operator,
+            "operator": self.problem.operator.name,
             "count": self.count,
             "roofline_ms": least_seconds(self.problem) * 1e3,
             "kernels": [kernel.to_dict() for kernel in self.kernels],

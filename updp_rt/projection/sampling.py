@@ -24,7 +24,7 @@ from updp_rt.projection.stalls import stall_cycles
 if TYPE_CHECKING:
     import triton  # type: ignore[import-untyped]
 
-    from updp_rt.kernels.hip.manifest import Kernel as HipKernel
+    from updp_rt.kernels.hip import HipKernel
     from updp_rt.kernels.triton import Tile
 
 
@@ -43,14 +43,15 @@ def sampled_hip() -> Iterator[list[Launch]]:
 def sampled_triton(operator: str, tile: Tile) -> Iterator[list[Launch]]:
     """As `sampled_hip`, for the Triton kernel of `operator`, called with `tile`."""
     launches: list[Launch] = []
-    import updp_rt.kernels.triton  # noqa: F401 - the operators' modules, where each finds its launcher
+    import updp_rt.kernels.triton  # noqa: F401 - the operators' modules, where each finds its kernel
 
-    module: Any = sys.modules[f"updp_rt.kernels.triton.{operator}"]
-    before, module.wrap_triton = module.wrap_triton, _triton_launcher(tile, launches.append)
+    module, name = sys.modules[f"updp_rt.kernels.triton.{operator}"], f"{operator}_kernel"
+    kernel = getattr(module, name)
+    setattr(module, name, _sampler(kernel, tile, launches.append))
     try:
         yield launches
     finally:
-        module.wrap_triton = before
+        setattr(module, name, kernel)
 
 
 class _SamplingDevice(Device):
@@ -75,19 +76,16 @@ class _SamplingDevice(Device):
         """Nothing is loaded ahead."""
 
 
-def _triton_launcher(tile: Tile, found: Callable[[Launch], None]) -> Callable[[triton.JITFunction], object]:
-    """Takes the place of ``wrap_triton``: ``kernel[grid](...)`` compiles as a launch would, and samples it."""
+def _sampler(kernel: triton.JITFunction, tile: Tile, found: Callable[[Launch], None]) -> object:
+    """Takes the place of `kernel`: ``kernel[grid](...)`` compiles as a launch would, and samples it."""
 
     from updp_rt.kernels.triton.ahead import compile_launch
 
     class Launcher:
-        def __init__(self, kernel: triton.JITFunction) -> None:
-            self.kernel = kernel
-
         def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
             def launch(*arguments: object, **keywords: object) -> None:
-                values = dict(zip(self.kernel.arg_names, arguments, strict=False)) | keywords
-                compiled, given = compile_launch(self.kernel, tile, "gfx908", values)
+                values = dict(zip(kernel.arg_names, arguments, strict=False)) | keywords
+                compiled, given = compile_launch(kernel, tile, "gfx908", values)
                 module = _module(compiled.asm["hsaco"])
                 described = module.kernels[compiled.metadata.name]
 
@@ -99,7 +97,7 @@ def _triton_launcher(tile: Tile, found: Callable[[Launch], None]) -> Callable[[t
 
             return launch
 
-    return Launcher
+    return Launcher()
 
 
 def _sampled(

@@ -1,4 +1,4 @@
-"""Numerical proof: that pruning's two ends and its merge are exact, and the figures of a fused model's certificate."""
+"""Certificates: that a fused model computes what its source does, in figures."""
 
 from updp_rt.verification.adversarial import adversarial, neighbours
 from updp_rt.verification.certificate import (
@@ -10,23 +10,19 @@ from updp_rt.verification.certificate import (
     ModelRecord,
     ModuleRecord,
 )
-from updp_rt.verification.invariants import Check, Verdict, verify_model
 from updp_rt.verification.judge import BINS, judge, judge_logits
 
 __all__ = [
     "BINS",
     "Case",
     "Certificate",
-    "Check",
     "Inputs",
     "KernelRecord",
     "Logits",
     "ModelRecord",
     "ModuleRecord",
-    "Verdict",
     "adversarial",
     "judge",
     "judge_logits",
     "neighbours",
-    "verify_model",
 ]

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from tests.conftest import relative_error
-from updp_rt.blocks import make_progressive, merge_model, progressive_blocks, prunable_blocks, set_lambda
-from updp_rt.verification import verify_model
-from updp_rt.verification.randomize import randomize
+from updp_rt.blocks import check_model, make_progressive, merge_model, progressive_blocks, prunable_blocks, set_lambda
+from updp_rt.blocks.randomize import randomize
 
 BOUND = 1e-12
 
@@ -38,7 +37,7 @@ VARIANTS = [
 
 @pytest.mark.parametrize(("name", "arguments", "size"), VARIANTS, ids=lambda value: str(value)[:60])
 def test_variants(name: str, arguments: dict, size: tuple[int, int, int]) -> None:
-    verdict = verify_model(timm.create_model(name, **arguments), input_size=size)
+    verdict = check_model(timm.create_model(name, **arguments), input_size=size)
     assert verdict.lambda0_error <= BOUND
     assert verdict.merge_error_interior <= BOUND
     assert verdict.merge_error_border <= BOUND

@@ -1,0 +1,358 @@
+"""Models of any kind: other inputs than images, tensors beside parameters, casts, modes, names, sizes in the code."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import updp_rt
+from updp_rt.channels import ChannelResult, Selecting, mask_model
+from updp_rt.channels.check import check_equal
+
+X = torch.randn(2, 3, 6, 6)
+
+
+def prune(model: nn.Module, example: Any = X, amount: float = 0.5, **settings: Any) -> ChannelResult:
+    """Half of every layer's inputs; what is left computes what the masked model does, on other inputs too."""
+    result = updp_rt.prune_channels(model.eval(), example, amount, scope="local", **settings)
+    assert result.error < 1e-9
+    assert result.precision == "float64"
+    return result
+
+
+class Layers(nn.Module):
+    """Three convolutions, called as `run` says."""
+
+    def __init__(self, run: Callable[[Any, Tensor], Any], **attributes: Any) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
+        self.run = run
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.run(self, x)
+
+
+def kept(result: ChannelResult) -> dict[str, int]:
+    return {layer.name: layer.kept for layer in result.layers}
+
+
+# Inputs.
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.up, self.down = nn.Embedding(10, 8), nn.Linear(8, 12), nn.Linear(12, 8)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.table(ids)
+        return self.down(F.gelu(self.up(x)))
+
+
+class Several(nn.Module):
+    """Takes a dictionary and a tensor, and reads both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.last = nn.Linear(3, 8), nn.Linear(5, 8), nn.Linear(8, 4)
+
+    def forward(self, first: dict[str, Tensor], second: Tensor) -> Tensor:
+        return self.last(F.relu(self.left(first["x"]) + self.right(second)))
+
+
+@pytest.mark.parametrize(
+    ("model", "example", "macs"),
+    [
+        (nn.Sequential(nn.Conv1d(3, 8, 3), nn.ReLU(), nn.Conv1d(8, 4, 3)), torch.randn(2, 3, 9), 24 * 21 + 96 * 5 // 2),
+        (nn.Sequential(nn.Conv1d(3, 8, 3), nn.MaxPool1d(2), nn.Conv1d(8, 4, 1)), torch.randn(3, 9), None),  # no batch
+        (
+            nn.Sequential(
+                nn.Conv3d(3, 8, 1), nn.BatchNorm3d(8), nn.ReLU(), nn.MaxPool3d(2), nn.Flatten(), nn.Linear(64, 4)
+            ),
+            torch.randn(2, 3, 4, 4, 4),
+            None,
+        ),
+        (nn.Sequential(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(2), nn.Conv2d(8, 4, 1)), torch.randn(3, 6, 6), None),
+        (nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4)), torch.randn(2, 3), 12 + 16),
+        (nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4)), torch.randn(3), 12 + 16),
+        (nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4)), torch.randn(2, 5, 3), 5 * (12 + 16)),
+        (Tokens(), torch.randint(0, 10, (2, 5)), 5 * (4 * 6 + 6 * 8)),
+        (Layers(lambda s, x: s.c(s.b(s.a(x["image"])))), {"image": X}, None),
+        (Several(), ({"x": torch.randn(2, 3)}, torch.randn(2, 5)), 12 + 20 + 16),
+    ],
+)
+def test_inputs_of_any_kind(model: nn.Module, example: Any, macs: int | None) -> None:
+    result = prune(model, example)
+    assert result.pruned_cost.params < result.cost.params
+    arguments = example if isinstance(example, tuple) else (example,)
+    with torch.no_grad():
+        torch.testing.assert_close(result.model(*arguments), mask_model(model, result.masks)(*arguments))
+    if macs is not None and not isinstance(model[0] if isinstance(model, nn.Sequential) else None, nn.Conv1d):
+        assert result.pruned_cost.macs == macs
+
+
+def test_ranks_and_outputs_of_several_inputs() -> None:
+    batches = [({"x": torch.randn(2, 3)}, torch.randn(2, 5)) for _ in range(2)]
+    result = updp_rt.prune_channels(Several(), batches[0], 0.3, "hrank", images=batches)
+    assert kept(result)["last"] < 8
+
+
+@pytest.mark.parametrize("example", [(), {}, {"x": 1}])
+def test_an_example_without_tensors_is_refused(example: Any) -> None:
+    with pytest.raises(updp_rt.ChannelError, match="example_input holds no tensor"):
+        updp_rt.prune_channels(nn.Linear(3, 3), example)
+
+
+# Tensors beside parameters.
+
+
+def scaled(scale: Callable[[Any], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    return lambda s, x: s.c(F.relu(s.b(F.relu(s.a(x)) * scale(s))))
+
+
+SCALE = torch.rand(8, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("run", "attributes", "narrowed"),
+    [
+        (lambda s, x: s.c(s.b(s.a(x - s.mean))), {"mean": torch.rand(1, 3, 1, 1)}, True),
+        (lambda s, x: s.c(s.b(s.a(x - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)))), {}, True),
+        (scaled(lambda s: s.scale), {"scale": SCALE}, True),
+        (scaled(lambda s: s.scale + 1), {"scale": SCALE}, True),
+        (scaled(lambda s: s.scale[0]), {"scale": [SCALE]}, False),
+        (scaled(lambda s: s.scale["x"]), {"scale": {"x": torch.tensor(2.0)}}, True),
+        (scaled(lambda s: torch.from_numpy(s.scale)), {"scale": SCALE.numpy()}, False),
+        (scaled(lambda s: s.c.scale), {}, True),
+        (scaled(lambda s: s.one * s.two[0]), {"one": SCALE, "two": [SCALE]}, False),  # one tensor in two places
+        (scaled(lambda s: torch.full((8, 1, 1), 0.5)), {}, False),
+    ],
+)
+def test_plain_tensors(run: Callable[..., Tensor], attributes: dict[str, Any], narrowed: bool) -> None:
+    model = Layers(run, **attributes)
+    model.c.scale = SCALE.clone()  # in a submodule
+    result = prune(model)
+    assert kept(result) == ({"b": 4, "c": 4} if narrowed else {"c": 4})
+    assert model.c.scale.shape == SCALE.shape
+    x = torch.randn(1, 3, 5, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(result.model(x), mask_model(model, result.masks)(x))
+
+
+def test_a_tensor_of_two_names_stays() -> None:
+    model = Layers(scaled(lambda s: s.one), one=SCALE, two=SCALE)
+    assert kept(prune(model)) == {"c": 4}
+    norm = nn.BatchNorm2d(8)
+    model = Layers(lambda s, x: s.c(s.b(s.norm(s.a(x)) + s.mean.view(1, -1, 1, 1))), norm=norm, mean=norm.running_mean)
+    assert kept(prune(model)) == {"c": 4}
+
+
+def test_buffers_that_are_not_saved() -> None:
+    model = Layers(scaled(lambda s: s.scale))
+    model.register_buffer("scale", SCALE, persistent=False)
+    result = prune(model)
+    assert result.model.scale.shape == (4, 1, 1)
+    assert result.model.state_dict().keys() == model.state_dict().keys()
+
+
+# Casts.
+
+
+def under_autocast(s: Any, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        y = F.relu(s.b(s.a(x)))
+    return s.c(y.float())
+
+
+class FloatNorm(nn.Module):
+    """As language models have them: in float32, then back, so that float64 runs but is rounded."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.float() * 0.3).to(x.dtype)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Layers(lambda s, x: s.c(s.b(s.a(x.float())))),
+        Layers(lambda s, x: s.c(s.b(F.relu(s.a(x)).half().float()))),
+        Layers(lambda s, x: s.c(s.b(F.relu(s.a(x)).double().float()))),
+        Layers(lambda s, x: s.c(s.b(F.relu(s.a(x)).to(torch.bfloat16).type_as(x)))),
+        Layers(lambda s, x: s.c(s.b(s.a(x) * torch.ones(1, dtype=torch.float32)).to(s.c.weight.dtype))),
+        Layers(lambda s, x: s.c(s.norm(s.b(s.norm(s.a(x))))), norm=FloatNorm()),
+        Layers(under_autocast),
+        Layers(lambda s, x: s.c(s.b(s.a(x.bfloat16())))).bfloat16(),
+        Layers(lambda s, x: s.c(s.b(s.a(x.half()))).float()).half(),
+    ],
+)
+def test_models_that_cast(model: nn.Module) -> None:
+    result = prune(model)
+    assert kept(result) == {"b": 4, "c": 4}
+    assert {p.dtype for p in result.model.parameters()} == {p.dtype for p in model.parameters()}
+    assert result.model(X).isfinite().all()
+    prune(model, amount=0.2, images=[X])
+
+
+@torch.library.custom_op("updp_rt_tests::only_float32", mutates_args=())
+def only_float32(x: Tensor) -> Tensor:
+    if x.dtype != torch.float32:
+        raise TypeError("float32 alone")
+    return x * 2
+
+
+@only_float32.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def test_the_models_own_dtype_where_float64_does_not_run() -> None:
+    model = Layers(lambda s, x: only_float32(s.c(F.relu(s.b(F.relu(s.a(x)))))))
+    result = updp_rt.prune_channels(model, X, scope="local", images=[X])
+    assert result.precision == result.to_dict()["precision"] == "float32"
+    assert result.error < 1e-3
+    wrong = copy.deepcopy(result.model)
+    with torch.no_grad():
+        wrong.c.weight[:, 0] *= 1.5
+    with pytest.raises(updp_rt.ChannelError, match="differs from the masked one"):
+        check_equal(mask_model(model, result.masks), wrong, X, exact=False)
+
+
+def test_outputs_of_other_dtypes_are_compared() -> None:
+    def run(s: Any, x: Tensor) -> Any:
+        y = s.c(s.b(s.a(x)))
+        return y.argmax(1), y > 0, torch.view_as_complex(y.reshape(-1, 2)), y[:0]
+
+    prune(Layers(run))
+
+
+# Names.
+
+
+@pytest.mark.parametrize("name", ["fusion", "selection", "without_selection", "selected_channels", "source", "sites"])
+def test_children_of_any_name(name: str) -> None:
+    model = Layers(lambda s, x: s.c(getattr(s, name)(s.b(s.a(x)))), **{name: nn.Conv2d(8, 8, 1)})
+    assert kept(prune(model))[name] == 4
+
+
+class Own(nn.Conv2d):
+    """A layer with a `selection` of its own."""
+
+    selection = "mine"
+
+
+def test_attributes_of_any_name_are_left_alone() -> None:
+    model = Layers(lambda s, x: s.c(s.own(s.b(s.a(x)))), own=Own(8, 8, 1))
+    result = prune(model, masks={"b": np.arange(8) < 4, "c": np.arange(8) < 8})
+    assert result.model.own.selection == "mine"
+    assert not isinstance(result.model.own, Selecting)
+
+
+def test_an_accelerated_model_is_refused_by_its_mark() -> None:
+    model = Layers(lambda s, x: s.c(s.b(s.a(x)))).eval()
+    fast = updp_rt.accelerate(model, X, backends=["reference"])
+    with pytest.raises(updp_rt.ChannelError, match=r"updp_rt\.restore it"):
+        updp_rt.prune_channels(fast, X)
+
+
+# Modes.
+
+
+def modal() -> nn.Module:
+    """On one image its norm refuses to train: there is one value a channel."""
+    return Layers(lambda s, x: s.norm(s.c(s.b(s.a(x))).mean((2, 3))), norm=nn.BatchNorm1d(4))
+
+
+@pytest.mark.parametrize("change", [lambda m: m.train(), lambda m: m.norm.train(), lambda m: m.append_dropout()])
+def test_train_mode_is_refused_where_it_matters(change: Callable[[Any], Any]) -> None:
+    model: Any = modal().eval()
+    model.append_dropout = lambda: model.add_module("drop", nn.Dropout(0.5))
+    change(model)
+    with pytest.raises(updp_rt.ChannelError, match=r"call model\.eval\(\) first"):
+        updp_rt.prune_channels(model, X[:1])
+
+
+def test_a_model_without_modes_keeps_its_own() -> None:
+    model = Layers(lambda s, x: s.c(s.b(s.a(x)))).train()
+    model.b.eval()
+    narrow = updp_rt.prune_channels(model, X[:1], scope="local").model
+    assert [m.training for m in narrow.modules()] == [m.training for m in model.modules()]
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+@pytest.mark.parametrize("made_inside", [False, True])
+def test_the_result_can_be_trained(mode: Callable[[], Any], made_inside: bool) -> None:
+    model = modal().eval()
+    with mode():
+        if made_inside:
+            model = modal().eval()
+        narrow = updp_rt.prune_channels(model, torch.randn(1, 3, 6, 6), scope="local").model
+    assert all(p.requires_grad and not p.is_inference() for p in narrow.parameters())
+    narrow.train()(X).sum().backward()
+    assert all(p.grad is not None for p in narrow.parameters())
+
+
+# Scalars and sizes in the code.
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda y: 2**y,
+        lambda y: 2 - y,
+        lambda y: 2 / (y.square() + 1),
+        lambda y: torch.pow(y.abs() + 1, 0.5),
+        lambda y: torch.where(y > 0, 1.0, y),
+        lambda y: torch.rsub(y, 1, alpha=2),
+        lambda y: y.masked_fill(y < 0, 0.5),
+        lambda y: torch.maximum(y, torch.zeros_like(y)),
+        lambda y: y.mean((2, 3), keepdim=True).expand_as(y) + y,
+        lambda y: torch.lerp(y, y * 2, 0.3),
+    ],
+)
+def test_scalars_first_and_last(change: Callable[[Tensor], Tensor]) -> None:
+    result = prune(Layers(lambda s, x: s.c(change(s.b(s.a(x))))))
+    assert kept(result) == {"b": 4, "c": 4}
+    assert not result.notes
+
+
+@pytest.mark.parametrize("change", [lambda y: y.cumsum(2), lambda y: F.adaptive_max_pool2d(y, 2, True)[0]])
+def test_other_operators_end_a_segment_or_pass(change: Callable[[Tensor], Tensor]) -> None:
+    result = prune(Layers(lambda s, x: s.c(change(s.b(s.a(x))))))
+    assert kept(result)["b"] == 4
+    assert ("c" in kept(result)) != any("cumsum is not followed" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda s, x: s.c(s.b(s.a(x)) * s.scale.view(1, 8, 1, 1)),
+        lambda s, x: s.c(s.b(s.a(x)) * s.scale.reshape(8, 1, 1)),
+        lambda s, x: s.c(s.b(s.a(x)) * s.scale[None, :, None, None].expand(2, 8, 4, 4)),
+        lambda s, x: s.c(s.b(s.a(x)) + s.b.bias.view(8, 1, 1)),
+        lambda s, x: s.c(s.b(s.a(x)).mean((2, 3), keepdim=True).expand(2, 8, 4, 4)),
+        lambda s, x: s.c(s.b(s.a(x)).mean((2, 3)).view(2, 8, 1, 1)),
+    ],
+)
+def test_sizes_in_the_code_keep_their_channels(run: Callable[..., Tensor]) -> None:
+    result = prune(Layers(run, scale=nn.Parameter(torch.randn(8))))
+    assert kept(result) == {"b": 4}  # where nothing is written out
+    assert any("all stay; without that, the exported model does not run: RuntimeError" in note for note in result.notes)
+
+
+def test_sizes_of_two_kinds_in_the_code() -> None:
+    def run(s: Any, x: Tensor) -> Tensor:
+        y = s.b(F.relu(s.a(x)) * s.scale.view(8, 1, 1))
+        return s.d(s.c(y.mean((2, 3), keepdim=True).expand(2, 8, 1, 1)))
+
+    result = prune(Layers(run, scale=nn.Parameter(torch.randn(8)), d=nn.Conv2d(4, 4, 1)))
+    assert kept(result) == {"d": 2}
+    assert any("are no parameters, and channels that pass a reshape all stay" in note for note in result.notes)

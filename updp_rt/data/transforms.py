@@ -1,0 +1,131 @@
+"""Which transforms pictures go through: the model's own, fitted to small pictures, unless others are asked for."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from torch import nn
+
+from updp_rt.artifacts import first_error
+from updp_rt.artifacts.preprocessing import Preprocessing, model_preprocessing
+from updp_rt.data.pictures import check_channels
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Area = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0, le=100)]
+NotNegative = Annotated[float, Field(ge=0, le=100)]
+
+
+class Augmentation(BaseModel):
+    """Random changes of training pictures, under the names and with the defaults of ``timm.data.create_transform``.
+
+    `scale` is the share of a picture's area that a crop takes, `ratio` the range of its aspect; `hflip`, `vflip` and
+    `re_prob` (random erasing) are probabilities; `color_jitter` is of brightness, contrast and saturation, and perhaps
+    hue. `no_aug` drops all of it: training pictures go through evaluation's transforms.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    no_aug: bool = False
+    scale: tuple[Area, Area] = (0.08, 1.0)
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    hflip: Share = 0.5
+    vflip: Share = 0.0
+    color_jitter: Annotated[tuple[NotNegative, ...], Field(min_length=3, max_length=4)] = (0.4, 0.4, 0.4)
+    auto_augment: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")] | None = None
+    re_prob: Share = 0.0
+
+    @field_validator("scale", "ratio")
+    @classmethod
+    def _ascending(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError("the smaller of both numbers comes first")
+        return value
+
+    def __str__(self) -> str:
+        if self.no_aug:
+            return "no augmentation"
+        parts = [f"crops of {self.scale[0]:g} to {self.scale[1]:g} of the area, hflip {self.hflip:g}"]
+        parts += [f"vflip {self.vflip:g}"] if self.vflip else []
+        parts += [f"color_jitter {','.join(f'{x:g}' for x in self.color_jitter)}"] if any(self.color_jitter) else []
+        parts += [f"auto_augment {self.auto_augment}"] if self.auto_augment else []
+        parts += [f"re_prob {self.re_prob:g}"] if self.re_prob else []
+        return ", ".join(parts)
+
+
+# Pictures that are not larger than what the model sees lose by every crop.
+_SMALL = {"crop_pct": 1.0, "scale": (0.8, 1.0), "color_jitter": (0.0, 0.0, 0.0)}
+OPTIONS = (*Preprocessing.model_fields, *Augmentation.model_fields)
+
+
+def choose_transforms(
+    input_size: tuple[int, int, int],
+    sizes: Sequence[tuple[int, int]],
+    own: nn.Module | Preprocessing | None,
+    given: Mapping[str, Any],
+) -> tuple[Preprocessing, Augmentation]:
+    """What evaluation and training do to pictures of these ``(width, height)``.
+
+    `given` (`OPTIONS`) comes first; then `own`, if it is what a manifest records; then what suits small pictures; then
+    `own`, if it is a model; then timm's defaults.
+
+    Raises:
+        ValueError: an option that does not exist or a value out of range, naming it; `mean` or `std` of another number
+            of channels; images of neither 1 nor 3 channels.
+    """
+    channels, height, width = input_size
+    check_channels(channels)
+    unknown = sorted(set(given) - set(OPTIONS))
+    if unknown:
+        raise ValueError(f"no such option of the transforms: {unknown[0]}; there are {', '.join(OPTIONS)}")
+    values = {key: _repeat(key, value, channels) for key, value in given.items()}
+    small = _SMALL if sum(w <= width and h <= height for w, h in sizes) > len(sizes) / 2 else {}
+    if isinstance(own, Preprocessing):
+        values = {**small, **own.model_dump(), **values}
+    else:
+        found = model_preprocessing(own, channels) or model_preprocessing(None, channels)
+        assert found is not None
+        values = {**found.model_dump(), **small, **values}
+    try:
+        return (
+            Preprocessing.model_validate({key: values[key] for key in Preprocessing.model_fields}),
+            Augmentation.model_validate({key: values[key] for key in Augmentation.model_fields if key in values}),
+        )
+    except ValidationError as error:
+        raise ValueError(f"the transforms of pictures: {first_error(error)}") from error
+
+
+def enlargement(input_size: tuple[int, int, int], sizes: Sequence[tuple[int, int]]) -> float:
+    """How many times larger the model's image is than most pictures, by the edge where it is most."""
+    _, height, width = input_size
+    return statistics.median(max(height / h, width / w) for w, h in sizes) if sizes else 1.0
+
+
+def make_transform(
+    input_size: tuple[int, int, int], preprocessing: Preprocessing, augmentation: Augmentation | None = None
+) -> Any:
+    """timm's transform of a picture: for training with an augmentation, otherwise for evaluation."""
+    from timm.data import create_transform
+
+    settings = preprocessing.model_dump()
+    if augmentation is None or augmentation.no_aug:
+        return create_transform(input_size, is_training=False, **settings)
+    settings |= augmentation.model_dump(exclude={"no_aug"})
+    if not any(augmentation.color_jitter):
+        settings["color_jitter"] = None
+    return create_transform(input_size, is_training=True, **settings)
+
+
+def _repeat(key: str, value: Any, channels: int) -> Any:
+    """One number for all channels, as timm takes it for `mean`, `std` and `color_jitter`."""
+    if key not in ("mean", "std", "color_jitter"):
+        return value
+    values = (value,) if isinstance(value, int | float) else tuple(value)
+    wanted = 3 if key == "color_jitter" else channels
+    values *= wanted if len(values) == 1 else 1
+    if key != "color_jitter" and len(values) != channels:
+        raise ValueError(f"{key} has {len(values)} values, images have {channels} channels: give 1 or {channels}")
+    return values
