@@ -154,7 +154,7 @@ def device_of(device: torch.device) -> Device:
 
 
 @cache
-def _driver(kind: str, library: str | None) -> Any:
+def _driver(kind: Any, library: str | None) -> Any:
     try:
         from updp_rt import _launcher
     except ImportError as error:

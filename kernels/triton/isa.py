@@ -137,7 +137,7 @@ def main() -> None:
     write = parser.parse_args().write
     print(f"{'':58}", *(field.name for field in fields(Figures)))
     for arch in ARCHITECTURES:
-        found = {name: production_figures(*kernel, arch) for name, *kernel in production_kernels(arch)}
+        found = {name: production_figures(o, dtype, tile, arch) for name, o, dtype, tile in production_kernels(arch)}
         for name, row in found.items():
             values = (f"{value:{len(field.name)}}" for value, field in zip(astuple(row), fields(Figures), strict=True))
             print(f"{arch:7} {name:50}", *values)

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from updp_rt.kernels import hip
 
 from tests.backends.samples import judge, prepare, problem_of
 from tests.ops.calls import FORMS, FULL, Form
 from tests.ops.test_operators import apart, backwards, expanded, offset
 from updp_rt.backends import BACKENDS
+from updp_rt.kernels import hip
 
 HIP = BACKENDS["hip"]
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

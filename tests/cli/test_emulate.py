@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from typer.testing import CliRunner
-from updp_rt.kernels.hip.compilers import find_compiler
 
 from updp_rt.cli import app
 from updp_rt.cli.operands import parse_operand
+from updp_rt.kernels.hip.compilers import find_compiler
 
 SMALL = Path(__file__).parents[1] / "emulator" / "small.hip"
 AXPY = ("--kernel", "axpy", "--grid", "4", "--block", "256")

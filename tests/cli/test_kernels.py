@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from updp_rt.kernels.hip import build, compilers, manifest, objects
-from updp_rt.kernels.hip.figures import Figures
 
 from tests.cli.test_cli import run
+from updp_rt.kernels.hip import build, compilers, manifest, objects
+from updp_rt.kernels.hip.figures import Figures
 
 FIGURES = Figures(vgprs=96, agprs=64, sgprs=40, spills=0, scratch=0, lds=16384, occupancy=2.0, matrix=32)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from updp_rt.kernels.hip.compilers import find_compiler
 
 

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from updp_rt.kernels.hip.compilers import find_compiler
 
 from tests.emulator.operations import TYPES, VARIABLES
 from tests.emulator.programs import INPUTS, LANES, MEETING, OUTPUTS, program, translation_unit
 from updp_rt.emulator import Fault, Module
+from updp_rt.kernels.hip.compilers import find_compiler
 
 GROUPS = 2
 BATCH = 12  # programs a compiler is called for at once

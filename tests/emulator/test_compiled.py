@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from updp_rt.kernels.hip.compilers import find_compiler
 
 from updp_rt.emulator import Module
+from updp_rt.kernels.hip.compilers import find_compiler
 
 COUNT = 1 << 15
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import triton
-from updp_rt.kernels.triton import Tile
-from updp_rt.kernels.triton.ahead import compile_launch
 
 from updp_rt.emulator import run_triton
+from updp_rt.kernels.triton import Tile
+from updp_rt.kernels.triton.ahead import compile_launch
 
 
 def emulated(tile: Tile, **order: Any) -> Callable[[triton.JITFunction], object]:

@@ -8,6 +8,7 @@ from functools import cache
 import pytest
 import torch
 import triton
+
 from updp_rt.kernels.checks import DTYPES
 from updp_rt.kernels.triton import ARCHITECTURES, OPERATORS, Tile, tiles
 from updp_rt.kernels.triton.ahead import compile_kernel

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from updp_rt.kernels import triton as operators
-from updp_rt.kernels.triton import ACTIVATIONS, OPERATORS, Tile, tiles
 
 from tests.kernels import problems
 from tests.kernels.emulator import emulated
 from tests.kernels.poison import poison_fresh_memory
 from tests.kernels.problems import Problem, spoiled
+from updp_rt.kernels import triton as operators
+from updp_rt.kernels.triton import ACTIVATIONS, OPERATORS, Tile, tiles
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 EVERY_TILE = [

@@ -18,12 +18,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from triton.backends.compiler import GPUTarget
-from updp_rt.kernels import triton as operators
-from updp_rt.kernels.checks import DTYPES
-from updp_rt.kernels.triton import ARCHITECTURES, OPERATORS, architecture, tile, tiles
 
 from tests.kernels import plain, problems
 from tests.kernels.problems import Problem
+from updp_rt.kernels import triton as operators
+from updp_rt.kernels.checks import DTYPES
+from updp_rt.kernels.triton import ARCHITECTURES, OPERATORS, architecture, tile, tiles
 
 PROBLEMS = {
     "linear": problems.linear(17, 31, 53, torch.float16, "gelu", gap=3),

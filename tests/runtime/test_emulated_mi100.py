@@ -9,12 +9,12 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
-from updp_rt.kernels import hip
 
 import updp_rt
 from tests.runtime.conftest import merged, model_and_images
 from tests.runtime.test_accelerate import assert_as_good_as
 from updp_rt.blocks.randomize import randomize
+from updp_rt.kernels import hip
 from updp_rt.runtime import dispatch
 
 BACKENDS = ("hip", "reference")

@@ -14,7 +14,7 @@ from updp_rt.emulator.counters import Counters
 from updp_rt.emulator.module import Module
 
 if TYPE_CHECKING:
-    from triton.compiler import CompiledKernel  # type: ignore[import-untyped]
+    from triton.compiler import CompiledKernel
 
 WAVEFRONT = 64  # lanes
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from updp_rt.backends import Problem
+from updp_rt.ops import Problem
 from updp_rt.projection import LABEL
 from updp_rt.projection.candidates import Candidate, candidates, least_seconds, refusal
 from updp_rt.projection.machine import MI100

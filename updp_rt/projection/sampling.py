@@ -22,7 +22,7 @@ from updp_rt.projection.model import Launch, Work, resident_workgroups
 from updp_rt.projection.stalls import stall_cycles
 
 if TYPE_CHECKING:
-    import triton  # type: ignore[import-untyped]
+    import triton
 
     from updp_rt.kernels.hip import HipKernel
     from updp_rt.kernels.triton import Tile

@@ -266,6 +266,7 @@ class Fused(nn.Module):
     """Base of the fused modules' classes, to tell them by."""
 
     _updp_rt_fused = True
+    _updp_rt_rule: ClassVar[Rule]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         fusion: Fusion = self.__dict__[_FUSION]
@@ -304,7 +305,7 @@ def fuse(module: nn.Module, rule: Rule, fusion: Fusion) -> None:
     module.__class__ = _fused_class(rule, type(module))
 
 
-def unfuse(module: Fused) -> None:
+def unfuse(module: nn.Module) -> None:
     """Give `module` its own class back."""
     module.__dict__[_FUSION].forget()
     del module.__dict__[_FUSION]
@@ -354,6 +355,6 @@ def _empty(rule: type[Rule], source: type[nn.Module]) -> nn.Module:
 
     found = RULES[source]
     assert type(found) is rule
-    made = _fused_class(found, source)
+    made: Any = _fused_class(found, source)
     empty: nn.Module = made.__new__(made)
     return empty

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from updp_rt.kernels.hip import build, compilers, manifest, objects
 from updp_rt.kernels.hip.compilers import CompilerError, find_compiler
 from updp_rt.kernels.hip.figures import Figures, amd_figures, count_instructions, nvidia_figures, occupancy

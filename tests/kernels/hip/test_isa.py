@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from updp_rt.kernels import hip
 from updp_rt.kernels.hip import Kernel
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from updp_rt.kernels import hip
-from updp_rt.kernels.checks import ACTIVATIONS
-from updp_rt.kernels.hip import Kernel
 
 from tests.kernels import problems
 from tests.kernels.poison import poison_fresh_memory
 from tests.kernels.problems import Problem, spoiled
+from updp_rt.kernels import hip
+from updp_rt.kernels.checks import ACTIVATIONS
+from updp_rt.kernels.hip import Kernel
 
 KERNELS = hip.load("gfx908").manifest.kernels
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}

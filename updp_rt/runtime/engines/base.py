@@ -72,7 +72,7 @@ class OnEngine(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # The class is made on the fly. A copy runs by its modules, until it is prepared for an engine again.
-        bare = type(self).__bases__[-1]
+        bare: Any = type(self).__bases__[-1]
         state = {name: value for name, value in self.__getstate__().items() if name != _STATE}
         if getattr(bare, "_updp_rt_fused", False):
             made, arguments, _ = bare.__reduce_ex__(self, protocol)

@@ -85,7 +85,7 @@ def conv_site(
     found = activation(act)
     stride, padding, groups = geometry(conv)
     tensors = held(conv, weight="weight", bias="bias") | ({} if scale is None else {"scale": scale})
-    eps = 0.0
+    eps: Any = 0.0
     if isinstance(norm, nn.Identity):
         norm = None
     if norm is not None:
@@ -99,7 +99,7 @@ def conv_site(
             found = own if found == "none" else found
         batches = "num_batches_tracked"
         tensors |= held(norm, mean="running_mean", var="running_var", gamma="weight", beta="bias", batches=batches)
-        eps = float(norm.eps)
+        eps = norm.eps
     fusion.site(name, CONV2D, tensors, act=found, stride=stride, padding=padding, groups=groups, eps=eps)
     return found
 
