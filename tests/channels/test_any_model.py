@@ -356,3 +356,11 @@ def test_sizes_of_two_kinds_in_the_code() -> None:
     result = prune(Layers(run, scale=nn.Parameter(torch.randn(8)), d=nn.Conv2d(4, 4, 1)))
     assert kept(result) == {"d": 2}
     assert any("are no parameters, and channels that pass a reshape all stay" in note for note in result.notes)
+
+
+def test_parameters_that_are_inputs_of_modules() -> None:
+    """As learned queries and class tokens are."""
+    model = Layers(
+        lambda s, x: s.c(s.b(s.a(x))) + s.act(s.query), query=nn.Parameter(torch.rand(4, 1, 1)), act=nn.ReLU()
+    )
+    assert kept(prune(model)) == {"b": 4, "c": 4}

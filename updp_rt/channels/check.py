@@ -94,7 +94,7 @@ def output_changes(
 
 def _prepare(model: nn.Module, exact: bool) -> nn.Module:
     """A copy in eval mode, in float64 if that is allowed."""
-    copied = copy_model(model).eval()
+    copied = copy_model(model).eval().requires_grad_(False)  # operations are counted only where nothing wants gradients
     return copied.double() if exact else copied
 
 

@@ -201,6 +201,7 @@ def _export(
     chosen = naive if copies == "naive" else choose(found, masks, layout, copies)
     pruned = export_model(model, found, masks, layout, chosen)
     check = check_equal(mask_model(model, masks), pruned, example, exact=exact)
+    _tell_size(pruned, example)
     costs = [
         Cost(sum(p.numel() for p in each.parameters()), macs // count_images(example))
         for each, macs in zip((model, pruned), check.macs, strict=True)
@@ -218,6 +219,14 @@ def _export(
         precision=check.dtype,
         notes=(*found.notes, *notes),
     )
+
+
+def _tell_size(model: nn.Module, example: Inputs) -> None:
+    """Have timm's configuration, which a saved model keeps, name the images that the model was pruned for."""
+    config = getattr(model, "pretrained_cfg", None)
+    if isinstance(config, dict) and isinstance(example, Tensor) and example.dim() == 4:
+        told: Any = model
+        told.pretrained_cfg = told.default_cfg = {**config, "input_size": tuple(example.shape[1:])}
 
 
 def _report(name: str, mask: Bools, choice: Choice) -> LayerReport:
