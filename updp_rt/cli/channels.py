@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from updp_rt.cli.app import app
-from updp_rt.cli.common import create_model, load_or_create, out, parse_size, print_json
+from updp_rt.cli.common import create_model, load_or_create, out, parse_size, print_json, saved_folder
+from updp_rt.cli.images import ImageOptions, preprocessing_of, reads_images, show_images
 from updp_rt.cli.options import AsJson, Size
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ Limits = Annotated[
 
 
 @app.command(epilog="Example: updp-rt channels densenet121 --amount 0.5 --out densenet121_c50")
+@reads_images()
 def channels(
     model: Annotated[str, typer.Argument(help="A timm model, or a folder that updp-rt wrote.", show_default=False)],
     amount: Annotated[float, typer.Option(help="Share to remove: see --scope.")] = 0.5,
@@ -47,6 +49,8 @@ def channels(
         Path | None, typer.Option("--out", help="Folder for the pruned model and channels.png.")
     ] = None,
     json: AsJson = False,
+    *,
+    images: ImageOptions,
 ) -> None:
     """Prune MODEL's channels without constraints: every layer keeps the inputs it wants; reordering saves the copies.
 
@@ -57,12 +61,19 @@ def channels(
 
     import updp_rt
     from updp_rt._timing import time_side_by_side
-    from updp_rt.data import load_splits
+    from updp_rt.artifacts.preprocessing import set_preprocessing
 
+    images.need(data)
     size = parse_size(img_size)
     source, input_size = _source(model, size, num_classes, pretrained, checkpoint)
     example = torch.randn(batch, *input_size)
-    splits = load_splits(data, input_size, num_classes=num_classes) if data else None
+    splits = None
+    if data:
+        fits = size is not None or saved_folder(model) is not None
+        how = {"preprocessing": preprocessing_of(model, source), "num_classes": num_classes, "enlarge": fits}
+        splits = images.load(data, input_size, **how)
+        set_preprocessing(source, splits.preprocessing, input_size)
+        show_images(splits)
     settings: dict[str, Any] = {"amount": amount, "importance": importance, "scope": scope}
     settings["limits"] = _parse_limits(limits or [])
     settings["images"] = _images(splits) if splits is not None else None

@@ -55,6 +55,7 @@ def demo(
     Killed, the same command goes on where it was; finished, it shows the results again.
     """
     import updp_rt
+    from updp_rt.artifacts.preprocessing import set_preprocessing
     from updp_rt.data import load_splits
     from updp_rt.report import PROFILE, profile, write_report
 
@@ -64,6 +65,7 @@ def demo(
     folder = out_folder or Path("runs") / f"demo-{model}-p{num_pruned}"
     splits = load_splits("digits", (3, *_SIZE))
     baseline = _trained_baseline(model, splits, budget, seed, folder / "baseline")
+    set_preprocessing(baseline, splits.preprocessing, (3, *_SIZE))
     result = updp_rt.prune(
         baseline,
         splits.train,

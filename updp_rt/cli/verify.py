@@ -20,20 +20,25 @@ from updp_rt.cli.common import (
     print_json,
     saved_folder,
 )
+from updp_rt.cli.images import ImageOptions, preprocessing_of, reads_images, show_images
 from updp_rt.cli.options import AsJson, Size
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from updp_rt.artifacts.preprocessing import Preprocessing
     from updp_rt.verification import Certificate
 
 _RANDOM = "random normal"
+_VALIDATION = ", validation"  # and perhaps, apart by a comma, the options of pictures
+_ANY_CLASS = 1_000_000  # labels are not looked at
 
 
 @app.command(
     epilog="Example: updp-rt verify runs/deit-p6 --data imagenet/"
     "\n\nAgain: updp-rt verify --check deit_p6/certificate.json"
 )
+@reads_images()
 def verify(
     target: Annotated[
         str | None, typer.Argument(help="A folder that updp-rt wrote, or a timm model.", show_default=False)
@@ -57,6 +62,8 @@ def verify(
         Path | None, typer.Option("--out", help="The certificate.  [default: certificate.json in the model's folder]")
     ] = None,
     json: AsJson = False,
+    *,
+    images: ImageOptions,
 ) -> None:
     """Accelerate a model, compare every fused module with float64, and write the certificate.
 
@@ -68,6 +75,7 @@ def verify(
     """
     if (model is None) == (target is None and check is None):
         raise ValueError("name a model's folder, or give --check CERT, or --model NAME: see updp-rt verify --help")
+    images.need(data)
     if model is not None:
         print("updp-rt: verify --model is a command of its own now: updp-rt check", file=sys.stderr)
         check_command(model, prune, dtype or "float64", img_size, seed, json)
@@ -75,7 +83,8 @@ def verify(
         _check_again(check, target or str(check.parent), device, out_file, json)
     else:
         assert target is not None
-        source = f"{data}, validation" if data else _RANDOM
+        options = images.to_text()
+        source = f"{data}{_VALIDATION}{f', {options}' if options else ''}" if data else _RANDOM
         size = parse_size(img_size)
         certificate = certify(target, source, batch, dtype or DTYPES[0], size, device, seed, show_progress=not json)
         folder = saved_folder(target)
@@ -104,24 +113,32 @@ def certify(
     place, kind = parse_device(device), parse_dtype(dtype)
     torch.manual_seed(seed)  # a timm model's weights, so that they can be drawn again
     merged, input_size = load_or_create(target, size)
-    images = _images(source, (batch, *input_size), seed).to(place, kind)
+    images = _images(source, (batch, *input_size), seed, preprocessing_of(target, merged)).to(place, kind)
     merged = merged.to(place, kind)
     fast = updp_rt.accelerate(merged, images)
     return updp_rt.verify(merged, fast, images, seed=seed, source=source, show_progress=show_progress)
 
 
-def _images(source: str, shape: tuple[int, int, int, int], seed: int) -> Tensor:
+def _images(
+    source: str, shape: tuple[int, int, int, int], seed: int, preprocessing: nn.Module | Preprocessing
+) -> Tensor:
     """The images that a certificate's ``inputs`` names, float32 ``[N, C, H, W]``."""
     import torch
 
-    from updp_rt.data import first_images, load_splits, make_loader
+    from updp_rt.data import first_images, make_loader
 
-    batch, *input_size = shape
-    name, separator, _ = source.rpartition(", validation")
+    batch, channels, height, width = shape
+    name, separator, options = source.rpartition(_VALIDATION)
     if separator:
-        channels, height, width = input_size
-        loader = make_loader(load_splits(name, (channels, height, width)).val, batch, training=False)
-        images = first_images(loader, batch)
+        given = ImageOptions.from_text(options.removeprefix(", "))
+        splits = given.load(
+            name,
+            (channels, height, width),
+            preprocessing=preprocessing,
+            num_classes=_ANY_CLASS if name.startswith("wds/") else None,
+        )
+        show_images(splits)
+        images = first_images(make_loader(splits.val, batch, training=False), batch)
         if len(images) < batch:
             raise ValueError(f"{name!r} has {len(images)} validation images: give --batch {len(images)} or less")
         return images

@@ -107,10 +107,10 @@ def _digits(input_size: tuple[int, int, int], own: nn.Module | Preprocessing | N
     odd = sorted(set(given) - {"mean", "std"})
     if odd:
         raise ValueError(f"the digits are resized and shifted in one way: {odd[0]} has no meaning for them")
+    how: dict[str, Any] = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "squash"}
     scans: dict[str, Any] = {"mean": (MEAN,), "std": (STD,)}
-    if isinstance(own, Preprocessing):
+    if isinstance(own, Preprocessing) and how.items() <= own.model_dump().items():  # recorded of the digits
         scans = {"mean": own.mean, "std": own.std}
-    how = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "squash"}
     applied, _ = choose_transforms(input_size, (), None, {**scans, **how, **given})
     train, val, test = (
         Digits(s, (size[0], size[1]), channels, augment=s == "train", mean=applied.mean, std=applied.std)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +54,8 @@ class Run:
             differs concerns no stage that was begun. Nothing is written before `claimed`.
         reuse: folder of another run of this model, whose latencies, supernet and search are taken over as far as the
             settings that they depend on are the same.
+        augmentation: what is done to training images, recorded: a run goes on with the same.
+        notes: lines on the data, for the log.
 
     Raises:
         `ArtifactError`, `UnsupportedModelError`: the model cannot be pruned or could not be saved afterwards.
@@ -72,8 +74,11 @@ class Run:
         test: Data | None = None,
         model_args: dict[str, Any] | None = None,
         reuse: str | Path | None = None,
+        augmentation: Mapping[str, Any] | None = None,
+        notes: Sequence[str] = (),
         show_progress: bool = True,
     ) -> None:
+        self.notes = notes
         self.model, self.folder, self.config = copy.deepcopy(model), Path(folder), config
         self.reuse = None if reuse is None else Path(reuse)
         self.names = prunable_blocks(model)
@@ -98,6 +103,7 @@ class Run:
             **{key: value for key, value in described.items() if key != "blocks" or value},
             "input_size": list(self.input_size),
             "weights_sha256": fingerprint(model),
+            **({"augmentation": dict(augmentation)} if augmentation else {}),
             "config": config.model_dump(),
         }
 
@@ -114,6 +120,8 @@ class Run:
                 is_begun(self.folder, RUN)  # before a lock is put there
                 held.enter_context(locked(self.folder))
                 self._begin()
+                for note in self.notes:
+                    self.progress.log(note)
                 self._take_over()
             self.accelerator.wait_for_everyone()
             yield
