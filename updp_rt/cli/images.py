@@ -111,8 +111,8 @@ def preprocessing_of(target: str, model: nn.Module) -> nn.Module | Preprocessing
 
 
 def show_images(splits: Splits) -> None:
-    """Tell on stderr what pictures go through."""
-    for line in splits.describe():
+    """Tell on stderr what pictures go through where nothing is trained."""
+    for line in splits.describe(training=False):
         print(line, file=sys.stderr)
 
 

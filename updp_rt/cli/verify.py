@@ -137,10 +137,10 @@ def _images(
             preprocessing=preprocessing,
             num_classes=_ANY_CLASS if name.startswith("wds/") else None,
         )
-        show_images(splits)
         images = first_images(make_loader(splits.val, batch, training=False), batch)
         if len(images) < batch:
             raise ValueError(f"{name!r} has {len(images)} validation images: give --batch {len(images)} or less")
+        show_images(splits)
         return images
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 

@@ -37,10 +37,10 @@ class Splits:
     augmentation: Augmentation | None = None
     notes: tuple[str, ...] = ()
 
-    def describe(self) -> tuple[str, ...]:
-        """Lines for people: the transforms that are applied, and what is odd about the data."""
-        training = "the digits' shifts" if self.augmentation is None else str(self.augmentation)
-        return f"images: {self.preprocessing}", f"training images: {training}", *self.notes
+    def describe(self, *, training: bool = True) -> tuple[str, ...]:
+        """Lines for people: the transforms that are applied, training's too, and what is odd about the data."""
+        shifted = "the digits' shifts" if self.augmentation is None else str(self.augmentation)
+        return f"images: {self.preprocessing}", *([f"training images: {shifted}"] if training else []), *self.notes
 
 
 def load_splits(
