@@ -112,6 +112,24 @@ def test_an_example_without_tensors_is_refused(example: Any) -> None:
         updp_rt.prune_channels(nn.Linear(3, 3), example)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"amount": 1.5}, "from 0 to below 1, not 1.5"),
+        ({"scope": "everywhere"}, "choose among local, global"),
+        ({"importance": "luck"}, "choose among magnitude"),
+        ({"importance": "hrank"}, "needs images"),
+        ({"limits": {"*": 2}}, "is a share from 0 to below 1"),
+    ],
+)
+def test_settings_are_refused_before_any_work(settings: dict[str, Any], message: str) -> None:
+    def never(s: Any, x: Tensor) -> Tensor:
+        raise AssertionError
+
+    with pytest.raises(updp_rt.ChannelError, match=message):
+        updp_rt.prune_channels(Layers(never), X, **settings)
+
+
 # Tensors beside parameters.
 
 

@@ -22,10 +22,10 @@ from updp_rt.channels.coupling import choose_coupling
 from updp_rt.channels.errors import ChannelError
 from updp_rt.channels.export import export_model, mask_model
 from updp_rt.channels.graph import WRITTEN
-from updp_rt.channels.importance import Scores, score_inputs
+from updp_rt.channels.importance import Scores, check_measure, score_inputs
 from updp_rt.channels.inputs import Inputs, count_images, tensors
 from updp_rt.channels.layout import Layout, Masks, check_masks, find_alive
-from updp_rt.channels.masks import choose_masks
+from updp_rt.channels.masks import check_budget, choose_masks
 from updp_rt.channels.order import find_order
 from updp_rt.channels.plan import STRATEGIES, Choice, Copies, choose, choose_naive, count_copies
 from updp_rt.channels.trace import Trace, trace
@@ -147,6 +147,9 @@ def prune_channels(
     if not tensors(example_input):
         raise ChannelError("example_input holds no tensor: give the images, or a tuple of all that the model takes")
     batches = [images] if isinstance(images, Tensor) else list(images or ())
+    if masks is None:
+        check_budget(amount, scope, limits or {})
+        check_measure(importance, batches)
     with torch.inference_mode(False), torch.no_grad():  # whatever the caller's mode, the result can be trained
         if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
             model = copy_model(model)
