@@ -8,9 +8,10 @@ COMPILER := $(VENV)/.compiler
 OBJECTS := $(VENV)/.objects
 BROWSER := $(VENV)/.browser
 
-SUITES := micro blocks models paper
+MEASURED := models memory merged_speed channels_speed progressive_vs_direct channels_accuracy
+SUITES := micro blocks paper gpu $(MEASURED)
 
-.PHONY: demo test lint bench bench-gpu $(SUITES:%=bench-%) projection wheel setup clean
+.PHONY: demo test lint bench $(SUITES:%=bench-%) projection wheel setup clean
 
 demo: setup
 	$(BIN)/updp-rt demo $(ARGS)
@@ -24,27 +25,17 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Slower than tests: speed of merged and accelerated models, and progressive against direct training (about an hour).
-bench: setup
-	$(BIN)/python -m benchmarks models
-	$(BIN)/python -m benchmarks.memory
-	$(BIN)/python -m benchmarks.merged_speed
-	$(BIN)/python -m benchmarks.progressive_vs_direct
-	$(BIN)/python -m benchmarks.channels_speed
-	$(BIN)/python -m benchmarks.channels_accuracy
+# Slower than tests: speed of merged and accelerated models, and what is trained and compared (about an hour).
+bench: $(MEASURED:%=bench-%)
 
-# make bench-micro, bench-blocks, bench-models, bench-paper: candidates in turn, on the CPU or the GPU there is. Options:
-# make bench-models ARGS="--model resnet34 --batch-size 1 --minutes 10".
+# One suite or study: make bench-models ARGS="--model resnet34 --batch-size 1 --minutes 10". bench-gpu: on a machine with
+# a GPU, in 8 minutes.
 $(SUITES:%=bench-%): bench-%: setup
 	$(BIN)/python -m benchmarks $* $(ARGS)
 
-# On a machine with a GPU, in 8 minutes.
-bench-gpu: setup
-	$(BIN)/python -m benchmarks.gpu $(ARGS)
-
 # Projected times of the HIP and Triton kernels on an MI100; nothing is measured.
 projection: setup
-	$(BIN)/python -m benchmarks.projection
+	$(BIN)/python -m benchmarks projection
 
 # A wheel in dist/, with code objects for gfx908 and gfx90a.
 wheel: setup
