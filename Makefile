@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NATIVE := $(VENV)/.native
+TORCHVISION := $(VENV)/.torchvision
 COMPILER := $(VENV)/.compiler
 OBJECTS := $(VENV)/.objects
 BROWSER := $(VENV)/.browser
@@ -42,13 +43,18 @@ wheel: setup
 	$(BIN)/updp-rt kernels build --arch gfx908,gfx90a
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
 
-setup: $(OBJECTS)
+setup: $(OBJECTS) $(TORCHVISION)
 
 $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 12)))' \
 		|| { echo 'Python 3.11 or 3.12 is needed; name one with: make PYTHON=python3.12'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+# PyPI's torchvision may belong to another build of torch than the one that is installed.
+$(TORCHVISION): $(READY) updp_rt/_torchvision.py
+	$(BIN)/python updp_rt/_torchvision.py
 	touch $@
 
 # The package itself and its native code; ninja compiles what changed.
