@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.protocol import Case, Record, Suite
+from benchmarks.protocol import NOTHING, Case, Record, Suite
 from benchmarks.settings import Settings
 
 
@@ -71,7 +71,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cases = list(given.suite.cases(given.settings))
     items = [pytest.param(case, name, id=f"{case}-{name}") for case in cases for name in case.candidates]
     if not items:
-        raise pytest.UsageError("there is nothing to measure: this suite has none of the models named")
+        raise pytest.UsageError(NOTHING)
     metafunc.parametrize(("case", "candidate"), items)
 
 

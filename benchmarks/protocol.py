@@ -7,7 +7,7 @@ after each, and resumes one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
@@ -21,6 +21,8 @@ from benchmarks.grid import Grid
 from benchmarks.results import Row
 from benchmarks.samples import Summary
 from benchmarks.settings import Settings
+
+NOTHING = "there is nothing to measure: this suite has none of the models named"
 
 _COMPARABLE = ("compiler", "compile_mode", "channels_last")
 _SURROUNDINGS = ("environment", "versions", "rounds", *_COMPARABLE)
@@ -203,12 +205,30 @@ class Record:
 
 
 def run(suite: Suite, settings: Settings, console: Console) -> Record:
-    """Measure all cases of a suite one after the other."""
+    """Measure all cases of a suite one after the other.
+
+    Raises:
+        ValueError: the settings are wrong, there is nothing to measure, or another run cannot be resumed.
+    """
     record = Record(suite, settings, lambda line: console.print(line, markup=False, highlight=False))
     for case in suite.cases(settings):
         record.rows_of(case)
-    record.write()
+    if not record.rows:
+        raise ValueError(NOTHING)
     return record
+
+
+def known(kind: str, given: Sequence[str] | None, there_are: Iterable[str]) -> tuple[str, ...]:
+    """What is given, or all there are.
+
+    Raises:
+        ValueError: one is not among these.
+    """
+    names = tuple(there_are)
+    for name in given or ():
+        if name not in names:
+            raise ValueError(f"unknown {kind} {name!r}: choose among {', '.join(names)}")
+    return tuple(given or names)
 
 
 def race(

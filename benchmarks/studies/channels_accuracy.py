@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.grid import Grid, grouped, what_is_missing
-from benchmarks.protocol import Case, Measured, Record, Suite
+from benchmarks.protocol import Case, Measured, Record, Suite, known
 from benchmarks.results import Row, by_case
 from benchmarks.settings import Settings
 from benchmarks.studies.digits import BATCH, Digits
@@ -30,7 +30,7 @@ from updp_rt.channels import Trace, mask_model, trace
 from updp_rt.channels.coupling import choose_coupling
 from updp_rt.channels.importance import MEASURES, Scores, score_inputs
 from updp_rt.channels.layout import Masks, count_params
-from updp_rt.channels.masks import choose_masks
+from updp_rt.channels.masks import check_budget, choose_masks
 from updp_rt.data import first_images, make_loader
 from updp_rt.pruning.recalibrate import recalibrate
 from updp_rt.pruning.trainer import Recipe, label_losses, seed_everything
@@ -43,10 +43,13 @@ KINDS = ("averaged", "constrained", "free", "unconstrained")
 
 def cases(settings: Settings) -> Iterator[Case]:
     """The models, seeds, measures and shares."""
-    for name in settings.models or BUDGETS:
+    amounts = settings.amounts or AMOUNTS
+    for amount in amounts:
+        check_budget(amount, settings.scope, {})
+    for name in known("model", settings.models, BUDGETS):
         for seed in settings.seeds:
-            for importance in settings.importance or MEASURES:
-                for amount in settings.amounts or AMOUNTS:
+            for importance in known("measure", settings.importance, MEASURES):
+                for amount in amounts:
                     about = {"model": name, "seed": seed, "scope": settings.scope}
                     about |= {"importance": importance, "amount": amount}
                     key = f"{name} seed {seed} {settings.scope} {importance} {amount:g}"

@@ -16,8 +16,7 @@ import timm
 from torch import nn
 
 from benchmarks.grid import Grid, grouped, what_is_missing
-from benchmarks.models import MODELS
-from benchmarks.protocol import Case, Measured, Record, Suite
+from benchmarks.protocol import Case, Measured, Record, Suite, known
 from benchmarks.results import Row, by_case
 from benchmarks.samples import spread
 from benchmarks.settings import Settings
@@ -52,7 +51,7 @@ BUDGETS = {
 
 def cases(settings: Settings) -> Iterator[Case]:
     """The models and seeds."""
-    for name in settings.models or MODELS:
+    for name in known("model", settings.models, BUDGETS):
         usual = BUDGETS[name]
         budget = replace(usual, epochs=settings.epochs or usual.epochs, lr=settings.lr or usual.lr)
         for seed in settings.seeds:

@@ -63,7 +63,9 @@ def cases(settings: Settings) -> Iterator[Case]:
     torch.backends.cudnn.benchmark = settings.library_search
     torch.backends.cudnn.allow_tf32 = False  # products do not use it by default, nor do the fused kernels
     settings = replace(settings, channels_last=True)
-    (dtype,) = settings.dtypes or ("float16",)
+    dtype, *others = settings.dtypes or ("float16",)
+    if others:
+        raise ValueError("models are measured in one precision a run: give one, such as --precision float16")
     wrong: Wrongs = {}
     met: dict[str, Met] = {}
     first = getattr(torch, dtype)

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.grid import Grid, gain, what_is_missing
 from benchmarks.problems import PROJECTED, projected_problems, square
-from benchmarks.protocol import Case, Measured, Record, Suite
+from benchmarks.protocol import Case, Measured, Record, Suite, known
 from benchmarks.results import Row, by_case
 from benchmarks.settings import Settings
 from updp_rt.backends import Problem
@@ -34,7 +34,7 @@ BOUND = 0.7  # of the roofline, for the best HIP kernel
 def cases(settings: Settings) -> Iterator[Case]:
     """The frozen problems, and the squares."""
     dtypes = [getattr(torch, name) for name in settings.dtypes or ("float16", "bfloat16", "float32")]
-    for problem in projected_problems(dtypes, settings.models or PROJECTED):
+    for problem in projected_problems(dtypes, known("model", settings.models, PROJECTED)):
         about = {"operator": problem.operator, "dtype": str(problem.dtype).removeprefix("torch.")}
         key = problem.key.removesuffix(f" {problem.device}")
         yield Case(key, about, (), partial(_measure, problem))

@@ -244,6 +244,25 @@ def test_nothing_to_measure_and_nothing_to_resume(tmp_path: Path) -> None:
         assert f"{suite}.csv cannot be resumed: its environment was another" in " ".join(found.output.split())
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["progressive_vs_direct", "-m", "resnet50"], "unknown model 'resnet50': choose among resnet34"),
+        (["channels_accuracy", "--scope", "all"], "unknown scope 'all'"),
+        (["channels_accuracy", "--importance", "size"], "unknown measure 'size'"),
+        (["channels_accuracy", "--amounts", "0.5,20"], "from 0 to below 1, not 20.0"),
+        (["projection", "-m", "mobilenetv2_100"], "unknown model 'mobilenetv2_100'"),
+        (["gpu", "--device", "cpu", "--precision", "float16,float32"], "one precision a run"),
+    ],
+)
+def test_wrong_settings_are_told_before_anything_runs(command: list[str], said: str, tmp_path: Path) -> None:
+    """And no result is replaced by an empty one."""
+    found = CliRunner().invoke(app, [*command, "--out", str(tmp_path)])
+    assert found.exit_code == 2
+    assert said in found.output
+    assert not list(tmp_path.glob("*.csv"))
+
+
 @torch.inference_mode()
 def test_a_wrong_model_is_seen() -> None:
     model, images = nn.Linear(5, 3), torch.randn(4, 5)
