@@ -144,8 +144,10 @@ def prune_channels(
         raise ChannelError("an accelerated model cannot be pruned: updp_rt.restore it, prune, and accelerate again")
     if any(module.training and isinstance(module, _OTHER_IN_TRAINING) for module in model.modules()):
         raise ChannelError("only a model in eval mode can be pruned: call model.eval() first")
-    if not tensors(example_input):
-        raise ChannelError("example_input holds no tensor: give the images, or a tuple of all that the model takes")
+    if not any(tensor.numel() for tensor in tensors(example_input)):
+        raise ChannelError("example_input holds no numbers: give images, or a tuple of all that the model takes")
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ChannelError("a model on the meta device has no weights to choose by: load them first")
     batches = [images] if isinstance(images, Tensor) else list(images or ())
     if masks is None:
         check_budget(amount, scope, limits or {})
