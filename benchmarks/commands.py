@@ -9,6 +9,7 @@ import inspect
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,62 +69,47 @@ def _numbers(value: str, kind: type = int) -> tuple[Any, ...]:
         raise typer.BadParameter(f"numbers separated by commas are wanted, not {value!r}") from error
 
 
-def _shares(value: str) -> tuple[float, ...]:
-    return _numbers(value, float)
+def _listed(*names: str, help: str) -> Any:
+    return Annotated[str, typer.Option(*names, help=f"{help}, separated by commas. Default: the suite's.")]
 
 
-def _listed(parse: Callable[[str], tuple[Any, ...]], *names: str, help: str) -> Any:
-    return Annotated[str, typer.Option(*names, help=f"{help}, separated by commas.")], parse
-
-
-# Named as timm's benchmark.py names them, where it has them; with what parses a list.
-_OPTIONS: dict[str, tuple[Any, Callable[[str], tuple[Any, ...]] | None]] = {
-    "device": (Annotated[str, typer.Option(help="cpu or cuda.")], None),
-    "models": _listed(_words, "--model", "-m", help="Models"),
-    "batches": _listed(_numbers, "--batch-size", "-b", help="Batch sizes"),
-    "dtypes": _listed(_precisions, "--precision", help="float32, bfloat16, float16"),
-    "image_size": (Annotated[int, typer.Option("--img-size", help="Height and width of the images.")], None),
-    "pruned": _listed(_numbers, "--pruned", help="How many blocks are merged in the variants, such as 0,3,6"),
-    "channels_last": (
-        Annotated[bool, typer.Option("--channels-last", help="Models and images in channels_last.")],
-        None,
-    ),
-    "seeds": _listed(_numbers, "--seeds", help="Seeds"),
-    "amounts": _listed(_shares, "--amounts", help="Shares that are dropped"),
-    "importance": _listed(_words, "--importance", help="Measures of importance"),
-    "scope": (Annotated[str, typer.Option(help="global: of the parameters; local: of each layer's inputs.")], None),
-    "epochs": (Annotated[int | None, typer.Option(help="Epochs of the subnets, instead of the study's.")], None),
-    "lr": (Annotated[float | None, typer.Option(help="Learning rate of the subnets, instead of the study's.")], None),
-    "warm_calls": (
-        Annotated[int, typer.Option("--num-warm-iter", help="Calls before the first that counts.", min=1)],
-        None,
-    ),
-    "rounds": (
-        Annotated[int, typer.Option("--num-bench-iter", help="Rounds in which all candidates take turns.", min=1)],
-        None,
-    ),
-    "seconds": (
-        Annotated[float, typer.Option("--time-limit", help="Seconds a candidate, after which no round is begun.")],
-        None,
-    ),
-    "minutes": (Annotated[float | None, typer.Option(help="Begin nothing that would not end within them.")], None),
-    "compiler": (
-        Annotated[str, typer.Option("--torchcompile", help="torch.compile's backend; none leaves it out.")],
-        None,
-    ),
-    "compile_mode": (Annotated[str | None, typer.Option("--torchcompile-mode", help="torch.compile's mode.")], None),
-    "library_search": (
-        Annotated[bool, typer.Option(help="cuDNN or MIOpen tries all of its algorithms, slow at first with MIOpen.")],
-        None,
-    ),
-    "memory": (Annotated[bool, typer.Option(help="Measure each variant's peak memory, in its own process.")], None),
-    "upscale": (Annotated[Path | None, typer.Option(help="Folder of the published package `upscale`.")], None),
-    "resume": (
-        Annotated[bool, typer.Option("--resume", help="Keep what an earlier run has measured in the same place.")],
-        None,
-    ),
-    "out": (Annotated[Path | None, typer.Option(help="Folder of the results, instead of results/DEVICE.")], None),
-    "results_file": (Annotated[Path | None, typer.Option(help="Also write a CSV with timm's columns here.")], None),
+# What parses those that are lists.
+_LISTS: dict[str, Callable[[str], tuple[Any, ...]]] = {
+    "models": _words,
+    "batches": _numbers,
+    "dtypes": _precisions,
+    "pruned": _numbers,
+    "seeds": _numbers,
+    "amounts": partial(_numbers, kind=float),
+    "importance": _words,
+}
+# Named as timm's benchmark.py names them, where it has them.
+_OPTIONS: dict[str, Any] = {
+    "device": Annotated[str, typer.Option(help="cpu or cuda.")],
+    "models": _listed("--model", "-m", help="Models"),
+    "batches": _listed("--batch-size", "-b", help="Batch sizes"),
+    "dtypes": _listed("--precision", help="float32, bfloat16, float16"),
+    "image_size": Annotated[int, typer.Option("--img-size", help="Height and width of the images.")],
+    "pruned": _listed("--pruned", help="How many blocks are merged in the variants, such as 0,3,6"),
+    "channels_last": Annotated[bool, typer.Option("--channels-last", help="Models and images in channels_last.")],
+    "seeds": _listed("--seeds", help="Seeds"),
+    "amounts": _listed("--amounts", help="Shares that are dropped"),
+    "importance": _listed("--importance", help="Measures of importance"),
+    "scope": Annotated[str, typer.Option(help="global: of the parameters; local: of each layer's inputs.")],
+    "epochs": Annotated[int | None, typer.Option(help="Epochs of the subnets, instead of the study's.", min=1)],
+    "lr": Annotated[float | None, typer.Option(help="Learning rate of the subnets, instead of the study's.")],
+    "warm_calls": Annotated[int, typer.Option("--num-warm-iter", help="Calls before the first that counts.", min=1)],
+    "rounds": Annotated[int, typer.Option("--num-bench-iter", help="Rounds in which all candidates run.", min=1)],
+    "seconds": Annotated[float, typer.Option("--time-limit", help="Seconds a candidate; no round begins after.")],
+    "minutes": Annotated[float | None, typer.Option(help="Begin nothing that would not end within them.")],
+    "compiler": Annotated[str, typer.Option("--torchcompile", help="torch.compile's backend; none leaves it out.")],
+    "compile_mode": Annotated[str | None, typer.Option("--torchcompile-mode", help="torch.compile's mode.")],
+    "library_search": Annotated[bool, typer.Option(help="cuDNN or MIOpen tries all algorithms, slow at first.")],
+    "memory": Annotated[bool, typer.Option(help="Measure each variant's peak memory, in its own process.")],
+    "upscale": Annotated[Path | None, typer.Option(help="Folder of the published package `upscale`.")],
+    "resume": Annotated[bool, typer.Option("--resume", help="Keep what an earlier run has measured here.")],
+    "out": Annotated[Path | None, typer.Option(help="Folder of the results, instead of results/DEVICE.")],
+    "results_file": Annotated[Path | None, typer.Option(help="Also write a CSV with timm's columns here.")],
 }
 _Rest = Annotated[list[str] | None, typer.Argument(metavar="[-- PYTEST...]", help="Passed on to pytest.")]
 
@@ -136,9 +122,7 @@ def _command(suite: Suite) -> Callable[..., None]:
 
     defaults = {**vars(Settings()), **suite.defaults}
     parameters: dict[str, tuple[Any, Any]] = {"context": (typer.Context, inspect.Parameter.empty)}
-    parameters |= {
-        name: (_OPTIONS[name][0], defaults[name] if _OPTIONS[name][1] is None else "") for name in suite.all_options
-    }
+    parameters |= {name: (_OPTIONS[name], "" if name in _LISTS else defaults[name]) for name in suite.all_options}
     if suite.timed:
         parameters["rest"] = (_Rest, None)
     kind = inspect.Parameter.KEYWORD_ONLY
@@ -153,7 +137,8 @@ for _suite in (*SUITES.values(), *STUDIES.values()):
 
 
 def _run(suite: Suite, given: dict[str, Any], rest: list[str], typed: str) -> None:
-    parsed = {name: _parsed(name, value) for name, value in given.items() if value != "" and value is not None}
+    chosen = {name: value for name, value in given.items() if value != "" and value is not None}
+    parsed = {name: _LISTS[name](value) if name in _LISTS else value for name, value in chosen.items()}
     settings = Settings(**{**suite.defaults, **parsed, "command": typed})
     if settings.device not in ("cpu", "cuda"):
         raise typer.BadParameter("cpu or cuda is wanted", param_hint="--device")
@@ -177,11 +162,6 @@ def _run(suite: Suite, given: dict[str, Any], rest: list[str], typed: str) -> No
         print(f"written: {record.path}")
         code = code or int(any("wrong" in row for row in rows))
     raise typer.Exit(code)
-
-
-def _parsed(name: str, value: Any) -> Any:
-    parse = _OPTIONS[name][1]
-    return value if parse is None else parse(value)
 
 
 def _typed(suite: Suite, context: typer.Context) -> str:

@@ -43,7 +43,6 @@ EPILOGUE = "epilogue"  # the vendor backend's second half, checked as an operato
 # Up to which share of the time something may still be begun: each part leaves room for those after it.
 _UNTIL = {"numerics": 0.2, "models": 0.8, "compiled": 0.6, "compiled operators": 0.92, "operators": 0.97}
 
-
 Wrongs = dict[tuple[str, str, str], str]  # why a kernel is not to be timed, by operator, dtype and candidate
 
 
