@@ -44,7 +44,7 @@ def prune_again(model: nn.Module, pruned: PrunedChannels | None) -> nn.Module:
         if old is None or old.dim() != len(shape) or any(not 0 < n <= o for n, o in zip(shape, old.shape, strict=True)):
             found = "which it has not" if old is None else f"which is {tuple(old.shape)}"
             raise ArtifactError(f"channels.shapes: this architecture has no {shape} for {name[:80]!r}, {found}")
-        replace_tensor(model, name, old.detach().new_empty(shape))
+        replace_tensor(model, name, old.detach()[tuple(slice(size) for size in shape)].clone())
     numbers, modules = _numbers(model), dict(model.named_modules())
     for name, selected in pruned.selections.items():
         if not name or name not in modules:
