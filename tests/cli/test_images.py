@@ -49,6 +49,7 @@ def test_what_is_applied_is_printed_logged_and_saved(tmp_path: Path, base: tuple
     assert (identity["augmentation"]["scale"], identity["augmentation"]["hflip"]) == ([0.5, 1.0], 0)
     saved = json.loads((tmp_path / "run" / "merged" / "manifest.json").read_text())
     assert saved["preprocessing"] == identity["preprocessing"]
+    assert saved["augmentation"] == {k: v for k, v in identity["augmentation"].items() if v is not None}
     assert saved["preprocessing"] == {
         "mean": [0.5] * 3,  # test_vit's own
         "std": [0.4] * 3,
@@ -59,7 +60,8 @@ def test_what_is_applied_is_printed_logged_and_saved(tmp_path: Path, base: tuple
     config = resolve_data_config({}, model=updp_rt.load(tmp_path / "run" / "merged"))
     assert (config["std"], config["crop_pct"], config["input_size"]) == ((0.4,) * 3, 0.9, (3, 32, 32))
     assert run("merge", str(tmp_path / "run"), "--out", str(tmp_path / "again"))[0] == 0
-    assert read_manifest(tmp_path / "again").preprocessing == read_manifest(tmp_path / "run" / "merged").preprocessing
+    again, first = read_manifest(tmp_path / "again"), read_manifest(tmp_path / "run" / "merged")
+    assert (again.preprocessing, again.augmentation) == (first.preprocessing, first.augmentation)
     status, _, error = run(*base, *given[:-1], "1")
     assert status == 2
     assert "holds another run (augmentation:" in error

@@ -13,8 +13,8 @@ from timm.data import create_transform, resolve_data_config
 from torchvision.transforms import CenterCrop, Compose
 
 from tests.data.making import make_folder, picture
-from updp_rt.artifacts.preprocessing import Preprocessing
-from updp_rt.data import Augmentation, Splits, load_splits
+from updp_rt.artifacts.preprocessing import Augmentation, Preprocessing
+from updp_rt.data import Splits, load_splits
 from updp_rt.data.transforms import make_transform
 
 COUNTS = {"train/ant": 3, "train/bee": 3, "val/ant": 2}

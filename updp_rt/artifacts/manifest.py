@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from updp_rt.artifacts.preprocessing import Preprocessing
+from updp_rt.artifacts.preprocessing import Augmentation, Preprocessing
 
 SCHEMA_VERSION = 4  # 1 has no `channels`, 2 no `numbers` of channels, 3 no `preprocessing`
 
@@ -97,3 +97,4 @@ class Manifest(Description):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     versions: dict[str, str]
     accuracy: float | None = None
+    augmentation: Augmentation | None = None

@@ -102,7 +102,6 @@ def prune(
         )
     set_preprocessing(created, splits.preprocessing, input_size)
     folder = out_folder or default_folder(created, config)
-    augmentation, notes = splits.augmentation, splits.describe()
     run = Run(
         created,
         splits.train,
@@ -110,8 +109,8 @@ def prune(
         folder,
         config,
         test=splits.test,
-        augmentation=augmentation.model_dump(mode="json") if augmentation else None,
-        notes=notes,
+        augmentation=splits.augmentation,
+        notes=splits.describe(),
     )
     run_stages(run, STAGES if stage == "all" else (stage,))
     if not run.main:

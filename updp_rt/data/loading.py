@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from updp_rt.artifacts.preprocessing import Preprocessing
+from updp_rt.artifacts.preprocessing import Augmentation, Preprocessing
 from updp_rt.data.digits import MEAN, NUM_CLASSES, STD, Digits
 from updp_rt.data.folders import read_class_map
 from updp_rt.data.pictures import check_channels
 from updp_rt.data.sources import open_folder, open_hub
-from updp_rt.data.transforms import Augmentation, choose_transforms, enlargement, make_transform
+from updp_rt.data.transforms import choose_transforms, enlargement, make_transform
 
 Loader = DataLoader[tuple[Tensor, Tensor]]
 

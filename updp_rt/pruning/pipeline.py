@@ -86,6 +86,7 @@ def merge_folder(folder: str | Path, out: str | Path | None = None, form: str = 
         out or folder / MERGED,
         model_args=identity["model_args"],
         input_size=tuple(identity["input_size"]),
+        augmentation=identity.get("augmentation"),
     )
 
 

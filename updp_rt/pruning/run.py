@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from updp_rt.artifacts.atomic import atomic_path, write_json, write_text
 from updp_rt.artifacts.describe import cpu_state, describe_model, fingerprint
+from updp_rt.artifacts.preprocessing import Augmentation
 from updp_rt.blocks import prunable_blocks, pruned_bodies
 from updp_rt.data import Loader, first_images, make_loader
 from updp_rt.pruning.claim import RunError, differing, is_begun, locked, read_identity
@@ -74,11 +75,11 @@ class Run:
         test: Data | None = None,
         model_args: dict[str, Any] | None = None,
         reuse: str | Path | None = None,
-        augmentation: Mapping[str, Any] | None = None,
+        augmentation: Augmentation | None = None,
         notes: Sequence[str] = (),
         show_progress: bool = True,
     ) -> None:
-        self.notes = notes
+        self.augmentation, self.notes = augmentation, notes
         self.model, self.folder, self.config = copy.deepcopy(model), Path(folder), config
         self.reuse = None if reuse is None else Path(reuse)
         self.names = prunable_blocks(model)
@@ -103,7 +104,7 @@ class Run:
             **{key: value for key, value in described.items() if key != "blocks" or value},
             "input_size": list(self.input_size),
             "weights_sha256": fingerprint(model),
-            **({"augmentation": dict(augmentation)} if augmentation else {}),
+            **({"augmentation": augmentation.model_dump(mode="json")} if augmentation else {}),
             "config": config.model_dump(),
         }
 
