@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from updp_rt.cli.app import app
-from updp_rt.cli.common import create_model, load_or_create, out, parse_size, print_json, saved_folder
+from updp_rt.cli.common import load_or_create, out, parse_size, print_json, saved_folder
 from updp_rt.cli.images import ImageOptions, preprocessing_of, reads_images, show_images
-from updp_rt.cli.options import AsJson, Size
+from updp_rt.cli.options import AsJson, ModelOrFolder, Size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,7 +30,7 @@ Limits = Annotated[
 @app.command(epilog="Example: updp-rt channels densenet121 --amount 0.5 --out densenet121_c50")
 @reads_images()
 def channels(
-    model: Annotated[str, typer.Argument(help="A timm model, or a folder that updp-rt wrote.", show_default=False)],
+    model: ModelOrFolder,
     amount: Annotated[float, typer.Option(help="Share to remove: see --scope.")] = 0.5,
     importance: Annotated[str, typer.Option(help="magnitude, lamp, fpgm or hrank (needs --data).")] = "lamp",
     scope: Annotated[str, typer.Option(help="global: of the parameters; local: of each layer's inputs.")] = "global",
@@ -59,16 +59,18 @@ def channels(
     Shows what each layer keeps and how it reads that, channels copied before and after reordering, and the latency of
     the baseline, of constrained pruning by the same amount, of the naive export and of the reordered one.
     """
+    images.need(data)
+    settings: dict[str, Any] = {"amount": amount, "importance": importance, "scope": scope}
+    settings["limits"] = _parse_limits(limits or [])
+    size = parse_size(img_size)
     import torch
 
     import updp_rt
     from updp_rt._timing import time_side_by_side
+    from updp_rt.artifacts import create_model
     from updp_rt.artifacts.preprocessing import set_preprocessing
 
-    images.need(data)
-    settings: dict[str, Any] = {"amount": amount, "importance": importance, "scope": scope}
-    settings["limits"] = _parse_limits(limits or [])
-    size, saved = parse_size(img_size), saved_folder(model)
+    saved = saved_folder(model)
     if saved is not None and (pretrained or checkpoint is not None or num_classes is not None):
         raise ValueError(f"{model} has weights and classes of its own: drop --pretrained, --checkpoint, --num-classes")
     source, input_size = load_or_create(model, size)

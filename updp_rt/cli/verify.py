@@ -21,7 +21,7 @@ from updp_rt.cli.common import (
     saved_folder,
 )
 from updp_rt.cli.images import ImageOptions, preprocessing_of, reads_images, show_images
-from updp_rt.cli.options import AsJson, Size
+from updp_rt.cli.options import MODEL_OR_FOLDER, AsJson, Size, model_or_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,7 +41,7 @@ _ANY_CLASS = 1_000_000  # labels are not looked at
 @reads_images()
 def verify(
     target: Annotated[
-        str | None, typer.Argument(help="A folder that updp-rt wrote, or a timm model.", show_default=False)
+        str | None, typer.Argument(help=MODEL_OR_FOLDER, show_default=False, callback=model_or_folder)
     ] = None,
     check: Annotated[
         Path | None, typer.Option(metavar="CERT", help="Verify again the model beside this certificate.")
@@ -106,11 +106,11 @@ def certify(
     show_progress: bool = True,
 ) -> Certificate:
     """Load, accelerate and verify the model at `target` on the images that `source` names."""
+    kind, place = parse_dtype(dtype), parse_device(device)
     import torch
 
     import updp_rt
 
-    place, kind = parse_device(device), parse_dtype(dtype)
     torch.manual_seed(seed)  # a timm model's weights, so that they can be drawn again
     merged, input_size = load_or_create(target, size)
     images = _images(source, (batch, *input_size), seed, preprocessing_of(target, merged)).to(place, kind)
