@@ -103,7 +103,7 @@ def test_what_a_manifest_recorded_is_followed_to_the_letter(tmp_path: Path) -> N
         ({"std": (0.0,)}, r"std.0: Input should be greater than 0"),
         ({"interpolation": "cubic"}, "interpolation: Input should be 'nearest', 'bilinear', 'bicubic'"),
         ({"crop_pct": 0}, "crop_pct: Input should be greater than 0"),
-        ({"scale": (0.9, 0.1)}, "scale: .*the smaller of both numbers comes first"),
+        ({"scale": (0.9, 0.1)}, "scale: .*the smaller of the two numbers comes first"),
         ({"hflip": 2}, "hflip: Input should be less than or equal to 1"),
         ({"color_jitter": (0.1, 0.2)}, "color_jitter: .*at least 3 items"),
     ],

@@ -1,4 +1,4 @@
-"""What pictures go through before a model sees them, in timm's terms: its ``pretrained_cfg`` says it and keeps it."""
+"""What pictures go through before a model sees them, in timm's terms, as its ``pretrained_cfg`` has it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NotNegative = Annotated[float, Field(ge=0, le=100)]
 class Preprocessing(BaseModel):
     """Resizing, cropping and normalising of pictures for evaluation, as ``timm.data.create_transform`` takes them.
 
-    `mean` and `std` have one value a channel, of pixels between 0 and 1. `crop_pct` is the share of a resized
+    `mean` and `std` have one value per channel, for pixels between 0 and 1. `crop_pct` is the share of a resized
     picture's edge that the crop keeps.
     """
 
@@ -62,7 +62,7 @@ class Augmentation(BaseModel):
     @classmethod
     def _ascending(cls, value: tuple[float, float]) -> tuple[float, float]:
         if value[0] > value[1]:
-            raise ValueError("the smaller of both numbers comes first")
+            raise ValueError("the smaller of the two numbers comes first")
         return value
 
     def __str__(self) -> str:
@@ -77,10 +77,10 @@ class Augmentation(BaseModel):
 
 
 def model_preprocessing(model: nn.Module | None, channels: int) -> Preprocessing | None:
-    """What `model` says of its pictures, for images of `channels`; None where it says nothing for so many.
+    """What `model` says about its pictures, for images of `channels`; None if it says nothing for so many channels.
 
-    Without a model, timm's defaults.
-    A model of grey pictures whose configuration is for coloured ones takes the mean of the three channels' values.
+    Without a model, timm's defaults. A model of grey pictures whose configuration is for colour takes the mean of the
+    three channels' values.
     """
     from timm.data import resolve_data_config
 
@@ -97,6 +97,6 @@ def model_preprocessing(model: nn.Module | None, channels: int) -> Preprocessing
 def set_preprocessing(model: nn.Module, preprocessing: Preprocessing, input_size: tuple[int, int, int]) -> None:
     """Make ``timm.data.resolve_data_config(model=model)`` say this; what is saved says it too."""
     config: dict[str, Any] = {**(getattr(model, "pretrained_cfg", None) or {}), **preprocessing.model_dump()}
-    # timm's figures for tests at another size are not of these.
+    # timm's figures for tests at another size do not belong to these.
     config |= {"input_size": tuple(input_size), "test_input_size": None, "test_crop_pct": None}
     model.pretrained_cfg = model.default_cfg = config  # type: ignore[assignment]
