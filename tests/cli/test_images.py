@@ -15,7 +15,6 @@ import updp_rt
 from tests.cli.test_cli import run
 from tests.data.making import make_folder
 from updp_rt.artifacts import read_manifest
-from updp_rt.cli.images import ImageOptions
 from updp_rt.verification import Certificate
 
 COUNTS = {f"{split}/{name}": 2 for split in ("train", "val", "test") for name in ("ant", "bee")}
@@ -113,11 +112,3 @@ def test_what_cannot_be_is_one_line(pictures: Path, arguments: tuple[str, ...], 
     assert status == 2
     assert message in error
     assert len(error.splitlines()) == 1
-
-
-def test_options_survive_as_text() -> None:
-    given = ImageOptions({"mean": (0.5, 0.5, 0.5), "crop_pct": 0.9}, Path("a.txt"))
-    again = ImageOptions.from_text(given.to_text())
-    assert again.transforms == {"mean": [0.5, 0.5, 0.5], "crop_pct": 0.9}
-    assert again.class_map == Path("a.txt")
-    assert ImageOptions.from_text(ImageOptions().to_text()) == ImageOptions()

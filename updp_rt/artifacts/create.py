@@ -1,16 +1,18 @@
-"""timm models by name, with weights of timm's or from a checkpoint."""
+"""Models by name: timm's, with its weights or those of a checkpoint, and saved ones by their folder."""
 
 from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 from torch import nn
 
 from updp_rt.artifacts.checkpoint import load_checkpoint
 from updp_rt.artifacts.errors import ArtifactError
+from updp_rt.artifacts.preprocessing import Preprocessing
+from updp_rt.artifacts.store import load, read_manifest
 from updp_rt.blocks.inspect import model_input_size
 
 
@@ -43,3 +45,28 @@ def create_model(
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
     return model
+
+
+class Opened(NamedTuple):
+    """A model in eval mode, ``(channels, height, width)`` of its images, and what its folder says these go through."""
+
+    model: nn.Module
+    input_size: tuple[int, int, int]
+    preprocessing: Preprocessing | None
+
+
+def open_model(model: Path | str, size: tuple[int, int] | None = None) -> Opened:
+    """The saved model in a folder (a `Path`), or a timm model by its name, for images of `size`, the own by default.
+
+    Raises:
+        ArtifactError: as `load` and `create_model`.
+    """
+    preprocessing = None
+    if isinstance(model, Path):
+        opened = load(model)
+        manifest = read_manifest(model)
+        own, preprocessing = manifest.input_size, manifest.preprocessing
+    else:
+        opened = create_model(model, size=size).eval()
+        own = model_input_size(opened)
+    return Opened(opened, (own[0], *(size or own[1:])), preprocessing)

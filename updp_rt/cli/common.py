@@ -46,8 +46,6 @@ def parse_dtype(name: str) -> torch.dtype:
 
 def parse_device(name: str) -> torch.device:
     """``cpu``, ``cuda`` or ``auto``: a GPU if there is one."""
-    if name not in ("cpu", "cuda", "auto"):
-        raise ValueError(f"--device takes cpu, cuda or auto, not {name!r}")
     import torch
 
     if name == "auto":
@@ -71,18 +69,10 @@ def load_or_create(target: str, size: tuple[int, int] | None = None) -> tuple[nn
     Returns:
         The model in eval mode, and ``(channels, height, width)``, the latter two `size` where that is given.
     """
-    import updp_rt
-    from updp_rt.artifacts import create_model, read_manifest
-    from updp_rt.blocks import model_input_size
+    from updp_rt.artifacts import open_model
 
-    folder = saved_folder(target)
-    if folder is None:
-        model = create_model(target, size=size).eval()
-        channels, height, width = model_input_size(model)
-    else:
-        model = updp_rt.load(folder)
-        channels, height, width = read_manifest(folder).input_size
-    return model, (channels, *(size or (height, width)))
+    opened = open_model(saved_folder(target) or target, size)
+    return opened.model, opened.input_size
 
 
 def summary_table(summary: dict[str, Any]) -> Table:

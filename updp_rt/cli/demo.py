@@ -12,7 +12,6 @@ import typer
 from updp_rt.cli.app import app
 from updp_rt.cli.common import out, print_json, summary_table
 from updp_rt.cli.options import AsJson
-from updp_rt.cli.verify import certify
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,7 +59,9 @@ def demo(
     import updp_rt
     from updp_rt.artifacts.preprocessing import set_preprocessing
     from updp_rt.data import load_splits
+    from updp_rt.data.named import name_images
     from updp_rt.report import PROFILE, profile, write_report
+    from updp_rt.runtime.certificates import certify
 
     budget = _BUDGETS[model]
     folder = out_folder or Path("runs") / f"demo-{model}-p{num_pruned}"
@@ -83,7 +84,7 @@ def demo(
         profile(result.folder)
     certificate = result.folder / "merged" / "certificate.json"
     if not certificate.is_file():
-        certify(str(result.folder), "digits, validation").save(certificate)
+        certify(certificate.parent, name_images("digits")).save(certificate)
     page, _ = write_report(result.folder)
     if json:
         print_json({**result.summary, "report": str(page)})

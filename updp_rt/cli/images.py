@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -62,17 +61,6 @@ class ImageOptions:
         """Raise `ValueError` where options of pictures are given and no pictures."""
         if data is None and self != ImageOptions():
             raise ValueError("options of pictures (--mean, --crop-pct ...) need --data: without it there are none")
-
-    def to_text(self) -> str:
-        """As JSON, for what must be read again with the same options; nothing where none are given."""
-        given = {**self.transforms, **({"class_map": str(self.class_map)} if self.class_map else {})}
-        return json.dumps(given) if given else ""
-
-    @classmethod
-    def from_text(cls, text: str) -> ImageOptions:
-        given = dict(json.loads(text)) if text else {}
-        class_map = given.pop("class_map", None)
-        return cls(given, Path(class_map) if class_map else None)
 
 
 def reads_images(*, training: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:

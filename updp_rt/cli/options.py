@@ -31,10 +31,19 @@ def _model(name: str) -> str:
     return name
 
 
+def _device(name: str) -> str:
+    if name not in ("cpu", "cuda", "auto"):
+        raise ValueError(f"--device takes cpu, cuda or auto, not {name!r}")
+    return name
+
+
 ModelName = Annotated[str, typer.Argument(help="A timm model, such as resnet34.", show_default=False, callback=_model)]
 ModelOrFolder = Annotated[
     str,
     typer.Argument(help=MODEL_OR_FOLDER, show_default=False, callback=model_or_folder),
+]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda (AMD's GPUs too), or auto: a GPU if there is one.", callback=_device)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Size = Annotated[str | None, typer.Option("--img-size", help="Image size, such as 224 or 160x192 (height x width).")]

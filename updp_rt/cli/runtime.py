@@ -9,7 +9,7 @@ import typer
 
 from updp_rt.cli.app import app
 from updp_rt.cli.common import DTYPES, load_or_create, out, parse_device, parse_dtype, parse_size, print_json
-from updp_rt.cli.options import AsJson, ModelOrFolder, Size
+from updp_rt.cli.options import AsJson, Device, ModelOrFolder, Size
 
 
 @app.command(epilog="Example: updp-rt explain deit_tiny_patch16_224 --batch 8 --dtype bfloat16")
@@ -18,7 +18,7 @@ def explain(
     batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
     dtype: Annotated[str, typer.Option(help=f"One of {', '.join(DTYPES)}.")] = "float32",
     img_size: Size = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda (AMD's GPUs too), or auto: a GPU if there is one.")] = "auto",
+    device: Device = "auto",
     json: AsJson = False,
 ) -> None:
     """Accelerate MODEL and tell, module by module, which kernel runs, why, how fast, and its share of the roofline.
