@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.problems import PROJECTED_BATCH, projected_problems, square
 from benchmarks.suites.projection import BOUND
-from updp_rt.backends import Problem
+from updp_rt.ops import Problem
 from updp_rt.projection.candidates import Candidate, candidates
 
 FROZEN = projected_problems()
