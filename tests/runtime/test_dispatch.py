@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 import updp_rt
-from updp_rt.backends import BACKENDS, Backend, Kernel, Problem, Weights, arguments
-from updp_rt.ops import reference
+from updp_rt.backends import BACKENDS, Backend, Prepared
+from updp_rt.ops import Problem, Weights
 from updp_rt.runtime import dispatch
-from updp_rt.runtime.device import kernel_hash
-from updp_rt.runtime.table import Table, forget_tables, table_for
+from updp_rt.runtime import device
+from updp_rt.runtime.table import Entry, Table, forget_tables, table_for
 
 
 class Stub(Backend):
-    """A backend whose kernel is the reference with something done to its result."""
+    """A backend whose calls are the plain operators with something done to its result."""
 
     def __init__(self, name: str, change: Callable[[Tensor], Tensor]) -> None:
         self.name = name
@@ -31,10 +31,10 @@ class Stub(Backend):
     def supports(self, problem: Problem) -> tuple[bool, str]:
         return True, ""
 
-    def prepare(self, problem: Problem, weights: Weights, config: str) -> Kernel:
+    def prepare(self, problem: Problem, weights: Weights, config: str) -> Prepared:
         self.prepared += 1
-        plain = getattr(reference, problem.operator)
-        return lambda x, other: self.change(plain(*arguments(problem, x, other, weights)))
+        operator, attributes = problem.operator, problem.attributes
+        return lambda *inputs: self.change(operator.plain(*operator.assemble(inputs, weights, attributes)))
 
 
 def fail(y: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ def test_the_table_file_says_what_it_is_valid_for(own_table: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"schema": 1}', '{"schema": 1, "environment": {}, "entries": 3}', "\0\1"]
+    "content", ["", "[]", '{"schema": 2}', '{"schema": 2, "environment": {}, "entries": 3}', "\0\1"]
 )
 def test_a_damaged_table_is_left_aside(own_table: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
     updp_rt.accelerate(*layer())
@@ -197,8 +197,7 @@ def test_a_damaged_table_is_left_aside(own_table: Path, content: str, caplog: py
 def test_a_table_of_another_environment_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     mine = Table({"device": "a"}, path)
-    mine.entry("p").times_ms["x"] = 1.0
-    mine.touch()
+    mine.keep("p", Entry({"x": 1.0}))
     mine.save()
     assert Table({"device": "a"}, path).entries["p"].times_ms == {"x": 1.0}
     assert Table({"device": "b"}, path).entries == {}
@@ -207,8 +206,7 @@ def test_a_table_of_another_environment_is_not_read(tmp_path: Path) -> None:
 def test_processes_keep_each_others_entries(tmp_path: Path) -> None:
     tables = [Table({"device": "a"}, tmp_path / "table.json") for _ in range(2)]
     for index, table in enumerate(tables):
-        table.entry(f"p{index}").times_ms["x"] = 1.0
-        table.touch()
+        table.keep(f"p{index}", Entry({"x": 1.0}))
         table.save()
     assert set(Table({"device": "a"}, tmp_path / "table.json").entries) == {"p0", "p1"}
 
@@ -232,24 +230,33 @@ def test_each_refusal_is_logged_once(caplog: pytest.LogCaptureFixture, monkeypat
     assert BACKENDS["triton"].name == "triton"
 
 
-def test_a_table_that_ships_for_this_device_is_used(
-    tmp_path: Path, own_table: Path, monkeypatch: pytest.MonkeyPatch
+def copied_sources(folder: Path) -> list[Path]:
+    """The files of all backends, as a package of its own in `folder`."""
+    for name in {name for backend in BACKENDS for name in device.source_digests(backend)}:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((Path(updp_rt.__file__).parent / name).read_bytes())
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_table_depends_on_the_text_of_every_file_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    updp_rt.accelerate(*layer())
-    (path,) = own_table.glob("tuned/*.json")
-    shipped = tmp_path / "shipped"
-    shipped.mkdir()
-    path.rename(shipped / path.name)
-    monkeypatch.setattr("updp_rt.runtime.table.SHIPPED", shipped)
-    forget_tables()
-    monkeypatch.setattr(dispatch, "time_side_by_side", lambda *_, **__: pytest.fail("it measured"))
-    assert rows(updp_rt.accelerate(*layer()))
+    files = copied_sources(tmp_path)
 
+    def hashes() -> dict[str, str]:
+        device.source_digests.cache_clear()
+        return {backend: device.source_hash(backend) for backend in BACKENDS}
 
-def test_a_table_depends_on_the_text_of_the_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.import_module", lambda name: SimpleNamespace(__path__=[str(tmp_path)]))
-    (tmp_path / "kernel.py").write_text("a")
-    first = kernel_hash.__wrapped__()
-    assert kernel_hash.__wrapped__() == first
-    (tmp_path / "kernel.py").write_text("b")
-    assert kernel_hash.__wrapped__() != first
+    before, table = hashes(), device.environment(torch.device("cpu"))["kernels"]
+    monkeypatch.setattr(updp_rt, "__file__", str(tmp_path / "__init__.py"))
+    assert hashes() == before
+    listed = {backend: device.source_digests(backend) for backend in BACKENDS}
+    for path in files:
+        name, text = path.relative_to(tmp_path).as_posix(), path.read_bytes()
+        path.write_bytes(text + b"\n")
+        changed = {backend for backend, digest in hashes().items() if digest != before[backend]}
+        assert changed == {backend for backend, found in listed.items() if name in found} != set()
+        assert device.environment(torch.device("cpu"))["kernels"] != table
+        path.write_bytes(text)
+    device.source_digests.cache_clear()
