@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NATIVE := $(VENV)/.native
+TORCHVISION := $(VENV)/.torchvision
 COMPILER := $(VENV)/.compiler
 OBJECTS := $(VENV)/.objects
 BROWSER := $(VENV)/.browser
 
-SUITES := micro blocks models paper
+MEASURED := models memory merged_speed channels_speed progressive_vs_direct channels_accuracy
+SUITES := micro blocks paper gpu $(MEASURED)
 
-.PHONY: demo test lint bench bench-gpu $(SUITES:%=bench-%) projection wheel setup clean
+.PHONY: demo test lint bench $(SUITES:%=bench-%) projection wheel setup clean
 
 demo: setup
 	$(BIN)/updp-rt demo $(ARGS)
@@ -24,40 +26,35 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Slower than tests: speed of merged and accelerated models, and progressive against direct training (about an hour).
-bench: setup
-	$(BIN)/python -m benchmarks models
-	$(BIN)/python -m benchmarks.memory
-	$(BIN)/python -m benchmarks.merged_speed
-	$(BIN)/python -m benchmarks.progressive_vs_direct
-	$(BIN)/python -m benchmarks.channels_speed
-	$(BIN)/python -m benchmarks.channels_accuracy
+# Slower than tests: speed of merged and accelerated models, and what is trained and compared (about an hour).
+bench: $(MEASURED:%=bench-%)
 
-# make bench-micro, bench-blocks, bench-models, bench-paper: candidates in turn, on the CPU or the GPU there is. Options:
-# make bench-models ARGS="--model resnet34 --batch-size 1 --minutes 10".
+# One suite or study: make bench-models ARGS="--model resnet34 --batch-size 1 --minutes 10". bench-gpu: on a machine with
+# a GPU, in 8 minutes.
 $(SUITES:%=bench-%): bench-%: setup
 	$(BIN)/python -m benchmarks $* $(ARGS)
 
-# On a machine with a GPU, in 8 minutes.
-bench-gpu: setup
-	$(BIN)/python -m benchmarks.gpu $(ARGS)
-
 # Projected times of the HIP and Triton kernels on an MI100; nothing is measured.
 projection: setup
-	$(BIN)/python -m benchmarks.projection
+	$(BIN)/python -m benchmarks projection
 
 # A wheel in dist/, with code objects for gfx908 and gfx90a.
 wheel: setup
 	$(BIN)/updp-rt kernels build --arch gfx908,gfx90a
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
 
-setup: $(OBJECTS)
+setup: $(OBJECTS) $(TORCHVISION)
 
 $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 12)))' \
 		|| { echo 'Python 3.11 or 3.12 is needed; name one with: make PYTHON=python3.12'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+# PyPI's torchvision may belong to another build of torch than the one that is installed.
+$(TORCHVISION): $(READY) updp_rt/_torchvision.py
+	$(BIN)/python updp_rt/_torchvision.py
 	touch $@
 
 # The package itself and its native code; ninja compiles what changed.

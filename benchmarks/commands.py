@@ -1,10 +1,15 @@
-"""``python -m benchmarks micro``, ``blocks``, ``models``, ``paper``: one command a suite, on CPU and GPU alike.
+"""``python -m benchmarks SUITE``, or a study: one command each; and what is made of their results.
 
-Arguments after ``--`` go to pytest: ``-- -k linear``, ``-- --benchmark-json out.json``.
+Arguments of a timed suite after ``--`` go to pytest: ``-- -k linear``, ``-- --benchmark-json out.json``.
 """
 
 from __future__ import annotations
 
+import inspect
+import shlex
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,176 +17,38 @@ import pytest
 import typer
 from rich.console import Console
 
-from benchmarks.suite import SETTINGS, Settings
-from benchmarks.suite_tables import TABLES, load
+from benchmarks import front
+from benchmarks.protocol import Suite, run
+from benchmarks.results import RESULTS, read
+from benchmarks.settings import Settings
+from benchmarks.studies import channels_accuracy, progressive_vs_direct
+from benchmarks.suites import (
+    blocks,
+    channels_speed,
+    gpu,
+    memory,
+    merged_speed,
+    micro,
+    models,
+    paper,
+    projection,
+)
+
+SUITES = {
+    module.SUITE.name: module.SUITE
+    for module in (micro, blocks, models, paper, gpu, projection, memory, merged_speed, channels_speed)
+}
+STUDIES = {module.SUITE.name: module.SUITE for module in (progressive_vs_direct, channels_accuracy)}
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Benchmark suites. Candidates are timed in turn, and only those whose numerics hold; results go to "
-    "benchmarks/results/DEVICE/ as JSON and CSV. Arguments after -- go to pytest.",
+    help="Suites time candidates in turn, and only those whose numerics hold; studies train and compare. Results go to "
+    "benchmarks/results/DEVICE/SUITE.csv. Arguments of a suite after -- go to pytest.",
 )
 
-# Named as timm's benchmark.py names them, where it has them.
-Models = Annotated[str, typer.Option("--model", "-m", help="Models, separated by commas. Default: the suite's.")]
-Batches = Annotated[str, typer.Option("--batch-size", "-b", help="Batch sizes, by commas. Default: the suite's.")]
-Precision = Annotated[str, typer.Option(help="float32, bfloat16, float16, by commas. Default: those that suit here.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-ImageSize = Annotated[int, typer.Option("--img-size", help="Height and width of the images.")]
-Pruned = Annotated[str, typer.Option(help="How many blocks are merged in the variants, by commas, such as 0,3,6.")]
-ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Models and images in channels_last.")]
-Warm = Annotated[int, typer.Option("--num-warm-iter", help="Calls before the first that counts.", min=1)]
-Rounds = Annotated[int, typer.Option("--num-bench-iter", help="Rounds in which all candidates take turns.", min=1)]
-Seconds = Annotated[float, typer.Option("--time-limit", help="Seconds a candidate, after which no round is begun.")]
-Minutes = Annotated[float | None, typer.Option(help="Begin nothing that would not end within so many minutes.")]
-Compiler = Annotated[str, typer.Option("--torchcompile", help="torch.compile's backend; none leaves it out.")]
-CompileMode = Annotated[str | None, typer.Option("--torchcompile-mode", help="torch.compile's mode.")]
-Memory = Annotated[bool, typer.Option(help="Measure each variant's peak memory, in a process of its own.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Keep what an earlier run has measured in the same place.")]
-Out = Annotated[Path | None, typer.Option(help="Folder of the results, instead of benchmarks/results/DEVICE.")]
-ResultsFile = Annotated[Path | None, typer.Option(help="Also write the CSV here.")]
-Rest = Annotated[list[str] | None, typer.Argument(metavar="[-- PYTEST...]", help="Passed on to pytest.")]
-
-_DEFAULT = Settings()
 _PRECISIONS = ("float32", "bfloat16", "float16")
-
-
-@app.command()
-def micro(
-    models: Models = "",
-    batches: Batches = "",
-    precision: Precision = "",
-    device: Device = _DEFAULT.device,
-    warm: Warm = _DEFAULT.warm_calls,
-    rounds: Rounds = _DEFAULT.rounds,
-    seconds: Seconds = 2.0,
-    minutes: Minutes = None,
-    compiler: Compiler = _DEFAULT.compiler,
-    compile_mode: CompileMode = None,
-    resume: Resume = False,
-    out: Out = None,
-    rest: Rest = None,
-) -> None:
-    """Every fused operator on the frozen problems of the four models."""
-    _run("micro", **locals())
-
-
-@app.command()
-def blocks(
-    models: Models = "",
-    batches: Batches = "",
-    precision: Precision = "",
-    device: Device = _DEFAULT.device,
-    image_size: ImageSize = _DEFAULT.image_size,
-    warm: Warm = _DEFAULT.warm_calls,
-    rounds: Rounds = _DEFAULT.rounds,
-    seconds: Seconds = 5.0,
-    minutes: Minutes = None,
-    compiler: Compiler = _DEFAULT.compiler,
-    compile_mode: CompileMode = None,
-    resume: Resume = False,
-    out: Out = None,
-    rest: Rest = None,
-) -> None:
-    """Baseline block, pruned block, merged block, merged block on fused kernels: every kind of block of each model."""
-    _run("blocks", **locals())
-
-
-@app.command()
-def models(
-    models: Models = "",
-    batches: Batches = "",
-    precision: Precision = "",
-    device: Device = _DEFAULT.device,
-    image_size: ImageSize = _DEFAULT.image_size,
-    pruned: Pruned = "",
-    channels_last: ChannelsLast = False,
-    warm: Warm = _DEFAULT.warm_calls,
-    rounds: Rounds = _DEFAULT.rounds,
-    seconds: Seconds = 30.0,
-    minutes: Minutes = None,
-    compiler: Compiler = _DEFAULT.compiler,
-    compile_mode: CompileMode = None,
-    memory: Memory = True,
-    resume: Resume = False,
-    out: Out = None,
-    results_file: ResultsFile = None,
-    rest: Rest = None,
-) -> None:
-    """Whole models, P0, P3, P6: eager, compiled, accelerated; throughput, latency, peak memory; CSV as timm's."""
-    _run("models", **locals())
-
-
-@app.command()
-def paper(
-    models: Models = "",
-    batches: Batches = "",
-    precision: Precision = "float32",
-    device: Device = _DEFAULT.device,
-    pruned: Pruned = "",
-    channels_last: ChannelsLast = False,
-    warm: Warm = 1,
-    rounds: Rounds = 5,
-    seconds: Seconds = 60.0,
-    minutes: Minutes = None,
-    resume: Resume = False,
-    out: Out = None,
-    rest: Rest = None,
-) -> None:
-    """ConvNeXt's P-variants among peers from timm, and DeiT-Tiny's, at batch 128, with the paper's speedup columns."""
-    _run("paper", **locals())
-
-
-class _Given:
-    """Hands the settings to the suite, and leaves the terminal to its lines."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    def pytest_configure(self, config: pytest.Config) -> None:
-        config.stash[SETTINGS] = self.settings
-
-    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str]:
-        return report.outcome if report.when == "call" or report.outcome != "passed" else "", "", ""
-
-
-def _run(suite: str, *, rest: list[str] | None, **given: Any) -> None:
-    settings = Settings(**_parsed(given))
-    if settings.device not in ("cpu", "cuda"):
-        raise typer.BadParameter("cpu or cuda is wanted", param_hint="--device")
-    if settings.on_gpu and not _DEFAULT.on_gpu:
-        raise typer.BadParameter("torch sees no GPU here; give --device cpu", param_hint="--device")
-    module = Path(__file__).with_name(f"test_{suite}.py")
-    code = pytest.main(
-        [
-            str(module),
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "no:xdist",
-            "-rfs",
-            "--disable-warnings",
-            "--benchmark-quiet",
-            *(rest or []),
-        ],
-        plugins=[_Given(settings)],
-    )
-    path = settings.folder() / f"{suite}.json"
-    if code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        Console(width=160).print(TABLES[suite](load(path)["rows"]))
-        print(f"written: {path}, and {path.with_suffix('.csv').name}")
-    raise typer.Exit(int(code))
-
-
-def _parsed(given: dict[str, Any]) -> dict[str, Any]:
-    """A command's parameters as `Settings` has them, without those that were not given."""
-    parse = {"models": _words, "precision": _precisions, "batches": _numbers, "pruned": _numbers}
-    rename = {"precision": "dtypes", "warm": "warm_calls"}
-    return {
-        rename.get(key, key): parse[key](value) if key in parse else value
-        for key, value in given.items()
-        if value not in ("", None)
-    }
+_KEPT_OUT = ("resume", "out", "results_file", "rest")  # of the command that makes a result again
 
 
 def _words(value: str) -> tuple[str, ...]:
@@ -195,8 +62,169 @@ def _precisions(value: str) -> tuple[str, ...]:
     return _words(value)
 
 
-def _numbers(value: str) -> tuple[int, ...]:
+def _numbers(value: str, kind: type = int) -> tuple[Any, ...]:
     try:
-        return tuple(map(int, _words(value)))
+        return tuple(map(kind, _words(value)))
     except ValueError as error:
         raise typer.BadParameter(f"numbers separated by commas are wanted, not {value!r}") from error
+
+
+def _listed(*names: str, help: str) -> Any:
+    return Annotated[str, typer.Option(*names, help=f"{help}, separated by commas. Default: the suite's.")]
+
+
+# What parses those that are lists.
+_LISTS: dict[str, Callable[[str], tuple[Any, ...]]] = {
+    "models": _words,
+    "batches": _numbers,
+    "dtypes": _precisions,
+    "pruned": _numbers,
+    "seeds": _numbers,
+    "amounts": partial(_numbers, kind=float),
+    "importance": _words,
+}
+# Named as timm's benchmark.py names them, where it has them.
+_OPTIONS: dict[str, Any] = {
+    "device": Annotated[str, typer.Option(help="cpu or cuda.")],
+    "models": _listed("--model", "-m", help="Models"),
+    "batches": _listed("--batch-size", "-b", help="Batch sizes"),
+    "dtypes": _listed("--precision", help="float32, bfloat16, float16"),
+    "image_size": Annotated[int, typer.Option("--img-size", help="Height and width of the images.")],
+    "pruned": _listed("--pruned", help="How many blocks are merged in the variants, such as 0,3,6"),
+    "channels_last": Annotated[bool, typer.Option("--channels-last", help="Models and images in channels_last.")],
+    "seeds": _listed("--seeds", help="Seeds"),
+    "amounts": _listed("--amounts", help="Shares that are dropped"),
+    "importance": _listed("--importance", help="Measures of importance"),
+    "scope": Annotated[str, typer.Option(help="global: of the parameters; local: of each layer's inputs.")],
+    "epochs": Annotated[int | None, typer.Option(help="Epochs of the subnets, instead of the study's.", min=1)],
+    "lr": Annotated[float | None, typer.Option(help="Learning rate of the subnets, instead of the study's.")],
+    "warm_calls": Annotated[int, typer.Option("--num-warm-iter", help="Calls before the first that counts.", min=1)],
+    "rounds": Annotated[int, typer.Option("--num-bench-iter", help="Rounds in which all candidates run.", min=1)],
+    "seconds": Annotated[float, typer.Option("--time-limit", help="Seconds a candidate; no round begins after.")],
+    "minutes": Annotated[float | None, typer.Option(help="Begin nothing that would not end within them.")],
+    "compiler": Annotated[str, typer.Option("--torchcompile", help="torch.compile's backend; none leaves it out.")],
+    "compile_mode": Annotated[str | None, typer.Option("--torchcompile-mode", help="torch.compile's mode.")],
+    "library_search": Annotated[bool, typer.Option(help="cuDNN or MIOpen tries all algorithms, slow at first.")],
+    "memory": Annotated[bool, typer.Option(help="Measure each variant's peak memory, in its own process.")],
+    "upscale": Annotated[Path | None, typer.Option(help="Folder of the published package `upscale`.")],
+    "resume": Annotated[bool, typer.Option("--resume", help="Keep what an earlier run has measured here.")],
+    "out": Annotated[Path | None, typer.Option(help="Folder of the results, instead of results/DEVICE.")],
+    "results_file": Annotated[Path | None, typer.Option(help="Also write a CSV with timm's columns here.")],
+}
+_Rest = Annotated[list[str] | None, typer.Argument(metavar="[-- PYTEST...]", help="Passed on to pytest.")]
+
+
+def _command(suite: Suite) -> Callable[..., None]:
+    """A command with the options that the suite reads."""
+
+    def command(*, context: typer.Context, rest: list[str] | None = None, **given: Any) -> None:
+        _run(suite, given, rest or [], _typed(suite, context))
+
+    defaults = {**vars(Settings()), **suite.defaults}
+    parameters: dict[str, tuple[Any, Any]] = {"context": (typer.Context, inspect.Parameter.empty)}
+    parameters |= {name: (_OPTIONS[name], "" if name in _LISTS else defaults[name]) for name in suite.all_options}
+    if suite.timed:
+        parameters["rest"] = (_Rest, None)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    signature = [inspect.Parameter(n, kind, annotation=a, default=d) for n, (a, d) in parameters.items()]
+    command.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]  # typer reads it
+    command.__annotations__ = {name: annotation for name, (annotation, _) in parameters.items()}
+    return command
+
+
+for _suite in (*SUITES.values(), *STUDIES.values()):
+    app.command(_suite.name, help=_suite.help)(_command(_suite))
+
+
+def _run(suite: Suite, given: dict[str, Any], rest: list[str], typed: str) -> None:
+    chosen = {name: value for name, value in given.items() if value != "" and value is not None}
+    parsed = {name: _LISTS[name](value) if name in _LISTS else value for name, value in chosen.items()}
+    settings = Settings(**{**suite.defaults, **parsed, "command": typed})
+    if settings.device not in ("cpu", "cuda"):
+        raise typer.BadParameter("cpu or cuda is wanted", param_hint="--device")
+    if settings.on_gpu and Settings().device != "cuda":
+        raise typer.BadParameter("torch sees no GPU here; give --device cpu", param_hint="--device")
+    console = Console(width=160)
+    if suite.timed:
+        record, code = front.run(suite, settings, rest)
+    else:
+        try:
+            record, code = run(suite, settings, console), 0
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            raise typer.Exit(2) from error
+    if record is not None and code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        rows = read(record.path).rows
+        for table in suite.tables(rows):
+            console.print(table.to_rich())
+        if settings.results_file:
+            models.write_timm(settings.results_file, rows)
+        print(f"written: {record.path}")
+        code = code or int(any("wrong" in row for row in rows))
+    raise typer.Exit(code)
+
+
+def _typed(suite: Suite, context: typer.Context) -> str:
+    """The command that makes the result again: with the options that were given."""
+    words = ["python", "-m", "benchmarks", suite.name]
+    for parameter in context.command.params:
+        name, source = parameter.name or "", context.get_parameter_source(parameter.name or "")
+        if name not in _KEPT_OUT and source is not None and source.name == "COMMANDLINE":
+            value = context.params[name]
+            flag = parameter.opts[0] if value is not False else parameter.secondary_opts[0]
+            words += [flag] if isinstance(value, bool) else [flag, str(value)]
+    return shlex.join(words)
+
+
+@app.command()
+def compare(
+    before: Path,
+    after: Path,
+    only_changed: Annotated[bool, typer.Option(help="Leave out what is within noise.")] = False,
+) -> None:
+    """Two results of one suite side by side: what became faster, what slower, what is within the noise."""
+    from benchmarks.compare import compare as compared
+
+    try:
+        table = compared(read(before), read(after), only_changed)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    Console(width=160).print(table)
+
+
+@app.command()
+def page() -> None:
+    """Write docs/measured.md from the results kept in the repository."""
+    from benchmarks.page import PATH, make_page
+    from updp_rt.artifacts.atomic import write_text
+
+    write_text(PATH, make_page())
+    print(f"written: {PATH}")
+
+
+@app.command()
+def pictures(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Folders of results; all in benchmarks/results.")] = None,
+    suites: Annotated[str, typer.Option(help="micro, blocks, models, paper, separated by commas.")] = "models,paper",
+) -> None:
+    """Draw the results of these suites; a PNG of its name beside each."""
+    from benchmarks.pictures import draw_folder
+
+    try:
+        chosen = folders or sorted(path for path in RESULTS.iterdir() if path.is_dir())
+        drawn = [path for folder in chosen for path in draw_folder(folder, _words(suites))]
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    if not drawn:
+        raise SystemExit(f"no result of {suites} there: python -m benchmarks SUITE makes one")
+    for path in drawn:
+        print(path)
+
+
+@app.command()
+def freeze() -> None:
+    """Write frozen.json, the problems that the four models meet, from the models."""
+    from benchmarks.problems import PATH
+    from benchmarks.problems import freeze as write_frozen
+
+    print(f"{write_frozen()} problems, written: {PATH.name}")

@@ -1,50 +1,33 @@
 """Two results of one suite side by side: what became faster, what slower, what is within the noise.
 
-Run ``python -m benchmarks.compare BEFORE.json AFTER.json``. The noise is that of the rounds within each run; what
-differs between two runs as wholes, such as a clock that was lower throughout, shows as a speedup of everything.
+The noise is that of the rounds within each run; what differs between two runs as wholes, such as a clock that was lower
+throughout, shows as a speedup of everything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Iterable
 
-import typer
-from rich.console import Console
 from rich.table import Table
 
+from benchmarks.results import Result, Row
 from benchmarks.samples import Summary, geometric_mean, ratio_interval
-from benchmarks.suite_tables import load
 
 
-def main(
-    before: Path,
-    after: Path,
-    only_changed: Annotated[bool, typer.Option(help="Leave out what is within noise.")] = False,
-) -> None:
-    """Compare the candidates that both files have."""
-    try:
-        old, new = load(before), load(after)
-        table = compare(old, new, only_changed)
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
-    Console(width=160).print(table)
-
-
-def compare(old: Mapping[str, Any], new: Mapping[str, Any], only_changed: bool = False) -> Table:
-    """A table of what both results have.
+def compare(old: Result, new: Result, only_changed: bool = False) -> Table:
+    """A table of the candidates that both results have times of.
 
     Raises:
         ValueError: they are of different suites, or have nothing in common.
     """
-    if old["suite"] != new["suite"]:
-        raise ValueError(f"one is of the suite {old['suite']}, the other of {new['suite']}: nothing to compare")
-    before, after = summaries(old), summaries(new)
+    suites = [result.about["suite"] for result in (old, new)]
+    if suites[0] != suites[1]:
+        raise ValueError(f"one is of the suite {suites[0]}, the other of {suites[1]}: nothing to compare")
+    before, after = summaries(old.rows), summaries(new.rows)
     common = [key for key in before if key in after]
     if not common:
-        raise ValueError("the two results have no case in common")
-    table = Table(title=f"{old['suite']}: before and after", title_justify="left", caption_justify="left")
+        raise ValueError("the two results have no time of the same case in common")
+    table = Table(title=f"{suites[0]}: before and after", title_justify="left", caption_justify="left")
     for column in ("case", "candidate", "before, ms", "after, ms", "before / after", "95% interval", ""):
         table.add_column(column, justify="left" if column in ("case", "candidate", "") else "right", overflow="fold")
     verdicts = []
@@ -60,9 +43,9 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], only_changed: bool =
     counts = ", ".join(f"{verdicts.count(name)} {name}" for name in ("faster", "slower", "within noise"))
     notes = [f"{len(common)} in common: {counts}; geometric mean {mean:.3f}×"]
     notes += [
-        f"{what} differ: {old.get(what)}, then {new.get(what)}"
+        f"{what} differ: {old.about.get(what)}, then {new.about.get(what)}"
         for what in ("device", "threads", "versions", "commit")
-        if old.get(what) != new.get(what)
+        if old.about.get(what) != new.about.get(what)
     ]
     missing = len(before) + len(after) - 2 * len(common)
     notes += [f"{missing} candidates are in one of the two alone"] if missing else []
@@ -70,15 +53,13 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], only_changed: bool =
     return table
 
 
-def summaries(result: Mapping[str, Any]) -> dict[tuple[str, str], Summary]:
-    """The time of each case's candidates."""
-    fields = Summary.__dataclass_fields__
-    return {
-        (row["case"], name): Summary(**{key: value[key] for key in fields})
-        for row in result["rows"]
-        for name, value in row["candidates"].items()
-    }
-
-
-if __name__ == "__main__":
-    typer.run(main)
+def summaries(rows: Iterable[Row]) -> dict[tuple[str, str], Summary]:
+    """The time of each case's candidates; one whose quartiles are not known has the noise of a single round."""
+    found = {}
+    for row in rows:
+        if "median_ms" in row:
+            median, rounds = row["median_ms"], row["rounds"] if "q1_ms" in row else 1
+            found[row["case"], row["candidate"]] = Summary(
+                median, row.get("q1_ms", median), row.get("q3_ms", median), rounds
+            )
+    return found

@@ -1,74 +1,74 @@
-"""Redraws every picture of the suites' results from their files.
-
-Run ``python -m benchmarks.pictures`` for all devices in ``benchmarks/results``, or name folders. Each ``micro.json``,
-``blocks.json``, ``models.json`` and ``paper.json`` gives a PNG of its name beside it.
-"""
+"""Pictures of the suites' results, drawn from their files by ``python -m benchmarks pictures``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from PIL import Image
 
-from benchmarks.common import RESULTS
-from benchmarks.suite_tables import best, load, median, operator_times
+from benchmarks.grid import best, median, ratio
+from benchmarks.results import Row, by_case, read
+from benchmarks.suites.micro import operator_times
 from updp_rt.artifacts.atomic import atomic_path
 
-Row = Mapping[str, Any]
+Case = Mapping[str, Row]
 
 # Okabe & Ito's colours, which most colour-blind readers tell apart; shapes and labels say the same again.
 COLORS = ("#999999", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
 MARKERS = ("o", "s", "^", "D", "v")
 
 
-def main(folders: Annotated[list[Path] | None, typer.Argument(help="Folders of results.")] = None) -> None:
-    """Redraw the pictures of these folders, or of all results."""
-    drawn = [path for folder in folders or sorted(RESULTS.iterdir()) for path in draw_folder(folder)]
-    if not drawn:
-        raise SystemExit("no result of a suite there: python -m benchmarks micro, blocks, models or paper makes one")
-    for path in drawn:
-        print(path)
+def draw_folder(folder: Path, suites: Sequence[str]) -> Iterator[Path]:
+    """Draw what a folder has results for; yields the pictures' paths.
 
-
-def draw_folder(folder: Path) -> Iterable[Path]:
-    """Draw what a folder has results for; yields the pictures' paths."""
-    for suite, draw in PICTURES.items():
-        source = folder / f"{suite}.json"
+    Raises:
+        ValueError: a suite has no picture, or its result cannot be read.
+    """
+    for suite in suites:
+        if suite not in PICTURES:
+            raise ValueError(f"there is no picture of {suite!r}: choose among {', '.join(PICTURES)}")
+        source = folder / f"{suite}.csv"
         if not source.exists():
             continue
-        try:
-            result = load(source)
-        except ValueError as error:
-            raise SystemExit(str(error)) from error
-        rows = [row for row in result["rows"] if row["candidates"]]
-        if not rows:
+        result = read(source)
+        cases = list(by_case(result.rows).values())
+        if not cases:
             continue
-        figure = draw(rows, f"{result['device']}, torch {result['versions']['torch']}")
-        target = source.with_suffix(".png")
-        with atomic_path(target) as temporary:
-            figure.savefig(temporary, format="png", dpi=110)
+        figure = PICTURES[suite](cases, f"{result.about['device']}, torch {result.about['versions']['torch']}")
+        target, drawn = source.with_suffix(".png"), io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=80)
+        with atomic_path(target) as temporary:  # in few colours: a quarter of the size
+            Image.open(drawn).convert("RGB").quantize(64).save(temporary, format="PNG", optimize=True)
         yield target
 
 
-def draw_micro(rows: Sequence[Row], where: str) -> Figure:
+def _about(case: Case) -> Row:
+    """What the rows of a case have in common."""
+    return next(iter(case.values()))
+
+
+def draw_micro(cases: Sequence[Case], where: str) -> Figure:
     """The best fused kernel over eager, compiled and vendor: each problem against its arithmetic intensity."""
     versus = ("eager", "compiled", "vendor")
-    dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
-    operators = list(dict.fromkeys(row["operator"] for row in rows))
+    dtypes = list(dict.fromkeys(_about(case)["dtype"] for case in cases))
+    operators = list(dict.fromkeys(_about(case)["operator"] for case in cases))
     figure, grid = _figure(f"Fused operators on the frozen problems ({where})", len(dtypes), len(versus), 2.7, 4.0)
     for axes_row, dtype in zip(grid, dtypes, strict=True):
         for axes, baseline in zip(axes_row, versus, strict=True):
             for index, operator in enumerate(operators):
                 points = []
-                for row in rows:
-                    times = operator_times(row)
-                    if (row["dtype"], row["operator"]) == (dtype, operator) and times[baseline] and times["fused"]:
-                        points.append((row["flops"] / row["bytes"], times[baseline] / times["fused"]))
+                for case in cases:
+                    times, row = operator_times(case), _about(case)
+                    if (row["dtype"], row["operator"]) == (dtype, operator) and (
+                        over := ratio(times[baseline], times["fused"])
+                    ):
+                        points.append((row["flops"] / row["bytes"], over))
                 if points:
                     style = {"color": COLORS[1 + index], "marker": MARKERS[index], "alpha": 0.7, "s": 18}
                     axes.scatter(*zip(*points, strict=True), label=operator, **style)
@@ -79,46 +79,46 @@ def draw_micro(rows: Sequence[Row], where: str) -> Figure:
     return _with_legend(figure)
 
 
-def draw_blocks(rows: Sequence[Row], where: str) -> Figure:
+def draw_blocks(cases: Sequence[Case], where: str) -> Figure:
     """Each block's forms over the baseline block in eager torch."""
     forms = ("compiled", "accelerated", "pruned", "merged", "merged accelerated")
-    groups = _groups(rows, ("model", "dtype", "batch"))
+    groups = _groups(cases, ("model", "dtype", "batch"))
     columns = min(2, len(groups))
     figure, grid = _figure(
         f"Blocks: × over the baseline block ({where})", -(-len(groups) // columns), columns, 3.0, 6.0
     )
     for axes, (title, members) in zip(_flat(grid), groups.items(), strict=False):
-        bars = [[_ratio(median(row, "baseline"), median(row, form)) for row in members] for form in forms]
-        _bars(axes, [row["block"] for row in members], dict(zip(forms, bars, strict=True)))
+        bars = [[ratio(median(case, "baseline"), median(case, form)) for case in members] for form in forms]
+        _bars(axes, [_about(case)["block"] for case in members], dict(zip(forms, bars, strict=True)))
         axes.axhline(1.0, color="#444444", linewidth=0.8)
         axes.set_title(title, loc="left", fontsize=9)
     return _with_legend(figure)
 
 
-def draw_models(rows: Sequence[Row], where: str) -> Figure:
+def draw_models(cases: Sequence[Case], where: str) -> Figure:
     """Each variant's throughput by mode, over the best of the unpruned model in eager and compiled."""
     modes = ("eager", "compiled", "accelerated")
-    columns = min(4, len(rows))
+    columns = min(4, len(cases))
     title = f"Models: × over the best of the unpruned model, eager or compiled\n({where})"
-    figure, grid = _figure(title, -(-len(rows) // columns), columns, 2.6, 3.0 if columns > 1 else 6.0)
-    for axes, row in zip(_flat(grid), rows, strict=False):
-        variants = list(dict.fromkeys(name.split()[0] for name in row["candidates"]))
-        base = best(row, ("P0 eager", "P0 compiled"))
-        bars = {mode: [_ratio(base, median(row, f"{variant} {mode}")) for variant in variants] for mode in modes}
+    figure, grid = _figure(title, -(-len(cases) // columns), columns, 2.6, 3.0 if columns > 1 else 6.0)
+    for axes, case in zip(_flat(grid), cases, strict=False):
+        variants = list(dict.fromkeys(name.split()[0] for name in case))
+        base, row = best(case, ("P0 eager", "P0 compiled")), _about(case)
+        bars = {mode: [ratio(base, median(case, f"{variant} {mode}")) for variant in variants] for mode in modes}
         _bars(axes, variants, bars)
         axes.axhline(1.0, color="#444444", linewidth=0.8)
         axes.set_title(f"{row['model']}\n{row['dtype']}, batch {row['batch']}", loc="left", fontsize=8)
     return _with_legend(figure)
 
 
-def draw_paper(rows: Sequence[Row], where: str) -> Figure:
+def draw_paper(cases: Sequence[Case], where: str) -> Figure:
     """Each table's models by their speed over the slowest in eager torch."""
-    longest = max(len(row["candidates"]) for row in rows)
+    longest = max(len(case) for case in cases)
     title = f"The paper's comparisons: × over the slowest in eager torch\n({where})"
-    figure, grid = _figure(title, 1, len(rows), 1 + 0.3 * longest, 6.0)
-    for axes, row in zip(_flat(grid), rows, strict=True):
-        ordered = sorted(row["candidates"].items(), key=lambda item: item[1]["speedup"])
-        names, values = [name for name, _ in ordered], [value["speedup"] for _, value in ordered]
+    figure, grid = _figure(title, 1, len(cases), 1 + 0.3 * longest, 6.0)
+    for axes, case in zip(_flat(grid), cases, strict=True):
+        ordered = sorted((row["speedup"], name) for name, row in case.items() if "speedup" in row)
+        names, values = [name for _, name in ordered], [value for value, _ in ordered]
         colors = [
             COLORS[2] if name.endswith("accelerated") else COLORS[1] if " P" in name else COLORS[0] for name in names
         ]
@@ -128,11 +128,11 @@ def draw_paper(rows: Sequence[Row], where: str) -> Figure:
         for place, value in zip(places, values, strict=True):
             axes.text(value, place, f" {value:.2f}×", va="center", fontsize=8)
         axes.margins(x=0.15)
-        axes.set_title(row["case"], loc="left", fontsize=9)
+        axes.set_title(_about(case)["case"], loc="left", fontsize=9)
     return figure
 
 
-PICTURES: dict[str, Callable[[Sequence[Row], str], Figure]] = {
+PICTURES: dict[str, Callable[[Sequence[Case], str], Figure]] = {
     "micro": draw_micro,
     "blocks": draw_blocks,
     "models": draw_models,
@@ -179,29 +179,21 @@ def _bars(axes: Axes, labels: Sequence[str], groups: Mapping[str, Sequence[float
     axes.set_xticks(range(len(labels)), labels, rotation=40 if turned else 0, ha="right" if turned else "center")
 
 
-def _groups(rows: Sequence[Row], keys: tuple[str, ...]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(
-            ", ".join(f"batch {row[key]}" if key == "batch" else str(row[key]) for key in keys), []
-        ).append(row)
+def _groups(cases: Sequence[Case], keys: tuple[str, ...]) -> dict[str, list[Case]]:
+    found: dict[str, list[Case]] = {}
+    for case in cases:
+        row = _about(case)
+        shown = (f"batch {row[key]}" if key == "batch" else str(row[key]) for key in keys)
+        found.setdefault(", ".join(shown), []).append(case)
     return found
-
-
-def _ratio(slow: float | None, fast: float | None) -> float | None:
-    return None if slow is None or fast is None else slow / fast
 
 
 def _with_legend(figure: Figure) -> Figure:
     """One legend below the axes, equal entries once; axes without anything are taken away."""
-    entries = {}
+    entries: dict[str, Any] = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
         axes.set_visible(axes.has_data())
-    figure.legend(entries.values(), entries.keys(), loc="outside lower left", ncols=6, frameon=False, fontsize=9)
+    figure.legend(list(entries.values()), list(entries), loc="outside lower left", ncols=6, frameon=False, fontsize=9)
     return figure
-
-
-if __name__ == "__main__":
-    typer.run(main)

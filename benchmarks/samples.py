@@ -26,7 +26,7 @@ class Summary:
     def of(cls, seconds: Sequence[float]) -> Summary:
         milliseconds = [value * 1e3 for value in seconds]
         if len(milliseconds) == 1:
-            return cls(*milliseconds * 3, 1)
+            return cls(milliseconds[0], milliseconds[0], milliseconds[0], 1)
         q1, median, q3 = statistics.quantiles(milliseconds, n=4, method="inclusive")
         return cls(median, q1, q3, len(milliseconds))
 
@@ -53,3 +53,9 @@ def geometric_mean(values: Iterable[float]) -> float:
     """NaN of no values."""
     logs = [math.log(value) for value in values]
     return math.exp(statistics.fmean(logs)) if logs else math.nan
+
+
+def spread(values: Sequence[float], *, signed: bool = False) -> str:
+    """Mean and standard deviation of shares, in %."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{100 * statistics.mean(values):{'+' if signed else ''}.2f} ± {100 * deviation:.2f}"

@@ -102,7 +102,7 @@ def __getattr__(name: str) -> object:
     if name in _PARTS:
         return importlib.import_module(f"updp_rt.{name}")
     if name == "verify_model":
-        warnings.warn("updp_rt.verify_model is called updp_rt.check_model now", DeprecationWarning, stacklevel=2)
+        warnings.warn("updp_rt.verify_model is now called updp_rt.check_model", DeprecationWarning, stacklevel=2)
         name = "check_model"
     if name not in _HOMES:
         raise AttributeError(f"module 'updp_rt' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Copies of whole models that are as the original is: its modes, its hooks, its weights as ordinary tensors."""
+"""Copies of whole models with everything that the original has: modes, hooks, and weights as ordinary tensors."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def copy_model(model: M, shared: Iterable[Tensor] = ()) -> M:
 
     Its tensors are ordinary ones even when made under ``torch.inference_mode``. A tensor that holds the graph of a
     computation, which ``copy.deepcopy`` refuses (the weight of an old ``weight_norm`` or of a pruning mask, an
-    activation kept with its gradient), is copied as the value it has.
+    activation kept with its gradient), is copied by its value.
 
     Args:
         shared: tensors that the copy has in common with `model`.
 
     Raises:
-        ValueError: something in `model` cannot be copied; says which module and attribute, and what to do.
+        ValueError: something in `model` cannot be copied: which module and attribute, and what to do.
     """
     memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
     # torch.fx copies its modules by making them again, in training mode, without hooks; torchvision's kind even keeps
@@ -43,7 +43,7 @@ def copy_model(model: M, shared: Iterable[Tensor] = ()) -> M:
     except Exception as error:  # whatever the parts of a model raise
         raise ValueError(
             f"{_culprit(model)} cannot be copied ({' '.join(str(error).split())[:200]}): remove it before the call, or "
-            "where the call takes inplace=True, give that"
+            "pass inplace=True if the call takes it"
         ) from error
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in copied.named_modules():  # a module may copy itself in its own way
@@ -64,7 +64,7 @@ class _CopyValues(TorchFunctionMode):
 
 
 def _culprit(model: nn.Module) -> str:
-    """The attribute of a module that cannot be copied, by name; the model where it is no single one."""
+    """The attribute of a module that cannot be copied, by name; the model if it is not a single one."""
     memo = {id(module): module for module in model.modules()}
     for name, module in model.named_modules():
         for attribute, value in {**vars(module), **module._parameters, **module._buffers}.items():

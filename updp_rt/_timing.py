@@ -22,7 +22,7 @@ def time_side_by_side(
     round_seconds: float = 2e-3,
     device: torch.device | None = None,
 ) -> dict[NameT, float]:
-    """Median seconds a call of each candidate, after a warm-up, in `rounds` interleaved rounds.
+    """Median seconds per call of each candidate, after a warm-up, in `rounds` interleaved rounds.
 
     In a round each candidate is called again and again for about `round_seconds`, at least once: far longer than
     the clock's resolution, and long enough for a candidate to fill the caches that the others have emptied.
@@ -41,7 +41,7 @@ def sample_side_by_side(
     limit_seconds: float = math.inf,
     each_round: Callable[[int], None] | None = None,
 ) -> dict[NameT, list[float]]:
-    """Seconds a call of each candidate in every round, as `time_side_by_side` takes them.
+    """Seconds per call of each candidate in every round, as `time_side_by_side` takes them.
 
     After `limit_seconds` no further round begins, except for the first three. `each_round` is told after each round
     how many are done.

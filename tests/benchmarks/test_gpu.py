@@ -1,17 +1,23 @@
-"""`benchmarks.gpu` on the CPU: what it writes, what it withholds, and what it leaves out when time is up."""
+"""The suite ``gpu`` on the CPU: what it writes, what it withholds, and what it leaves out when time is up."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
-from benchmarks import common, gpu, gpu_budget, gpu_shapes
+from benchmarks import budget, models, operators, rotation
+from benchmarks.commands import app
+from benchmarks.problems import DTYPES, ODD, odd_problems
+from benchmarks.protocol import Record
+from benchmarks.results import Row, read
+from benchmarks.settings import Settings
+from benchmarks.suites import gpu
 from updp_rt.backends import BACKENDS, Geometry, Kernel, Problem, Weights
 from updp_rt.runtime.table import forget_tables
 
@@ -20,9 +26,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Results and tuned tables go to a folder of the test."""
-    monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+    """Tuned tables go to a folder of the test, and few inputs are past the cache."""
     monkeypatch.setenv("UPDP_RT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(rotation, "cache_bytes", lambda device: 1 << 20)
     forget_tables()
     before = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32
     yield
@@ -30,62 +36,57 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     forget_tables()
 
 
-def run_gpu(tmp_path: Path, **options: Any) -> dict[str, Any]:
-    given = {"models": "test_resnet", "batches": "1", "image_size": 64, "compile_mode": "none", "rounds": 1}
-    gpu.main(device="cpu", dtype="float32", out=tmp_path / "out.json", **{**given, **options})
-    return json.loads((tmp_path / "out.json").read_text())
+def run_gpu(tmp_path: Path, **options: str) -> dict[str, list[Row]]:
+    """The rows of each part."""
+    given = {"model": "test_resnet", "batch-size": "1", "img-size": "64", "torchcompile": "none"}
+    given |= {"num-bench-iter": "1", "num-warm-iter": "1", **{key.replace("_", "-"): v for key, v in options.items()}}
+    words = [word for key, value in given.items() for word in (f"--{key}", value)]
+    command = ["gpu", "--device", "cpu", "--precision", "float32", "--out", str(tmp_path), *words]
+    found = CliRunner().invoke(app, command)
+    assert found.exit_code in (0, 1), (found.output, found.exception)
+    parts: dict[str, list[Row]] = {"numerics": [], "models": [], "operators": []}
+    for row in read(tmp_path / "gpu.csv").rows:
+        parts[row["part"]].append(row)
+    return parts
 
 
-def new_run(minutes: float = 8.0) -> gpu.Run:
-    return gpu.Run(CPU, torch.float32, 64, "none", 1, gpu.Budget(minutes))
-
-
-def block_problem() -> Problem:
-    weights = ((8, 1, 7, 7), (8,), (8, 8, 1, 1), (8,))
-    geometry = Geometry(padding=(3, 3))
-    return Problem("depthwise_pointwise", (1, 8, 9, 9), weights, True, "gelu", geometry, torch.float32, "cpu")
+def named(rows: list[Row]) -> dict[str, Mapping[str, Row]]:
+    """By case and candidate."""
+    return {case: {r["candidate"]: r for r in rows if r["case"] == case} for case in {row["case"] for row in rows}}
 
 
 def test_what_a_run_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     modes = []
-    monkeypatch.setattr(torch, "compile", lambda call, mode, dynamic, **backend: modes.append(mode) or call)
-    found = run_gpu(tmp_path, models="test_resnet,test_vit", batches="2", compile_mode="max-autotune")
-
-    (stored,) = (tmp_path / "results").rglob("gpu-float32.json")
-    assert {"commit", "versions", "device", "cores"} <= json.loads(stored.read_text()).keys()
-    assert found["environment"]["torch"] == torch.__version__
-    assert not found["failures"]
-    assert not found["left_out"]
-    assert any("graph" in reason for reason in found["skipped"])
-    assert any("Triton" in reason for reason in found["skipped"])
+    monkeypatch.setattr(torch, "compile", lambda call, mode, dynamic, backend: modes.append(mode) or call)
+    found = run_gpu(tmp_path, model="test_resnet,test_vit", batch_size="2", pruned="1", torchcompile="inductor")
+    assert {"commit", "versions", "device", "environment"} <= read(tmp_path / "gpu.csv").about.keys()
+    assert not any("wrong" in row or "left_out" in row for rows in found.values() for row in rows)
     kernels = {(row["operator"], row["dtype"]) for row in found["numerics"]}
-    assert kernels == {(o, d) for o in gpu.OPERATORS[:-1] for d in ("float16", "bfloat16", "float32")}
+    assert kernels == {(operator, str(dtype).removeprefix("torch.")) for operator in ODD for dtype in DTYPES}
+    assert all(row["error"] <= row["bound"] for row in found["numerics"])
 
-    assert [(row["model"], row["batch"]) for row in found["rows"]] == [("test_resnet", 2), ("test_vit", 2)]
-    for row in found["rows"]:
-        times = row["times_ms"]
-        assert times.keys() == {"eager", "compiled", "accelerated", "merged_accelerated"}
-        best = min(times["eager"], times["compiled"])
-        assert row["over_best_baseline"]["accelerated"] == pytest.approx(best / times["accelerated"])
-        assert row["over_eager"]["accelerated"] == pytest.approx(times["eager"] / times["accelerated"])
+    cases = named(found["models"])
+    assert cases.keys() == {"test_resnet b2 float32 64", "test_vit b2 float32 64"}
+    for case in cases.values():
+        assert case.keys() == {"P0 eager", "P0 compiled", "P0 accelerated", "P1 accelerated"}
+        assert all(row["median_ms"] > 0 for row in case.values())
 
-    problems = [row["problem"] for row in found["operators"]]
-    assert len(problems) == len(set(problems))
-    for row in found["operators"]:
-        assert row["chosen"] in row["times_ms"]
-        assert row["chosen_over_unfused"] >= 1
-        assert row["roofline"] > 0
-        assert row["met_in"]
-    assert {"test_vit b2 merged"} in [set(row["met_in"]) for row in found["operators"]]
-    timed = [row for row in found["operators"] if "device_ms" in row]
-    assert len(timed) == gpu.SPREAD
-    assert all("compiled" in row["device_ms"] for row in timed)
+    cases = named(found["operators"])
+    for case in cases.values():
+        row = case["eager"]
+        assert row["met"]
+        chosen = case[row["chosen"].replace("reference", "eager")]
+        assert chosen["dispatch_ms"] <= row["dispatch_ms"]
+    assert any("test_vit b2 P1 accelerated" in case["eager"]["met"] for case in cases.values())
+    timed = [case for case in cases.values() if "median_ms" in case["eager"]]
+    assert gpu.SPREAD == len(timed) < len(cases)
+    assert all("compiled" in case and case["eager"]["roofline"] > 0 for case in timed)
     assert modes == ["max-autotune"] * 2 + ["max-autotune-no-cudagraphs"] * gpu.SPREAD
 
 
 def test_speeds_of_a_wrong_kernel_are_withheld(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that fails on odd shapes: none of its times, nor of a model that runs it."""
-    prepare = gpu_shapes.prepare
+    prepare = operators.prepare
 
     def half_right(name: str, problem: Problem, weights: Weights) -> Kernel:
         kernel = prepare(name, problem, weights)
@@ -95,81 +96,100 @@ def test_speeds_of_a_wrong_kernel_are_withheld(tmp_path: Path, monkeypatch: pyte
             y.view(-1)[-1] = torch.nan
             return y
 
-        return wrong if problem.operator == "linear" else kernel
+        return wrong if problem.operator == "linear" and name != "reference" else kernel
 
-    monkeypatch.setattr(gpu_shapes, "prepare", half_right)
+    monkeypatch.setattr(operators, "prepare", half_right)
     # The reference would otherwise be chosen now and then, and the model reported.
     monkeypatch.setattr(BACKENDS["reference"], "supports", lambda problem: (problem.operator != "linear", "off"))
-    found = run_gpu(tmp_path)
-    wrong = {row["candidate"] for row in found["failures"]}
-    assert {row["operator"] for row in found["failures"]} == {"linear"}
+    found = run_gpu(tmp_path, pruned="1")
+    wrong = {row["candidate"] for row in found["numerics"] if "wrong" in row}
+    assert {row["operator"] for row in found["numerics"] if "wrong" in row} == {"linear"}
     for row in found["operators"]:
-        assert (row["operator"] == "linear") == bool(wrong & row["withheld"].keys())
-        assert row["operator"] != "linear" or not wrong & row["times_ms"].keys()
-    (row,) = found["rows"]
-    assert "found wrong" in row["withheld"]
-    assert "times_ms" not in row
+        if row["operator"] == "linear" and row["candidate"] in wrong:
+            assert "median_ms" not in row
+            assert "dispatch_ms" not in row
+        assert ("wrong" in row) == (row["operator"] == "linear" and row["candidate"] in wrong)
+    for row in found["models"]:
+        assert ("found wrong" in row.get("wrong", "")) == ("accelerated" in row["candidate"])
+        assert ("median_ms" in row) == ("accelerated" not in row["candidate"])
 
 
 def test_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each replay sees the images; what cannot be captured is skipped, and Inductor's own graphs are left alone."""
-    images, run = torch.ones(2), new_run()
+    """Each replay sees the images that it is given."""
 
     def stand_in(call: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
         result = call()
         return lambda: result.copy_(call()), result
 
-    def uncapturable() -> Tensor:
+    monkeypatch.setattr(models, "graphed", stand_in)
+    run = models.in_graph(lambda images: images * 2, torch.zeros(2))
+    assert torch.equal(run(torch.ones(2)), torch.full((2,), 2.0))
+    assert torch.equal(run(torch.full((2,), 3.0)), torch.full((2,), 6.0))
+
+
+def test_graphs_stand_beside_all_but_the_compiled_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may have graphs of its own. Where one cannot be captured the others are still measured."""
+    monkeypatch.setattr(Settings, "on_gpu", True)
+    case = gpu._model_case("test_resnet", 1, "float32", Settings(device="cpu"), {}, {})
+    graphs = {name for name in case.candidates if name.endswith("graph")}
+    assert graphs == {"P0 eager graph", "P0 accelerated graph", "P6 accelerated graph"}
+    monkeypatch.undo()
+
+    def uncapturable(call: Callable[[], Tensor]) -> Any:
         raise RuntimeError("not while capturing")
 
-    monkeypatch.setattr(gpu_shapes, "graphed", stand_in)
-    calls = {"eager": lambda: images * 2, "compiled": uncapturable, "accelerated": uncapturable}
-    found = gpu.graphs(run, calls, images, "a model")
-    assert found.keys() == {"eager_graph"}
-    images.zero_()
-    assert torch.equal(found["eager_graph"](), torch.full((2,), 2.0))
-    assert run.skipped == ["graph of accelerated, a model: RuntimeError: not while capturing"]
+    monkeypatch.setattr(models, "graphed", uncapturable)
+    settings = Settings(device="cpu", image_size=32, rounds=1, compiler="none")
+    found, _ = gpu.time_variants(settings, "test_resnet", 1, "float32", ("P0 eager", "P0 eager graph"))
+    assert found.samples.keys() == {"P0 eager"}
+    assert found.wrong == {"P0 eager graph": "it failed: RuntimeError: not while capturing"}
 
 
 def test_a_model_that_fails_does_not_end_the_run(tmp_path: Path) -> None:
-    found = run_gpu(tmp_path, models="no_such_model,test_resnet", minutes=2.0)
-    assert "no_such_model" in found["rows"][0]["withheld"]
-    assert "times_ms" in found["rows"][1]
+    cases = named(run_gpu(tmp_path, model="no_such_model,test_resnet", pruned="1")["models"])
+    assert all("no_such_model" in row["wrong"] for row in cases["no_such_model b1 float32 64"].values())
+    assert all("median_ms" in row for row in cases["test_resnet b1 float32 64"].values())
 
 
 def test_time_is_up(tmp_path: Path) -> None:
-    found = run_gpu(tmp_path, minutes=0.0)
-    assert found["rows"] == []
-    assert "models: test_resnet at batch 1" in found["left_out"]
-    assert "numerics: linear float32" in found["left_out"]
+    found = run_gpu(tmp_path, minutes="0")
+    assert {row["left_out"] for rows in found.values() for row in rows} == {"the 0 minutes are up"}
+    assert {row["model"] for row in found["models"]} == {"test_resnet"}
+    assert {row["operator"] for row in found["numerics"]} == set(ODD)
+    assert not found["operators"]
 
 
 def test_budget_forecasts(monkeypatch: pytest.MonkeyPatch) -> None:
     """What took long once is not begun again where it would not fit; compiling inside a model is not the model's."""
     now = 0.0
-    monkeypatch.setattr(gpu_budget.time, "monotonic", lambda: now)
-    budget = gpu.Budget(100 / 60)
-    assert budget.allows("compile", "first")
-    with budget.spending("models"):
+    monkeypatch.setattr(budget.time, "monotonic", lambda: now)
+    spent = budget.Budget(100 / 60)
+    assert spent.allows("compile", 0.6)
+    with spent.spending("models"):
         now += 1
-        with budget.spending("compile"):
+        with spent.spending("compile"):
             now += 40
-    assert not budget.allows("compile", "second")  # 41 + 40 of 60
-    assert budget.allows("models", "second")
-    assert budget.left_out == ["compile: second"]
+    assert not spent.allows("compile", 0.6)  # 41 + 40 of 60
+    assert spent.allows("models", 0.8)
 
 
-def test_blocks_beside_their_bound() -> None:
-    run, problem = new_run(), block_problem()
-    run.problems[problem.key] = problem
+@pytest.mark.parametrize("problem", odd_problems("depthwise_pointwise", torch.float32, CPU)[:1], ids=["odd"])
+def test_blocks_beside_their_bound(problem: Problem, tmp_path: Path) -> None:
+    """A candidate that dispatch had demoted has no time; ConvNeXt's merged block has a bound to reach."""
     times = {"reference": 2.0, "vendor:epilogue": 1.0, "triton:a": 0.5}
-    run.operators.append(gpu.operator_row(run, problem, "vendor:epilogue", times, {"triton:a": "it is off"}))
-    (row,) = run.operators
-    assert row["withheld"] == {"triton:a": "it is off"}
-    assert row["fused_over_unfused"] == 2
-    gpu.measure_operators(run)
-    assert row["device_ms"].keys() == {"reference", "vendor:epilogue"}
-    assert row["meets_bound"] == (row["memory_roofline"] >= gpu.ROOFLINE_BOUND)
+    met = gpu.Met(problem, "vendor:epilogue", times, {"triton:a": "it is off"}, ["a model"])
+    settings = Settings(device="cpu", rounds=1, out=tmp_path)
+    case = gpu._operator_case(problem.key, met, settings, {}, on_device=True, compiled=False)
+    record = Record(gpu.SUITE, settings, lambda line: None)
+    rows = {row["candidate"]: row for row in record.rows_of(case)}
+    assert rows["triton:a"]["wrong"] == "it is off"
+    assert "dispatch_ms" not in rows["triton:a"]
+    assert rows["eager"]["dispatch_ms"] == 2.0
+    assert rows["eager"]["limit"] == gpu.ROOFLINE_BOUND
+    assert rows["vendor:epilogue"]["memory_roofline"] > 0
+    *_, grid = gpu.tables(list(rows.values()))
+    assert "chosen over unfused: 2.00 (2.00)" in grid.notes[1]
+    assert "of 1 reach their bound" in grid.to_markdown()
 
 
 def test_spread_reaches_every_operator() -> None:
@@ -178,14 +198,15 @@ def test_spread_reaches_every_operator() -> None:
 
     problems = {f"linear {rows}": problem("linear", rows, (8, 8)) for rows in range(1, 40)}
     problems["dual"] = problem("dual_linear", 3, (8, 8), (8, 4))
-    chosen = gpu_shapes.spread(problems, 6)
+    chosen = operators.spread(problems, 6)
     assert len(set(chosen)) == 6
     assert {"dual", "linear 1", "linear 39"} <= set(chosen)
-    assert gpu_shapes.spread({}, 6) == []
+    assert operators.spread({}, 6) == []
 
 
 def test_operands_fit_their_problem() -> None:
-    for problem in gpu_shapes.odd_problems(torch.float32, CPU):
-        x, other, weights = gpu_shapes.operands(problem, CPU)
-        y = gpu_shapes.prepare("reference", problem, weights)(x, other)
-        assert y.shape == problem.output
+    for operator in ODD:
+        for problem in odd_problems(operator, torch.float32, CPU):
+            x, other, weights = operators.operands(problem, CPU)
+            y = operators.prepare("reference", problem, weights)(x, other)
+            assert y.shape == problem.output

@@ -1,11 +1,12 @@
-"""The parts of the suites: the record, rotation, frozen problems, summaries, comparisons, pictures."""
+"""The parts of the suites: record, results, rotation, frozen problems, summaries, comparisons, pictures, page."""
 
 from __future__ import annotations
 
 import io
-import json
 import math
 import random
+import re
+import shlex
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -13,15 +14,18 @@ from typing import Any
 
 import pytest
 import torch
-import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from benchmarks import compare, pictures, rotation, shapes
-from benchmarks.common import MODELS, RESULTS
+from benchmarks import page, problems, results, rotation
+from benchmarks.commands import STUDIES, SUITES, app
+from benchmarks.compare import compare
+from benchmarks.models import MODELS
+from benchmarks.pictures import PICTURES
+from benchmarks.protocol import Case, LeftOut, Measured, Record, Wrong, race
+from benchmarks.results import RESULTS, Result, Row, read
 from benchmarks.samples import Summary, ratio_interval
-from benchmarks.suite import Case, Measured, Record, Settings, flat_rows
-from benchmarks.suite_tables import TABLES, load
+from benchmarks.settings import Settings
 from updp_rt._timing import sample_side_by_side
 from updp_rt.backends import Problem
 from updp_rt.ops.tolerance import Accuracy
@@ -39,18 +43,12 @@ def _own_tuned_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     forget_tables()
 
 
-def typer_app(main: Callable[..., None]) -> typer.Typer:
-    app = typer.Typer()
-    app.command()(main)
-    return app
-
-
 def new_record(out: Path, **settings: Any) -> Record:
-    return Record("micro", Settings(device="cpu", out=out, **settings), lambda line: None, flat_rows, total=1)
+    return Record(SUITES["micro"], Settings(device="cpu", out=out, **settings), lambda line: None, total=1)
 
 
 def case_of(measure: Callable[[], Measured], key: str = "a case") -> Case:
-    return Case(key, {"batch": 1}, ("eager", "ours"), lambda tell: measure())
+    return Case(key, {"batch": 1}, ("eager", "ours"), lambda record: measure())
 
 
 def test_a_case_that_fails_does_not_end_the_run(tmp_path: Path) -> None:
@@ -58,12 +56,14 @@ def test_a_case_that_fails_does_not_end_the_run(tmp_path: Path) -> None:
         raise RuntimeError("no memory [left]\nand more")
 
     record = new_record(tmp_path)
-    row = record.row(case_of(fail))
-    assert row["red"] == dict.fromkeys(("eager", "ours"), "it failed: RuntimeError: no memory [left]")
-    record.row(case_of(lambda: Measured({"eager": [1e-3]}, left_out={"ours": "absent"}), "another"))
-    stored = load(tmp_path / "micro.json")
-    assert [row["case"] for row in stored["rows"]] == ["a case", "another"]
-    assert stored["rows"][1]["candidates"]["eager"]["median_ms"] == 1
+    rows = record.rows_of(case_of(fail))
+    assert {row["candidate"]: row["wrong"] for row in rows} == dict.fromkeys(
+        ("eager", "ours"), "it failed: RuntimeError: no memory [left]"
+    )
+    record.rows_of(case_of(lambda: Measured({"eager": [1e-3]}, left_out={"ours": "absent"}), "another"))
+    stored = read(tmp_path / "micro.csv").rows
+    assert [row["case"] for row in stored] == ["a case"] * 2 + ["another"] * 2
+    assert [row.get("median_ms") for row in stored] == [None, None, 1, None]
 
 
 def test_a_case_is_measured_once(tmp_path: Path) -> None:
@@ -74,40 +74,87 @@ def test_a_case_is_measured_once(tmp_path: Path) -> None:
         return Measured({"eager": [1.0], "ours": [1.0]})
 
     record, case = new_record(tmp_path), case_of(measure)
-    assert record.row(case) is record.row(case)
+    assert record.rows_of(case) is record.rows_of(case)
     assert len(calls) == 1
 
 
 def test_time_is_up(tmp_path: Path) -> None:
-    row = new_record(tmp_path, minutes=0.0).row(case_of(lambda: Measured({"eager": [1.0]})))
-    assert row["left_out"] == dict.fromkeys(("eager", "ours"), "the 0 minutes are up")
-    assert not row["candidates"]
+    rows = new_record(tmp_path, minutes=0.0).rows_of(case_of(lambda: Measured({"eager": [1.0]})))
+    assert [row["left_out"] for row in rows] == ["the 0 minutes are up"] * 2
 
 
-def test_resuming(tmp_path: Path) -> None:
-    """What has times is kept; what has none, or other candidates, is measured."""
+def test_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has times is kept; what has none, or other candidates, is measured. The file says what made all of it."""
     calls = []
 
     def measure(*names: str) -> Callable[[], Measured]:
         return lambda: calls.append(names) or Measured({name: [1.0] for name in names})
 
-    first = new_record(tmp_path)
-    first.row(case_of(measure("eager", "ours"), "whole"))
-    first.row(case_of(measure("eager"), "part"))
-    first.row(case_of(lambda: Measured(left_out={"eager": "late", "ours": "late"}), "none"))
-    first.row(case_of(lambda: Measured(red={"eager": "wrong", "ours": "wrong"}), "not asked for again"))
+    monkeypatch.setattr(results, "commit", lambda: "a")
+    first = new_record(tmp_path, command="python -m benchmarks micro")
+    first.rows_of(case_of(measure("eager", "ours"), "whole"))
+    first.rows_of(case_of(measure("eager"), "part"))
+    first.rows_of(case_of(lambda: Measured(left_out={"eager": "late", "ours": "late"}), "none"))
+    first.rows_of(case_of(lambda: Measured(wrong={"eager": "wrong", "ours": "wrong"}), "not asked for again"))
     calls.clear()
-    second = new_record(tmp_path, resume=True)
+    monkeypatch.setattr(results, "commit", lambda: "b")
+    second = new_record(tmp_path, resume=True, command="python -m benchmarks micro --minutes 9")
     for key in ("whole", "part", "none"):
-        second.row(case_of(measure("eager", "ours"), key))
+        second.rows_of(case_of(measure("eager", "ours"), key))
     assert len(calls) == 2
-    rows = {row["case"]: row for row in load(second.path)["rows"]}
-    assert set(rows) == {"whole", "part", "none", "not asked for again"}
-    assert rows["not asked for again"]["red"] == {"eager": "wrong", "ours": "wrong"}
-    second.row(case_of(measure("eager", "ours"), "none"))
+    stored = read(second.path)
+    assert {row["case"] for row in stored.rows} == {"whole", "part", "none", "not asked for again"}
+    assert [row["wrong"] for row in stored.rows if row["case"] == "not asked for again"] == ["wrong", "wrong"]
+    assert stored.about["commit"] == "a, b"
+    commands = "python -m benchmarks micro && python -m benchmarks micro --minutes 9 --resume"
+    assert stored.about["command"] == commands
+    second.rows_of(case_of(measure("eager", "ours"), "none"))
     assert len(calls) == 2, "measured once a run"
+    third = new_record(tmp_path, resume=True, command="python -m benchmarks micro --minutes 9")
+    assert third.about["command"] == commands
     with pytest.raises(ValueError, match="its rounds was 11, not 5"):
         new_record(tmp_path, resume=True, rounds=5)
+
+
+def test_a_race_times_only_what_is_right() -> None:
+    """That a compiler fails is no finding about the candidates; whatever else fails is."""
+
+    def refuse(error: Exception) -> Callable[[], Callable[[], object]]:
+        def prepare() -> Callable[[], object]:
+            raise error
+
+        return prepare
+
+    entries = {
+        "ours": lambda: lambda: None,
+        "wrong": refuse(Wrong("off by 1")),
+        "late": refuse(LeftOut("late")),
+        "P0 compiled": refuse(RuntimeError("no compiler")),
+        "broken": refuse(RuntimeError("no memory")),
+    }
+    found = race(Settings(device="cpu", rounds=3), entries, round_seconds=0.0)
+    assert found.samples.keys() == {"ours"}
+    assert found.left_out == {"late": "late", "P0 compiled": "it failed: RuntimeError: no compiler"}
+    assert found.wrong == {"wrong": "off by 1", "broken": "it failed: RuntimeError: no memory"}
+
+
+def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    about = {"suite": "micro", "versions": {"torch": "2"}, "compile_mode": None, "note": 'a "b": # c, ü'}
+    rows = [
+        {"case": "a, b", "batch": 1, "share": 1 / 3, "candidate": "x", "median_ms": 1e-7},
+        {"case": 'c "d" [e]', "batch": -2, "share": 2.5, "candidate": "1x1", "wrong": "# no\u2028number"},
+    ]
+    path = tmp_path / "micro.csv"
+    results.write(path, about, rows)
+    found = read(path)
+    assert found.about == about
+    assert [dict(row) for row in found.rows] == [{**rows[0], "share": 0.333333}, rows[1]]
+    for text, said in (("a,b\n1,2\n", "header names none"), ("# a: {\n", "not '# name: JSON'")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=said):
+            read(path)
+    with pytest.raises(ValueError, match="cannot be read"):
+        read(tmp_path / "none.csv")
 
 
 def test_samples_in_turn() -> None:
@@ -150,13 +197,13 @@ def test_the_frozen_problems_are_the_models(name: str, monkeypatch: pytest.Monke
     # Nothing is timed or judged: which problems are met does not depend on it.
     monkeypatch.setattr(dispatch, "time_side_by_side", lambda calls, **how: dict.fromkeys(calls, 1.0))
     monkeypatch.setattr(dispatch, "accuracy", lambda *args: Accuracy(0.0, 0.0, 0))
-    frozen = shapes.frozen_problems([name], 1, torch.float32, "cpu")
-    assert shapes.find_problems(name) == {problem: met[name] for problem, met in frozen}
+    frozen = problems.frozen_problems([name], 1, torch.float32, "cpu")
+    assert problems.find_problems(name) == {problem: met[name] for problem, met in frozen}
 
 
 def test_frozen_problems_at_other_batches() -> None:
     one, five = (
-        [problem for problem, _ in shapes.frozen_problems(MODELS, batch, torch.float32, "cpu")] for batch in (1, 5)
+        [problem for problem, _ in problems.frozen_problems(MODELS, batch, torch.float32, "cpu")] for batch in (1, 5)
     )
     assert len(set(one)) == len(one)
     assert [problem.x[0] for problem in five] == [5 * problem.x[0] for problem in one]
@@ -173,101 +220,111 @@ def test_summary() -> None:
     assert low > 1
 
 
-def result(suite: str, scale: float = 1.0) -> dict[str, Any]:
+def result(suite: str, scale: float = 1.0) -> Result:
     """A sample of a suite's results."""
     draw = random.Random(0)
-
-    def row(case: str, names: list[str], about: dict[str, Any], **extra: Any) -> dict[str, Any]:
-        times = {name: draw.uniform(1.0, 2.0) * scale for name in names}
-        candidates = {
-            name: {"median_ms": ms, "q1_ms": 0.98 * ms, "q3_ms": 1.02 * ms, "rounds": 11, **extra}
-            for name, ms in times.items()
-        }
-        red = {"ours": "its error of [1e-1] is above the bound"}
-        return {"case": case, **about, "candidates": candidates, "red": red, "left_out": {"late": "time is up"}}
-
     at = {"dtype": "float32", "batch": 1}
-    rows = {
-        "micro": [
-            row(
-                f"{operator} {n}",
-                ["eager", "compiled", "vendor:epilogue", "onednn:matmul"],
-                {"operator": operator, **at, "flops": 10**n, "bytes": 10**4},
-            )
-            for operator in ("linear", "conv2d", "depthwise_pointwise", "dual_linear", "attention")
-            for n in (4, 6)
-        ],
-        "blocks": [
-            row(
-                f"{model} {n}",
-                ["baseline", "accelerated", "pruned", "merged", "merged accelerated"],
-                {"model": model, "block": f"blocks.{n}", "form": "full/conv", **at},
-            )
-            for model in MODELS
-            for n in range(3)
-        ],
-        "models": [
-            row(
-                model,
-                ["P0 eager", "P0 compiled", "P0 accelerated", "P3 eager", "P3 accelerated"],
-                {"model": model, **at, "size": 224},
-                peak_memory_mb=100.0,
-            )
-            for model in MODELS
-        ],
-        "paper": [
-            row(
-                "ConvNeXt b128",
-                ["swin eager", "convnext P3 eager", "convnext P3 accelerated"],
-                {"table": "ConvNeXt"},
-                speedup=1.2,
-                samples_per_sec=10.0,
-                param_count=5.0,
-                gmacs=1.0,
-            ),
-        ],
-    }[suite]
-    return {"suite": suite, "device": "a-cpu", "threads": 2, "versions": {"torch": "2"}, "commit": "c", "rows": rows}
+    rows: list[Row] = []
+
+    def add(case: str, names: list[str], **about: Any) -> None:
+        for name in names:
+            ms = draw.uniform(1.0, 2.0) * scale
+            times = {"median_ms": ms, "q1_ms": 0.98 * ms, "q3_ms": 1.02 * ms, "rounds": 11}
+            rows.append({"case": case, **about, "candidate": name, **times})
+        rows.append({"case": case, **about, "candidate": "ours", "wrong": "its error of [1e-1] is above the bound"})
+        rows.append({"case": case, **about, "candidate": "P0 late", "left_out": "time is up"})
+
+    for index, model in enumerate(MODELS):
+        if suite == "micro":
+            for n in (4, 6):
+                names = ["eager", "compiled", "vendor:epilogue", "onednn:matmul"]
+                add(f"operator {index} {n}", names, operator=f"operator {index}", flops=10**n, bytes=10**4, **at)
+        elif suite == "blocks":
+            names = ["baseline", "accelerated", "pruned", "merged", "merged accelerated"]
+            add(f"{model} 1", names, model=model, block="blocks.1", form="full/conv", **at)
+        elif suite == "models":
+            names = ["P0 eager", "P0 compiled", "P0 accelerated", "P3 eager", "P3 accelerated"]
+            add(model, names, model=model, size=224, peak_memory_mb=100.0, **at)
+    if suite == "paper":
+        known = {"speedup": 1.2, "samples_per_sec": 10.0, "param_count": 5.0, "gmacs": 1.0}
+        add("ConvNeXt b128", ["swin eager", "convnext P3 eager"], table="ConvNeXt", **known)
+    about = {"suite": suite, "device": "a-cpu", "threads": 2, "versions": {"torch": "2"}, "commit": "c"}
+    return Result(about, rows)
 
 
-@pytest.mark.parametrize("suite", TABLES)
+def keep(path: Path, found: Result) -> Path:
+    results.write(path, found.about, found.rows)
+    return path
+
+
+def shown(table: Any) -> str:
+    console = Console(width=200, file=io.StringIO())
+    console.print(table)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("suite", PICTURES)
 def test_tables_and_pictures(suite: str, tmp_path: Path) -> None:
-    (tmp_path / f"{suite}.json").write_text(json.dumps(result(suite)))
-    found = CliRunner().invoke(typer_app(pictures.main), [str(tmp_path)])
+    keep(tmp_path / f"{suite}.csv", result(suite))
+    found = CliRunner().invoke(app, ["pictures", str(tmp_path), "--suites", suite])
     assert found.exit_code == 0, found.output
     assert (tmp_path / f"{suite}.png").read_bytes().startswith(b"\x89PNG")
-    console = Console(width=200, file=io.StringIO())
-    console.print(TABLES[suite](result(suite)["rows"]))
-    shown = console.file.getvalue()
-    assert "its error of [1e-1] is above the bound" in shown
-    assert "time is up" in shown
+    grids = SUITES[suite].tables(result(suite).rows)
+    for text in ("".join(shown(grid.to_rich()) for grid in grids), "".join(grid.to_markdown() for grid in grids)):
+        assert "its error of [1e-1] is above the bound" in text
+        assert "time is up" in text
 
 
-def test_pictures_of_the_results_kept_here(tmp_path: Path) -> None:
-    for folder in RESULTS.iterdir():
-        copied = tmp_path / folder.name
-        copied.mkdir()
-        for suite in TABLES:
-            if (folder / f"{suite}.json").exists():
-                (copied / f"{suite}.json").write_bytes((folder / f"{suite}.json").read_bytes())
-        assert len(list(pictures.draw_folder(copied))) == len(list(copied.glob("*.json")))
+@pytest.mark.parametrize("name", [*SUITES, *STUDIES])
+def test_tables_of_nothing(name: str) -> None:
+    """A run that was given no time has nothing but reasons; its tables still tell them."""
+    row = {"case": "a", "candidate": "P0 eager", "left_out": "the 0 minutes are up", "part": "models"}
+    about = dict.fromkeys(("model", "dtype", "operator", "epochs", "lr", "scope", "importance"), "x")
+    row |= {**about, "batch": 1, "lr": 1e-3, "amount": 0.5, "pruned": 1, "blocks": 2}
+    grids = (SUITES | STUDIES)[name].tables([row])
+    assert "the 0 minutes are up" in "".join(grid.to_markdown() for grid in grids)
+
+
+def test_results_kept_here() -> None:
+    """Each names its suite and a command that exists, and where it was measured; together they are small."""
+    found = results.stored()
+    assert found.keys() <= SUITES.keys() | STUDIES.keys()
+    for suite, devices in found.items():
+        for device, kept in devices.items():
+            assert kept.about["suite"] == suite
+            assert kept.about["device"] == device
+            assert {"commit", "versions"} <= kept.about.keys()
+            for command in kept.about["command"].split(" && "):
+                words = shlex.split(command)
+                assert words[:4] == ["python", "-m", "benchmarks", suite]
+                asked = CliRunner().invoke(app, [suite, *words[4:], "--help"])
+                assert asked.exit_code == 0, asked.output
+    files = [path for path in RESULTS.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {".csv", ".png"}
+    assert sum(path.stat().st_size for path in files) < 900_000
+
+
+def test_the_page_is_made_from_the_results() -> None:
+    text = page.make_page()
+    assert page.PATH.read_text(encoding="utf-8") == text, "python -m benchmarks page writes it again"
+    assert page.SECTIONS.keys() == SUITES.keys() | STUDIES.keys()
+    for picture in re.findall(r"!\[.*\]\((.*)\)", text):
+        assert (page.PATH.parent / picture).exists()
 
 
 def test_compare(tmp_path: Path) -> None:
-    before, after = tmp_path / "before.json", tmp_path / "after.json"
-    before.write_text(json.dumps(result("models")))
-    changed = result("models", scale=0.5)
-    changed["commit"] = "d"
-    changed["rows"][0]["candidates"]["P0 eager"] |= {"q1_ms": 0.1, "q3_ms": 9.0}
-    after.write_text(json.dumps(changed))
-    app = typer_app(compare.main)
-    found = CliRunner().invoke(app, [str(before), str(after)]).output
+    before = keep(tmp_path / "before.csv", result("models"))
+    halved = result("models", scale=0.5)
+    rows = [dict(row) for row in halved.rows]
+    rows[0] |= {"q1_ms": 0.1, "q3_ms": 9.0}
+    after = keep(tmp_path / "after.csv", Result({**halved.about, "commit": "d"}, rows))
+    found = CliRunner().invoke(app, ["compare", str(before), str(after)]).output
     assert "2.000×" in found
     assert "20 in common: 19 faster, 0 slower, 1 within noise; geometric mean 2.000×" in found
     assert "commit differ: c, then d" in found
-    assert "20 in common: 0 faster, 0 slower, 20 within noise" in CliRunner().invoke(app, [str(before)] * 2).output
-    before.write_text(json.dumps(result("micro")))
-    assert "nothing to compare" in str(CliRunner().invoke(app, [str(before), str(after)]))
-    before.write_text("[")
-    with pytest.raises(ValueError, match="holds no JSON"):
-        load(before)
+    same = CliRunner().invoke(app, ["compare", str(before), str(before)]).output
+    assert "20 in common: 0 faster, 0 slower, 20 within noise" in same
+    with pytest.raises(ValueError, match="nothing to compare"):
+        compare(result("micro"), result("models"))
+    found = CliRunner().invoke(app, ["compare", str(before), str(tmp_path / "none.csv")])
+    assert "cannot be read" in str(found.exception)

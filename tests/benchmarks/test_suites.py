@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
@@ -16,15 +17,19 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from benchmarks import common, rotation, variants
-from benchmarks import test_micro as micro_suite
-from benchmarks import test_paper as paper_suite
-from benchmarks.commands import app
+from benchmarks import numerics, operators, results, rotation
+from benchmarks.commands import STUDIES, SUITES, app
+from benchmarks.protocol import Record, Suite, Wrong
+from benchmarks.results import Result, Row, read
+from benchmarks.settings import Settings
+from benchmarks.studies import channels_accuracy, digits, progressive_vs_direct
+from benchmarks.suites import channels_speed, memory, paper
 from updp_rt.backends import Kernel, Problem, Weights
 from updp_rt.runtime.table import forget_tables
 
 CHECKOUT = Path(__file__).parents[2]
 QUICK = ["--device", "cpu", "--num-bench-iter", "3", "--num-warm-iter", "1", "--torchcompile", "none"]
+TWO = ["--batch-size", "2", "--precision", "float32"]
 
 
 @pytest.fixture(autouse=True)
@@ -41,48 +46,50 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     forget_tables()
 
 
-def run(suite: str, out: Path, *options: str, code: int = 0) -> list[dict[str, Any]]:
-    """Rows of a suite run in this process."""
+def run(suite: str, out: Path, *options: str, code: int = 0) -> Result:
+    """The result of a suite run in this process."""
     found = CliRunner().invoke(app, [suite, "--out", str(out), *options])
     assert found.exit_code == code, found.output
-    return json.loads((out / f"{suite}.json").read_text())["rows"]
+    return read(out / f"{suite}.csv")
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def by_candidate(rows: Sequence[Row]) -> dict[str, Row]:
+    """The rows of one case."""
+    assert len({row["case"] for row in rows}) == 1
+    return {row["candidate"]: row for row in rows}
 
 
-def assert_sound(row: dict[str, Any], names: set[str]) -> None:
-    assert not row["red"]
-    assert row["candidates"].keys() == names
-    for value in row["candidates"].values():
-        assert 0 < value["q1_ms"] <= value["median_ms"] <= value["q3_ms"]
-        assert value["rounds"] == 3
+def assert_sound(rows: Sequence[Row], names: set[str]) -> None:
+    """Every case has these candidates, each with its times."""
+    for case in {row["case"] for row in rows}:
+        assert {row["candidate"] for row in rows if row["case"] == case} == names
+    for row in rows:
+        assert "wrong" not in row
+        assert 0 < row["q1_ms"] <= row["median_ms"] <= row["q3_ms"]
+        assert row["rounds"] == 3
 
 
 def test_micro(tmp_path: Path) -> None:
     """As a user calls it; pytest-benchmark's own file holds the very same times."""
-    command = [sys.executable, "-m", "benchmarks", "micro", *QUICK, "--out", str(tmp_path), "--batch-size", "2"]
-    command += ["--precision", "float32", "--", "-k", "linear-2x192", "--benchmark-json", str(tmp_path / "theirs.json")]
+    command = [sys.executable, "-m", "benchmarks", "micro", *QUICK, "--out", str(tmp_path), *TWO]
+    command += ["--", "-k", "linear-2x192", "--benchmark-json", str(tmp_path / "theirs.json")]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 of 1  linear 2x192" in done.stdout
-    stored = json.loads((tmp_path / "micro.json").read_text())
-    assert {"device", "threads", "versions", "commit", "environment"} <= stored.keys()
-    (row,) = stored["rows"]
+    about, rows = (result := read(tmp_path / "micro.csv")).about, by_candidate(result.rows)
+    assert {"device", "threads", "versions", "commit", "environment"} <= about.keys()
+    assert set(shlex.split(about["command"])) == {"python", "-m", "benchmarks", "micro", *QUICK, *TWO}
     own = {"vendor:packed"} if torch.backends.mkl.is_available() else set()
-    assert_sound(row, {"eager", "vendor:epilogue", "onednn:matmul"} | own)
-    assert "deit_tiny_patch16_224 P0" in row["met"]
-    assert [line["candidate"] for line in read_csv(tmp_path / "micro.csv")] == list(row["candidates"])
+    assert_sound(result.rows, {"eager", "vendor:epilogue", "onednn:matmul"} | own)
+    assert "deit_tiny_patch16_224 P0" in rows["eager"]["met"]
     theirs = {b["params"]["candidate"]: b for b in json.loads((tmp_path / "theirs.json").read_text())["benchmarks"]}
-    for name, value in row["candidates"].items():
-        assert theirs[name]["stats"]["median"] * 1e3 == pytest.approx(value["median_ms"], rel=1e-4)
+    for name, row in rows.items():
+        assert theirs[name]["stats"]["median"] * 1e3 == pytest.approx(row["median_ms"], rel=1e-4)
         assert theirs[name]["group"] == row["case"]
 
 
 def test_a_wrong_kernel_gets_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare = micro_suite.prepare
+    prepare = operators.prepare
 
     def half_right(name: str, problem: Problem, weights: Weights) -> Kernel:
         kernel = prepare(name, problem, weights)
@@ -94,90 +101,190 @@ def test_a_wrong_kernel_gets_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
         return wrong if name.startswith("vendor") else kernel
 
-    monkeypatch.setattr(micro_suite, "prepare", half_right)
-    options = [*QUICK, "--batch-size", "2", "--precision", "float32", "--", "-k", "linear-2x192"]
-    (row,) = run("micro", tmp_path, *options, code=1)
-    assert row["candidates"].keys() == {"eager", "onednn:matmul"}
-    assert "above the bound" in row["red"]["vendor:epilogue"]
-    (withheld,) = (line for line in read_csv(tmp_path / "micro.csv") if line["candidate"] == "vendor:epilogue")
-    assert "above the bound" in withheld["withheld"]
-    assert not withheld["median_ms"]
+    monkeypatch.setattr(operators, "prepare", half_right)
+    rows = by_candidate(run("micro", tmp_path, *QUICK, *TWO, "--", "-k", "linear-2x192", code=1).rows)
+    assert {name for name, row in rows.items() if "median_ms" in row} == {"eager", "onednn:matmul"}
+    assert "above the bound" in rows["vendor:epilogue"]["wrong"]
 
 
 def test_blocks(tmp_path: Path) -> None:
     options = ["--model", "test_vit,test_resnet", "--img-size", "64", "--batch-size", "1", "--precision", "float32"]
-    rows = run("blocks", tmp_path, *options, *QUICK)
+    rows = run("blocks", tmp_path, *options, *QUICK).rows
     assert {row["model"] for row in rows} == {"test_vit", "test_resnet"}
-    for row in rows:
-        assert_sound(row, {"baseline", "accelerated", "pruned", "merged", "merged accelerated"})
-        assert row["form"]
+    assert_sound(rows, {"baseline", "accelerated", "pruned", "merged", "merged accelerated"})
+    assert all(row["form"] for row in rows)
 
 
 def test_models(tmp_path: Path) -> None:
     """Flags and columns of timm's benchmark.py, peak memory, and variants that a model has no blocks for."""
     options = ["-m", "test_resnet", "-b", "2", "--img-size", "32", "--precision", "float32", "--pruned", "1,9"]
-    (row,) = run("models", tmp_path, *options, *QUICK, "--results-file", str(tmp_path / "timm.csv"))
-    assert_sound(row, {"P1 eager", "P1 accelerated"})
-    assert row["left_out"].keys() == {"P9 eager", "P9 accelerated"}
-    for value in row["candidates"].values():
-        assert value["peak_memory_mb"] > 1
-    lines = read_csv(tmp_path / "timm.csv")
+    result = run("models", tmp_path, *options, *QUICK, "--results-file", str(tmp_path / "timm.csv"))
+    rows = by_candidate(result.rows)
+    measured = [rows.pop(name) for name in ("P1 eager", "P1 accelerated")]
+    assert_sound(measured, {"P1 eager", "P1 accelerated"})
+    assert all(row["peak_memory_mb"] > 1 for row in measured)
+    assert rows.keys() == {"P9 eager", "P9 accelerated"}
+    assert all("blocks can be pruned" in row["left_out"] for row in rows.values())
+    with (tmp_path / "timm.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
     first, *columns = lines[0]
     assert first == "model"
     assert columns[:7] == [
         *(f"infer_{name}" for name in ("samples_per_sec", "step_time", "batch_size", "img_size", "gmacs", "macts")),
         "param_count",
     ]
-    speed = 2e3 / row["candidates"]["P1 eager"]["median_ms"]
-    assert float(lines[0]["infer_samples_per_sec"]) == pytest.approx(speed, rel=1e-3)
-    assert "blocks can be pruned" in lines[-1]["withheld"]
+    assert float(lines[0]["infer_samples_per_sec"]) == pytest.approx(2e3 / measured[0]["median_ms"], rel=1e-3)
+    assert "blocks can be pruned" in lines[-1]["left_out"]
 
 
 def test_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paper_suite, "SIZE", 64)
+    monkeypatch.setattr(paper, "SIZE", 64)
     options = [option for option in QUICK if option not in ("--torchcompile", "none")]
     options += ["-m", "deit_tiny_patch16_224,mobilenetv2_140", "-b", "1", "--pruned", "0,1"]
-    peers, ours = run("paper", tmp_path, *options)
+    rows = run("paper", tmp_path, *options).rows
+    peers, ours = ([row for row in rows if row["table"] == table] for table in ("ConvNeXt", "DeiT"))
     assert_sound(peers, {"mobilenetv2_140 eager"})
     names = {f"deit_tiny_patch16_224 {variant} {mode}" for variant in ("P0", "P1") for mode in ("eager", "accelerated")}
     assert_sound(ours, names)
-    eager = [value for name, value in ours["candidates"].items() if name.endswith("eager")]
-    slowest = max(value["median_ms"] for value in eager)
-    for value in ours["candidates"].values():
-        assert value["speedup"] == pytest.approx(slowest / value["median_ms"], rel=2e-3)
-        assert value["samples_per_sec"] == pytest.approx(1e3 / value["median_ms"], rel=1e-2)
+    slowest = max(row["median_ms"] for row in ours if row["candidate"].endswith("eager"))
+    for row in ours:
+        assert row["speedup"] == pytest.approx(slowest / row["median_ms"], rel=2e-3)
+        assert row["samples_per_sec"] == pytest.approx(1e3 / row["median_ms"], rel=1e-2)
+
+
+def test_merged_speed(tmp_path: Path) -> None:
+    options = [option for option in QUICK if option not in ("--torchcompile", "none")]
+    rows = run("merged_speed", tmp_path, *options, "-m", "test_vit", "-b", "2", "--img-size", "64").rows
+    assert_sound(rows, {"baseline", "merged"})
+    assert {row["pruned"] for row in rows} == {rows[0]["blocks"] // 2}
+
+
+def test_channels_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reordering leaves fewer channels to gather than the naive export; the package that is not there is a finding."""
+    monkeypatch.setattr(channels_speed, "model_input_size", lambda model: (3, 32, 32))
+    options = ["--num-bench-iter", "3", "-m", "resnet10t", "-b", "1", "--upscale", str(tmp_path)]
+    rows = by_candidate(run("channels_speed", tmp_path, *options).rows)
+    published = rows.pop("apple-upscale")
+    assert rows.keys() == {"baseline", "naive", "cheapest", "fewest"}
+    assert rows["naive"]["gathered"] > rows["cheapest"]["gathered"] == rows["fewest"]["gathered"] == 0
+    assert rows["cheapest"]["export_seconds"] > 0
+    assert all(row["median_ms"] > 0 for row in rows.values())
+    assert "No module named 'upscale'" in published["left_out"]
+
+
+def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(memory, "SIZE", 64)
+    (row,) = run("memory", tmp_path, "-m", "test_resnet", "--precision", "float32").rows
+    assert row["weights_bytes"] == 4 * sum(p.numel() for p in timm.create_model("test_resnet").parameters())
+    assert isinstance(row["added_bytes"], int)
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Nothing is trained or fitted, all accuracies are one half; the stages that would have been trained."""
+    stages: list[str] = []
+    monkeypatch.setattr(digits, "evaluate", lambda model, loader: 0.5)
+    monkeypatch.setattr(progressive_vs_direct, "calibrate", lambda subnet, images: None)
+    monkeypatch.setattr(channels_accuracy, "recalibrate", lambda model, batches: None)
+    monkeypatch.setattr(digits, "fit", lambda *args, stage, **how: stages.append(stage))
+    return stages
+
+
+def test_progressive_vs_direct(tmp_path: Path, untrained: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One case a model and seed, which a resumed run does not train again; its settings are in the rows."""
+    budget = progressive_vs_direct.Budget(1, 1e-3, 1, 1e-3)
+    monkeypatch.setattr(progressive_vs_direct, "BUDGETS", {"resnet10t": budget})
+    run("progressive_vs_direct", tmp_path, "-m", "resnet10t", "--seeds", "0")
+    assert untrained == ["baseline", "subnet", "subnet"]
+    result = run("progressive_vs_direct", tmp_path, "-m", "resnet10t", "--seeds", "0,1", "--resume")
+    assert len(untrained) == 6
+    assert [row["candidate"] for row in result.rows] == 2 * ["baseline", "progressive", "direct"]
+    assert {row["accuracy"] for row in result.rows} == {0.5}
+    assert result.about["command"] == (
+        "python -m benchmarks progressive_vs_direct --model resnet10t --seeds 0"
+        " && python -m benchmarks progressive_vs_direct --model resnet10t --seeds 0,1 --resume"
+    )
+
+
+def test_channels_accuracy(tmp_path: Path, untrained: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One baseline for all measures and shares; what is compared has as many parameters, within a channel or two."""
+    monkeypatch.setattr(channels_accuracy, "BUDGETS", {"resnet10t": (1, 1e-3)})
+    options = ["-m", "resnet10t", "--seeds", "0", "--importance", "magnitude", "--amounts", "0.3,0.5"]
+    rows = run("channels_accuracy", tmp_path, *options).rows
+    assert untrained == ["baseline"]
+    assert len(rows) == 2 * 5
+    for row in rows:
+        if row["candidate"] != "baseline":
+            whole = next(other for other in rows if other["case"] == row["case"])["params"]
+            assert row["params"] / whole == pytest.approx(1 - row["amount"], abs=0.03)
+            assert row["accuracy"] == row["recalibrated"] == 0.5
+    channels_accuracy.trained.cache_clear()
+
+
+@pytest.mark.parametrize("name", [*SUITES, *STUDIES])
+def test_every_suite_has_its_command(name: str) -> None:
+    found = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"})
+    assert found.exit_code == 0, found.output
+    suite: Suite = (SUITES | STUDIES)[name]
+    assert suite.help.partition(",")[0] in found.output
+    assert {"--out", "--resume", "--minutes"} <= set(found.output.split())
+    assert Record(suite, Settings(device="cpu"), lambda line: None).path.name == f"{name}.csv"
 
 
 def test_nothing_to_measure_and_nothing_to_resume(tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["micro", "--out", str(tmp_path), "--model", "no_such_model"])
     assert found.exit_code not in (0, 1)
     assert "there is nothing to measure" in found.output
-    (tmp_path / "micro.json").write_text('{"environment": "another"}')
-    options = [*QUICK, "--out", str(tmp_path), "--resume", "--precision", "float32", "--", "-k", "linear-1x192"]
-    found = CliRunner().invoke(app, ["micro", *options])
-    assert found.exit_code not in (0, 1)
-    assert "micro.json cannot be resumed: its environment was another" in found.output
+    results.write(tmp_path / "micro.csv", {"suite": "micro", "environment": "another"}, [])
+    for suite, options in (("micro", ["--", "-k", "linear-1x192"]), ("projection", [])):
+        results.write(tmp_path / f"{suite}.csv", {"suite": suite, "environment": "another"}, [])
+        found = CliRunner().invoke(app, [suite, "--out", str(tmp_path), "--resume", "--precision", "float32", *options])
+        assert found.exit_code not in (0, 1)
+        assert f"{suite}.csv cannot be resumed: its environment was another" in " ".join(found.output.split())
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["progressive_vs_direct", "-m", "resnet50"], "unknown model 'resnet50': choose among resnet34"),
+        (["channels_accuracy", "--scope", "all"], "unknown scope 'all'"),
+        (["channels_accuracy", "--importance", "size"], "unknown measure 'size'"),
+        (["channels_accuracy", "--amounts", "0.5,20"], "from 0 to below 1, not 20.0"),
+        (["projection", "-m", "mobilenetv2_100"], "unknown model 'mobilenetv2_100'"),
+        (["gpu", "--device", "cpu", "--precision", "float16,float32"], "one precision a run"),
+    ],
+)
+def test_wrong_settings_are_told_before_anything_runs(command: list[str], said: str, tmp_path: Path) -> None:
+    """And no result is replaced by an empty one."""
+    found = CliRunner().invoke(app, [*command, "--out", str(tmp_path)])
+    assert found.exit_code == 2
+    assert said in found.output
+    assert not list(tmp_path.glob("*.csv"))
 
 
 @torch.inference_mode()
 def test_a_wrong_model_is_seen() -> None:
     model, images = nn.Linear(5, 3), torch.randn(4, 5)
-    assert variants.why_model_is_wrong(model, model, images) is None
+    numerics.require_model(model, model, images)
     for offset in (1e-3, torch.nan):
-        assert variants.why_model_is_wrong(lambda x: model(x) + offset, model, images) is not None
+        with pytest.raises(Wrong, match="off by"):
+            numerics.require_model(lambda x, offset=offset: model(x) + offset, model, images)
     exact = torch.randn(2, 3, dtype=torch.float64)
     plain = torch.cat([torch.full((3, 3), 9.0), exact.float()])  # only the last elements are compared
-    assert common.why_wrong(plain.clone(), plain, exact, 5) is None
+    numerics.require_right(plain.clone(), plain, exact, 5)
     for offset in (1e-5, torch.nan):
         wrong = plain.clone()
         wrong[-1, -1] += offset
-        assert "off by" in (common.why_wrong(wrong, plain, exact, 5) or "")
-    assert common.longest_sum(nn.Sequential(nn.Conv2d(3, 8, 5), nn.BatchNorm2d(8), nn.Linear(8, 2))) == 75
+        with pytest.raises(Wrong, match="off by"):
+            numerics.require_right(wrong, plain, exact, 5)
+    assert numerics.longest_sum(nn.Sequential(nn.Conv2d(3, 8, 5), nn.BatchNorm2d(8), nn.Linear(8, 2))) == 75
     vit = timm.create_model("test_vit")  # whose positional embedding is longer than any sum
-    assert common.longest_sum(vit) == 3 * 16 * 16 < vit.pos_embed[0].numel()
-    assert variants.why_not_merged(exact, exact) is None
-    assert "off by" in (variants.why_not_merged(exact, exact + 1e-9) or "")
-    assert variants.why_not_merged(exact, exact * torch.nan) is not None
+    assert numerics.longest_sum(vit) == 3 * 16 * 16 < vit.pos_embed[0].numel()
+    numerics.require_merged(exact, exact)
+    for other in (exact + 1e-9, exact * torch.nan):
+        with pytest.raises(Wrong, match="off by"):
+            numerics.require_merged(exact, other)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 import updp_rt
 from tests.conftest import relative_error
-from updp_rt.blocks import make_progressive, merge_model, prunable_blocks, set_lambda
+from updp_rt.artifacts import read_manifest
+from updp_rt.blocks import find_family, make_progressive, merge_model, prunable_blocks, set_lambda
 from updp_rt.blocks.randomize import randomize
 from updp_rt.channels import Selecting, check, mask_model, select
+from updp_rt.pruning import latency
 
 X = torch.randn(2, 3, 40, 33)
 
@@ -90,6 +92,12 @@ def test_save_and_load_bit_for_bit(which: str, request: pytest.FixtureRequest, t
     assert again.state_dict().keys() == model.state_dict().keys()
     with torch.no_grad():
         assert torch.equal(again(X), model(X))
+
+
+def test_what_is_selected_is_printed(pruned: nn.Module, dense: nn.Module) -> None:
+    assert "bias=False, gather of 32 of " in str(pruned)
+    assert "bias=False, view of " in str(pruned)
+    assert "parts of" in str(dense)
 
 
 def test_parts_are_joined_alike_with_and_without_gradients(dense: nn.Module) -> None:
@@ -187,7 +195,36 @@ def test_channels_first_then_depth(name: str, tmp_path: Path) -> None:
 
 
 def test_blocks_of_a_narrow_model_can_be_pruned(pruned: nn.Module) -> None:
+    """What `inspect` says holds in every stage: latencies too are of blocks that read all of their input."""
     assert updp_rt.inspect(pruned).prunable == 8
+    block, progressive = pruned.layer1[1], find_family(pruned).progressive
+    x = torch.randn(1, *block.conv1.selection.width, 5, 7)
+    measured = latency.measure_block(progressive, block, x, lambda module, x: module)
+    assert measured.merged_ms.keys() == progressive.forms.keys()
+    assert isinstance(block.conv1, Selecting)
+    with torch.no_grad():
+        assert relative_error(progressive(copy.deepcopy(block))(x), block(x)) < 1e-5
+
+
+def test_a_selection_that_cannot_be_merged_is_a_reason_why_not(pruned: nn.Module) -> None:
+    model = copy.deepcopy(pruned)
+    width = model.layer4[1].conv2.in_channels
+    select.select_input(model.layer4[1].bn1, select.Selection.view(1, 0, width, width))
+    reasons = {block.name: block.reason for block in updp_rt.inspect(model).blocks if block.reason}
+    assert list(reasons) == ["layer4.1"]
+    assert "cannot read what it does not select" in reasons["layer4.1"]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "test_vit"])
+def test_the_images_it_was_pruned_for_are_saved(name: str, tmp_path: Path) -> None:
+    model = small(name, **({"img_size": 32} if "vit" in name else {}))
+    images = torch.randn(1, 3, 32, 32)
+    before = copy.deepcopy(model.pretrained_cfg)
+    narrow = updp_rt.prune_channels(model, images, 0.1).model
+    updp_rt.save(narrow, tmp_path)
+    assert read_manifest(tmp_path).input_size == (3, 32, 32)
+    assert model.pretrained_cfg == before
+    assert updp_rt.inspect(narrow).input_size == (3, 32, 32)
 
 
 class WrittenOut(nn.Module):

@@ -84,7 +84,7 @@ def test_a_torn_picture_is_left_out_by_name_and_no_other_counts_twice(
     tear(tmp_path / f"val/ant/13.{suffix}", 0.8)
     splits = load_splits(str(tmp_path), (3, 32, 32))
     assert f"left out: {tmp_path}/val/ant/13.{suffix}: cannot be read" in caplog.text
-    assert "1 pictures cannot be read and are left out" in splits.describe()
+    assert f"left out, since they cannot be read: 1 ({tmp_path}/val/ant/13.{suffix})" in splits.describe()
     batches = list(make_loader(splits.test, 3, training=False))
     assert torch.cat([labels for _, labels in batches]).tolist() == [0, 0, 0, 1, 1, 1, 1]
     images = torch.cat([images for images, _ in batches])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.projection import BOUND
-from benchmarks.projection_shapes import BATCH, DTYPES, MODELS, problems, square
+from benchmarks.problems import PROJECTED_BATCH, projected_problems, square
+from benchmarks.suites.projection import BOUND
 from updp_rt.backends import Problem
 from updp_rt.projection.candidates import Candidate, candidates
 
-FROZEN = list(dict.fromkeys(problem for dtype in DTYPES for model in MODELS for problem in problems(model, dtype)))
+FROZEN = projected_problems()
 
 
 # Problems for which no HIP kernel is projected to reach the bound yet, and the share that the best one must keep. One
@@ -31,7 +31,7 @@ def best(problem: Problem, language: str) -> Candidate:
 @pytest.mark.parametrize("problem", FROZEN, ids=lambda problem: problem.key.replace(" ", "-"))
 def test_the_best_hip_kernel_nears_the_roofline(problem: Problem) -> None:
     found = best(problem, "hip")
-    if problem.x[0] == BATCH and problem.operator == "linear":
+    if problem.x[0] == PROJECTED_BATCH and problem.operator == "linear":
         # A classifier: its few rows take less time at the roofline than a kernel's loads need to come.
         assert found.projection.bound == "latency"
     elif problem.key in SHORT:

@@ -147,3 +147,21 @@ def test_block_times_and_roofline_of_little() -> None:
         ms=1.0, others={}, roofline=0.5, flops=1, bytes=10**9,
     )  # fmt: skip
     drawn(draw_roofline([kernel], Roof(flops=1e12, bandwidth=1e10, source="measured"), "float32"))
+
+
+def test_lambda_is_drawn_by_step_not_by_epoch() -> None:
+    """3 epochs of 4 steps: λ rises in the first 6, where its values at the epochs' ends say nothing of that."""
+    epochs = [Epoch.model_validate({"epoch": i, "step": 4 * i, "loss": 1.0, "lambda": 1.0}) for i in (1, 2, 3)]
+    lambdas = [(step / 4, min(1.0, step / 6)) for step in range(12)]
+    chart = draw_subnet(epochs, None, lambdas)
+    assert "λ rises from 0.00 to 1 in the first 1.50 of 3 epochs" in chart.description
+    (polygon,) = re.findall(r'<polygon points="([^"]+)" class="lambda"', str(chart.drawings["wide"].render()))
+    corners = [tuple(map(float, point.split(","))) for point in polygon.split()]
+    bottom, top = 286.0, 248.0
+    left, right = corners[0][0], corners[-1][0]
+    assert corners[0] == (left, bottom)
+    reached = next(x for x, y in corners if y == top)
+    assert (reached - left) / (right - left) == pytest.approx(0.5, abs=1e-3)
+    assert all(y == top for x, y in corners[1:-1] if x >= reached)
+    assert "is 1 from the start" in draw_subnet(epochs, None, [(at, 1.0) for at, _ in lambdas]).description
+    assert 'class="lambda"' not in str(draw_subnet(epochs, None).drawings["wide"].render())

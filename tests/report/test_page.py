@@ -123,6 +123,46 @@ def test_figures_are_those_of_the_files(whole: Path, page: str) -> None:
     assert {k["module"] for k in profile["kernels"]} <= {node.text for node in read_html(page).all("th")}
 
 
+def test_the_head_s_figures_are_of_one_batch_size(whole: Path, copy_of: Copy) -> None:
+    """The run's were taken at 16; the profile's at 2, as `updp-rt profile --batch 2` leaves them."""
+    folder = copy_of(whole)
+    change(folder / "profile.json", lambda found: found.update(input=[2, *found["input"][1:]]))
+    html, _ = render(collect(folder))
+    tiles = [node.text for node in read_html(html).all("dt")]
+    assert [tile for tile in tiles if "batch" in tile] == ["latency, batch 2", "on fused kernels, batch 2"]
+    profile = json.loads((folder / "profile.json").read_text())["model"]
+    assert f"{profile['baseline'] / profile['merged']:.2f}× (batch 2)" in html
+    (folder / "profile.json").unlink()
+    assert "latency, batch 16" in render(collect(folder))[0]
+
+
+def test_the_prediction_is_compared_with_what_was_measured(whole: Path, copy_of: Copy) -> None:
+    folder = copy_of(whole)
+    change(folder / "summary.json", lambda s: s.update(predicted_ms=2.0))
+    change(folder / "summary.json", lambda s: s["merged"].update(latency_ms=4.0))
+    change(folder / "summary.json", lambda s: s["baseline"].update(latency_ms=5.0))
+    text = " ".join(read_html(render(collect(folder))[0]).text.split())
+    assert "predicted 2.00 ms for the merged model" in text
+    assert "measured whole it takes 4.00 ms (50% more), 1.25× as fast as the baseline" in text
+    change(folder / "summary.json", lambda s: s.pop("predicted_ms"))
+    assert "predicted" not in read_html(render(collect(folder))[0]).text
+
+
+def test_a_search_of_several_numbers_of_blocks_advises_on_it(whole: Path, copy_of: Copy) -> None:
+    folder = copy_of(whole)
+    words = "How many blocks to prune"
+    assert words not in render(collect(folder))[0], "all candidates have three"
+    found = [(("blocks.1",), 0.8, 3.0), (("blocks.2",), 0.6, 3.0), (("blocks.1", "blocks.2"), 0.5, 2.0)]
+    candidates = [{"blocks": b, "accuracy": a, "latency_ms": ms} for b, a, ms in found]
+    change(folder / "search.json", lambda s: s.update(candidates=candidates, chosen=candidates[2]))
+    change(folder / "latency.json", lambda table: table.update(model_ms=4.0))
+    change(folder / "summary.json", lambda s: s["baseline"].update(val_accuracy=1.0))
+    (table,) = (t for t in read_html(render(collect(folder))[0]).all("table") if words in t.all("caption")[0].text)
+    cells = [[cell.text for cell in row.all("th", "td")] for row in table.all("tr")[1:]]
+    assert cells[0] == ["1", "80.00%", "80.0%", "3.00\N{NO-BREAK SPACE}ms", "1.33×", "blocks.1"]
+    assert cells[1][:3] == ["2", "50.00%", "50.0%"]
+
+
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_contrast_is_enough(tree: Node, scheme: int) -> None:
     """WCAG AA: 4.5 for text; 3 for marks that carry meaning, against the page."""
@@ -153,6 +193,7 @@ PARTS = {
     "summary.json": ["accuracy and cost"],
     "search.json": ["search front"],
     "history.csv": ["training curves"],
+    "lambda.csv": ["λ by step"],
     "log.txt": ["training of the supernet"],
     "profile.json": ["speed with and without fused kernels", "block times and roofline"],
     "merged/certificate.json": ["certificate"],

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 
 class WriteError(OSError):
-    """A file that could not be written: says which, and why. What was there before is still there."""
+    """A file that could not be written: which one, and why. What was there before is still there."""
 
 
 @contextmanager
@@ -42,11 +42,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def _why_unwritten(error: Exception, temporary: Path, path: Path) -> str | None:
-    """Why `path` could not be written, by what the writing raised; None where the error is about something else."""
+    """Why `path` could not be written, judging by the error raised; None if the error is about something else."""
     if isinstance(error, OSError):
         ours = error.filename is None or Path(os.fsdecode(error.filename)) in (temporary, path, *path.parents)
         return error.strerror if ours else None
-    # safetensors and torch.save tell of a failed write in words of their own.
+    # safetensors and torch.save report a failed write in their own words.
     if found := re.search(r"os error (\d+)", str(error)):
         return os.strerror(int(found[1]))
     return "the write failed, as on a full disk" if "inline_container" in str(error) else None
@@ -62,7 +62,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what writes of processes that were killed left in `folder`."""
+    """Remove what killed processes left in `folder` while writing."""
     for path in folder.glob(".*.tmp"):
         process = path.name.split(".")[-2]
         if process.isdigit() and not is_alive(int(process)):
@@ -70,7 +70,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def is_alive(process: int) -> bool:
-    """Whether a process of this number runs on this machine."""
+    """Whether a process with this number runs on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

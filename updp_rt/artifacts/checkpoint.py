@@ -1,4 +1,4 @@
-"""Weights that others wrote: safetensors, or what ``torch.save`` made of a state_dict. Nothing else is unpickled."""
+"""Weights from elsewhere: safetensors, or a state_dict written by ``torch.save``. Nothing else is unpickled."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _WEIGHTS = "give a file of weights: safetensors, or torch.save(model.state_dict(
 
 
 def load_checkpoint(model: nn.Module, path: str | Path) -> None:
-    """Load the weights in a file into `model`, which is left alone where they do not fit.
+    """Load the weights in a file into `model`, which stays as it was if they do not fit.
 
-    Averaged weights are taken where the file has both; prefixes of wrappers (``module.``, ``_orig_mod.``, and one that
-    all names share, as Lightning writes ``model.``) are taken off.
+    Averaged weights are taken if the file has both; prefixes of wrappers (``module.``, ``_orig_mod.``, and any that all
+    names share, such as Lightning's ``model.``) are removed.
 
     Raises:
-        ArtifactError: no file of weights, or a damaged one, or weights of another model, or not all finite. Says what
-            the file is and what to do.
+        ArtifactError: not a file of weights, a damaged one, weights of another model, or not all finite. The message
+            says what the file is and what to do.
     """
     path = Path(path)
     state = _strip(read_weights(path), model)
@@ -80,7 +80,7 @@ def _read_torch(path: Path) -> Any:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 _check_archive(path, archive)
-        # Opened here, as torch.load goes by the file's name. timm's training script writes its arguments, too.
+        # Opened here, since torch.load goes by the file's name. timm's training script saves its arguments too.
         with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(file, map_location="cpu", weights_only=True)
     except ArtifactError:
@@ -103,12 +103,12 @@ def _check_archive(path: Path, archive: zipfile.ZipFile) -> None:
 
 
 def _why_refused(error: str) -> str:
-    """What a file is that torch refuses with this message."""
+    """What kind of file torch refuses with this message."""
     held = re.search(r"GLOBAL ([\w.]+)", error)
     if held is not None:
         return (
-            f"holds pickled objects ({held[1]}, such as a whole model), and reading them would run code of the file's. "
-            "Where you trust it, keep its weights alone: torch.save(torch.load(FILE, weights_only=False).state_dict(), "
+            f"holds pickled objects ({held[1]}, such as a whole model), and reading them would run code from the file. "
+            "If you trust it, keep its weights alone: torch.save(torch.load(FILE, weights_only=False).state_dict(), "
             "NEW_FILE)"
         )
     if any(word in error for word in ("central directory", "unexpected EOF", "corrupted")):
@@ -123,12 +123,12 @@ def _choose(path: Path, found: Any) -> dict[str, Tensor]:
         if chosen and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in chosen.items()):
             return clean_state_dict(chosen)
         held = ", ".join(str(key)[:40] for key in list(chosen)[:5]) or "nothing"
-        raise ArtifactError(f"{path}: no state_dict in it, or not of tensors alone (it holds {held}); {_WEIGHTS}")
+        raise ArtifactError(f"{path}: no state_dict of tensors in it (it holds {held}); {_WEIGHTS}")
     raise ArtifactError(f"{path}: holds a {type(found).__name__}, not a state_dict; {_WEIGHTS}")
 
 
 def _strip(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """`state` without a prefix that all its names share and none of the model's has."""
+    """`state` without a prefix that all its names share and none of the model's names has."""
     prefix = next(iter(state)).partition(".")[0] + "."
     if hasattr(model, prefix[:-1]) or not all(name.startswith(prefix) for name in state):
         return state

@@ -24,8 +24,8 @@ from updp_rt.reparam import MergeError
 def describe_model(model: nn.Module, model_args: dict[str, Any] | None = None) -> Description:
     """What it takes to build `model` again, checked by building it and comparing both on a random image.
 
-    Classes, channels, image and patch size and pooling are read off the model; other arguments that it was created
-    with are `model_args`.
+    Classes, channels, image and patch size and pooling are read off the model; `model_args` holds any other arguments
+    that it was created with.
 
     Raises:
         ArtifactError: the model was not created by timm, or what was built computes something else.
@@ -33,7 +33,7 @@ def describe_model(model: nn.Module, model_args: dict[str, Any] | None = None) -
     name = architecture(model)
     if not timm.is_model(name):
         raise ArtifactError(
-            f"this {source_type(model).__name__} names no timm architecture: create it with timm.create_model"
+            f"this {source_type(model).__name__} does not name a timm architecture: create it with timm.create_model"
         )
     traits, defaults = _traits(model), _traits(_build_meta(name, ModelArgs()))
     read_off = {key: value for key, value in traits.items() if defaults.get(key) != value}
@@ -56,7 +56,7 @@ def describe_model(model: nn.Module, model_args: dict[str, Any] | None = None) -
 def build(name: str, args: ModelArgs) -> nn.Module:
     """The architecture with fresh weights, in eval mode. Raises `ArtifactError` if timm refuses."""
     if not timm.is_model(name):
-        raise ArtifactError(f"timm {timm.__version__} knows no architecture {name[:80]!r}")
+        raise ArtifactError(f"timm {timm.__version__} does not know the architecture {name[:80]!r}")
     try:
         model: nn.Module = timm.create_model(name, pretrained=False, **args.given())
     except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
@@ -120,7 +120,7 @@ def _with_merged_blocks(model: nn.Module, description: Description) -> nn.Module
         set_lambda(subnet, 1.0)
         return merge_model(subnet, {name: block.form for name, block in description.blocks.items()})
     except (MergeError, ValueError) as error:
-        raise ArtifactError(f"its blocks cannot be merged so: {error}") from error
+        raise ArtifactError(f"its blocks cannot be merged in these forms: {error}") from error
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from updp_rt.artifacts.preprocessing import Preprocessing
+from updp_rt.artifacts.preprocessing import Augmentation, Preprocessing
 
 SCHEMA_VERSION = 4  # 1 has no `channels`, 2 no `numbers` of channels, 3 no `preprocessing`
 
@@ -47,7 +47,7 @@ class MergedForm(BaseModel):
     form: str
 
 
-# Ranges ``start:stop`` of channels, ascending, apart by a space.
+# Ranges ``start:stop`` of channels, ascending, separated by spaces.
 Ranges = Annotated[str, Field(pattern=r"^(\d{1,7}:\d{1,7}( \d{1,7}:\d{1,7})*)?$")]
 
 
@@ -63,9 +63,8 @@ class SelectedChannels(BaseModel):
 
 
 class PrunedChannels(BaseModel):
-    """What is left of a model whose channels were pruned: by name shapes of parameters and buffers, and selections.
-
-    And the numbers of channels that modules hold, such as ``blocks.0.attn.num_heads``.
+    """What is left of a model whose channels were pruned: by name, shapes of parameters and buffers, selections,
+    and the numbers of channels that modules hold, such as ``blocks.0.attn.num_heads``.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -97,3 +96,4 @@ class Manifest(Description):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     versions: dict[str, str]
     accuracy: float | None = None
+    augmentation: Augmentation | None = None

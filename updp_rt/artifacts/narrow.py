@@ -1,4 +1,4 @@
-"""Models whose channels were pruned: what a manifest says of them, and how they are built again from it."""
+"""Models whose channels were pruned: what a manifest says about them, and how they are built again from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def describe_channels(model: nn.Module, whole: nn.Module) -> PrunedChannels | None:
-    """How `model` differs in shape from the same model before its channels were pruned; None where it does not.
+    """How `model` differs in shape from the same model before its channels were pruned; None if it does not differ.
 
     Prunes `whole` in place.
     """
@@ -23,18 +23,18 @@ def describe_channels(model: nn.Module, whole: nn.Module) -> PrunedChannels | No
     if not (shapes or selections):
         return None
     pruned = PrunedChannels(shapes=shapes, selections=selections)
-    # Whatever the shapes do not say of themselves.
+    # What the shapes do not show.
     said, numbers = _numbers(prune_again(whole, pruned)), _numbers(model)
     pruned.numbers = {name: number for name, number in numbers.items() if 0 < number < said.get(name, 0)} or None
     return pruned
 
 
 def prune_again(model: nn.Module, pruned: PrunedChannels | None) -> nn.Module:
-    """Give `model`, in place, the shapes and selections that a manifest names; what its weights are does not matter.
+    """Give `model`, in place, the shapes and selections that a manifest names; its weights do not matter.
 
     Raises:
-        ArtifactError: a tensor, module or number that the model has not, a shape or number larger than its own, or
-            channels that are not there.
+        ArtifactError: a tensor, module or number that the model does not have, a shape or number larger than its own,
+            or channels that are not there.
     """
     if pruned is None:
         return model
@@ -44,7 +44,7 @@ def prune_again(model: nn.Module, pruned: PrunedChannels | None) -> nn.Module:
         if old is None or old.dim() != len(shape) or any(not 0 < n <= o for n, o in zip(shape, old.shape, strict=True)):
             found = "which it has not" if old is None else f"which is {tuple(old.shape)}"
             raise ArtifactError(f"channels.shapes: this architecture has no {shape} for {name[:80]!r}, {found}")
-        replace_tensor(model, name, old.detach().new_empty(shape))
+        replace_tensor(model, name, old.detach()[tuple(slice(size) for size in shape)].clone())
     numbers, modules = _numbers(model), dict(model.named_modules())
     for name, selected in pruned.selections.items():
         if not name or name not in modules:
@@ -80,7 +80,7 @@ def _selection(name: str, selected: SelectedChannels) -> Selection:
         bounds = [(int(start), int(stop)) for start, stop in (piece.split(":") for piece in text.split())]
         flat = [bound for pair in bounds for bound in pair]
         if any(start >= stop for start, stop in bounds) or flat != sorted(flat) or (flat and flat[-1] > width):
-            raise ArtifactError(f"channels.selections.{name}: {text[:40]!r} are no ranges of {width} channels")
+            raise ArtifactError(f"channels.selections.{name}: {text[:40]!r} are not ranges of {width} channels")
         runs.append(tuple((start, stop - start) for start, stop in bounds))
     one_run = selected.kind != "view" or [len(run) for run in runs] == [1]
     if len(selected.take) != len(selected.width) or not any(runs) or not one_run:

@@ -20,6 +20,7 @@ from updp_rt.artifacts.atomic import atomic_path, write_text
 from updp_rt.artifacts.describe import cpu_state, describe_model, rebuild
 from updp_rt.artifacts.errors import ArtifactError, first_error
 from updp_rt.artifacts.manifest import SCHEMA_VERSION, Manifest
+from updp_rt.artifacts.preprocessing import Augmentation
 
 MANIFEST = "manifest.json"
 _LARGEST_MANIFEST = 4 * 2**20
@@ -39,6 +40,7 @@ def save(
     model_args: dict[str, object] | None = None,
     input_size: tuple[int, int, int] | None = None,
     accuracy: float | None = None,
+    augmentation: Augmentation | None = None,
 ) -> Path:
     """Write a timm model, merged or not, its channels pruned or not, to `folder`; `load` gives it back bit for bit.
 
@@ -49,6 +51,7 @@ def save(
         model_args: arguments of ``timm.create_model`` beyond those that can be read off the model.
         input_size: ``(channels, height, width)`` of the images it is for, recorded; the model's own by default.
         accuracy: share of images classified right, recorded if known.
+        augmentation: what was done to its training images, recorded if known.
 
     Raises:
         ArtifactError: the model cannot be built again from timm's architecture and these arguments.
@@ -65,6 +68,7 @@ def save(
         sha256=digest,
         versions=versions(),
         accuracy=accuracy,
+        augmentation=augmentation,
     )
     weights, fresh, known = folder / manifest.weights, not folder.exists(), (folder / manifest.weights).exists()
     try:

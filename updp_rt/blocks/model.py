@@ -104,7 +104,7 @@ def make_progressive(model: nn.Module, bodies: Mapping[str, str] | Iterable[str]
     progressive = find_family(model).progressive
     model = to_source(copy_model(model))
     for name, body in chosen.items():
-        block = progressive(_reading_all(model.get_submodule(name)), name, body)
+        block = progressive(model.get_submodule(name), name, body)
         block.train(model.training)
         model.set_submodule(name, block)
     return model
@@ -154,22 +154,9 @@ def _reason(family: Family, name: str, module: nn.Module) -> str | None:
         return reason
     try:
         # The algebra has the last word: a merge of shapes alone (no values) finds what it refuses.
-        block = family.progressive(_reading_all(to_source(copy_model(module)).to("meta")), name)
+        block = family.progressive(to_source(copy_model(module)).to("meta"), name)
         block.lam = 1.0
         block.merge()
     except MergeError as error:
         return str(error)
     return None
-
-
-def _reading_all(block: nn.Module) -> nn.Module:
-    """`block` with layers that read their whole input, in the place of those that select channels of it."""
-    for name, module in list(block.named_modules()):
-        whole = getattr(module, "without_selection", None)
-        if whole is None:
-            continue
-        try:
-            block.set_submodule(name, whole())
-        except ValueError as error:
-            raise MergeError(name or type(block).__name__, str(error)) from error
-    return block

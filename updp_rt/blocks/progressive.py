@@ -130,7 +130,7 @@ class ProgressiveBlock(nn.Module, ABC):
 
     def __init__(self, block: nn.Module, name: str = "block", body: str = "") -> None:
         super().__init__()
-        self.block: Any = block
+        self.block: Any = _reading_all(block)
         self.norms = nn.ModuleDict(self.new_norms())
         self.name = name
         self.body = body or next(iter(self.forms))
@@ -275,3 +275,16 @@ def interior(h: Tensor, ring: Pair) -> Tensor:
 
 def _pad_ring(h: Tensor, ring: Pair) -> Tensor:
     return h if ring == (0, 0) else F.pad(h, (ring[1], ring[1], ring[0], ring[0]))
+
+
+def _reading_all(block: nn.Module) -> nn.Module:
+    """`block` with layers that read their whole input, in the place of those that select channels of it."""
+    for name, module in list(block.named_modules()):
+        whole = getattr(module, "without_selection", None)
+        if whole is None:
+            continue
+        try:
+            block.set_submodule(name, whole())
+        except ValueError as error:
+            raise MergeError(name or type(block).__name__, str(error)) from error
+    return block

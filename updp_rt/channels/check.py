@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from updp_rt._copies import copy_model
-from updp_rt.channels.errors import ChannelError
+from updp_rt.channels.errors import ChannelError, one_line
 from updp_rt.channels.export import mask_model
 from updp_rt.channels.inputs import Inputs, arguments, change, tensors
 from updp_rt.channels.layout import Masks
@@ -62,7 +62,7 @@ def check_equal(masked: nn.Module, pruned: nn.Module, example: Inputs, *, exact:
     try:
         found, narrow = _run(_prepare(pruned, exact), example, exact)
     except Exception as error:  # whatever the model's own code raises
-        raise ChannelError(f"the exported model does not run: {type(error).__name__}: {str(error)[:300]}") from error
+        raise ChannelError(f"the exported model does not run: {type(error).__name__}: {one_line(error)}") from error
     wanted, whole = _run(_prepare(masked, exact), example, exact)
     if not wanted:
         raise ChannelError("the model's output holds no tensor, so an exported model could not be checked")
@@ -94,7 +94,7 @@ def output_changes(
 
 def _prepare(model: nn.Module, exact: bool) -> nn.Module:
     """A copy in eval mode, in float64 if that is allowed."""
-    copied = copy_model(model).eval()
+    copied = copy_model(model).eval().requires_grad_(False)  # operations are counted only where nothing wants gradients
     return copied.double() if exact else copied
 
 

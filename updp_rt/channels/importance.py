@@ -64,11 +64,8 @@ def score_inputs(model: nn.Module, trace: Trace, measure: str, batches: Sequence
     Raises:
         ChannelError: an unknown measure, or ``hrank`` without images.
     """
-    if measure not in MEASURES:
-        raise ChannelError(f"unknown importance {measure!r}: choose among {', '.join(MEASURES)}")
+    check_measure(measure, batches)
     if measure == "hrank":
-        if not batches:
-            raise ChannelError("hrank takes ranks of feature maps, so it needs images: give some of the training data")
         found = _ranks(model, trace.prunable, batches)
     else:
         found = {}
@@ -79,6 +76,14 @@ def score_inputs(model: nn.Module, trace: Trace, measure: str, batches: Sequence
             unit = 1 / len(scores) if measure == "lamp" else scores.mean().clamp_min(1e-300)
             found[name] = scores / unit
     return {name: scores.cpu().numpy() for name, scores in found.items()}
+
+
+def check_measure(measure: str, batches: Sequence[Inputs]) -> None:
+    """Raise `ChannelError` for an unknown measure, or ``hrank`` without images."""
+    if measure not in MEASURES:
+        raise ChannelError(f"unknown importance {measure!r}: choose among {', '.join(MEASURES)}")
+    if measure == "hrank" and not batches:
+        raise ChannelError("hrank takes ranks of feature maps, so it needs images: give some of the training data")
 
 
 def _ranks(model: nn.Module, consumers: dict[str, Consumer], batches: Sequence[Inputs]) -> dict[str, Tensor]:

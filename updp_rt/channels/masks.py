@@ -52,13 +52,8 @@ def choose_masks(
         ChannelError: an amount or limit that is no share, an amount that the limits do not let go, or an unknown scope.
     """
     limits = limits or {}
-    if not 0 <= amount < 1:
-        raise ChannelError(f"amount is the share to drop, from 0 to below 1, not {amount}")
-    if scope not in SCOPES:
-        raise ChannelError(f"unknown scope {scope!r}: choose among {', '.join(SCOPES)}")
-    for pattern, limit in limits.items():
-        if not 0 <= limit < 1:
-            raise ChannelError(f"the limit of {pattern!r} is a share from 0 to below 1, not {limit}")
+    check_budget(amount, scope, limits)
+    for pattern in limits:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in trace.prunable):
             raise ChannelError(
                 f"the limit {pattern!r} matches no layer; layers are {', '.join(list(trace.prunable)[:5])}, ..."
@@ -72,6 +67,17 @@ def choose_masks(
         name: _keep(pool.totals / pool.counts, amount, _limit(limits, name, 1.0))[pool.index]
         for name, pool in pools.items()
     }
+
+
+def check_budget(amount: float, scope: str, limits: Mapping[str, float]) -> None:
+    """Raise `ChannelError` for an amount or limit that is no share, or an unknown scope."""
+    if not 0 <= amount < 1:
+        raise ChannelError(f"amount is the share to drop, from 0 to below 1, not {amount}")
+    if scope not in SCOPES:
+        raise ChannelError(f"unknown scope {scope!r}: choose among {', '.join(SCOPES)}")
+    for pattern, limit in limits.items():
+        if not 0 <= limit < 1:
+            raise ChannelError(f"the limit of {pattern!r} is a share from 0 to below 1, not {limit}")
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from updp_rt.channels.coupling import choose_coupling
 from updp_rt.channels.errors import ChannelError
 from updp_rt.channels.export import export_model, mask_model
 from updp_rt.channels.graph import WRITTEN
-from updp_rt.channels.importance import Scores, score_inputs
+from updp_rt.channels.importance import Scores, check_measure, score_inputs
 from updp_rt.channels.inputs import Inputs, count_images, tensors
 from updp_rt.channels.layout import Layout, Masks, check_masks, find_alive
-from updp_rt.channels.masks import choose_masks
+from updp_rt.channels.masks import check_budget, choose_masks
 from updp_rt.channels.order import find_order
 from updp_rt.channels.plan import STRATEGIES, Choice, Copies, choose, choose_naive, count_copies
 from updp_rt.channels.trace import Trace, trace
@@ -144,9 +144,14 @@ def prune_channels(
         raise ChannelError("an accelerated model cannot be pruned: updp_rt.restore it, prune, and accelerate again")
     if any(module.training and isinstance(module, _OTHER_IN_TRAINING) for module in model.modules()):
         raise ChannelError("only a model in eval mode can be pruned: call model.eval() first")
-    if not tensors(example_input):
-        raise ChannelError("example_input holds no tensor: give the images, or a tuple of all that the model takes")
+    if not any(tensor.numel() for tensor in tensors(example_input)):
+        raise ChannelError("example_input holds no numbers: give images, or a tuple of all that the model takes")
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ChannelError("a model on the meta device has no weights to choose by: load them first")
     batches = [images] if isinstance(images, Tensor) else list(images or ())
+    if masks is None:
+        check_budget(amount, scope, limits or {})
+        check_measure(importance, batches)
     with torch.inference_mode(False), torch.no_grad():  # whatever the caller's mode, the result can be trained
         if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
             model = copy_model(model)
@@ -201,6 +206,7 @@ def _export(
     chosen = naive if copies == "naive" else choose(found, masks, layout, copies)
     pruned = export_model(model, found, masks, layout, chosen)
     check = check_equal(mask_model(model, masks), pruned, example, exact=exact)
+    _tell_size(pruned, example)
     costs = [
         Cost(sum(p.numel() for p in each.parameters()), macs // count_images(example))
         for each, macs in zip((model, pruned), check.macs, strict=True)
@@ -218,6 +224,14 @@ def _export(
         precision=check.dtype,
         notes=(*found.notes, *notes),
     )
+
+
+def _tell_size(model: nn.Module, example: Inputs) -> None:
+    """Have timm's configuration, which a saved model keeps, name the images that the model was pruned for."""
+    config = getattr(model, "pretrained_cfg", None)
+    if isinstance(config, dict) and isinstance(example, Tensor) and example.dim() == 4:
+        told: Any = model
+        told.pretrained_cfg = told.default_cfg = {**config, "input_size": tuple(example.shape[1:])}
 
 
 def _report(name: str, mask: Bools, choice: Choice) -> LayerReport:

@@ -126,6 +126,10 @@ class Selecting(nn.Module):
             x = x.index_select(selection.axis, getattr(self, _BUFFER))
         return super().forward(x, *args, **kwargs)
 
+    def extra_repr(self) -> str:
+        taken = f"{self.selection.kind} of {sum(self.selection.counts)} of {sum(self.selection.width)} channels"
+        return ", ".join(filter(None, (super().extra_repr(), taken)))
+
     def without_selection(self) -> nn.Module:
         """A copy of a convolution or linear layer that reads its whole input, with weights of zero for what it dropped.
 

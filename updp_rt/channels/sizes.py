@@ -43,7 +43,7 @@ def replace_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
     if attribute in module._parameters:
         module._parameters[attribute] = nn.Parameter(tensor, requires_grad=old.requires_grad)
     else:
-        setattr(module, attribute, tensor)
+        setattr(module, attribute, tensor.requires_grad_(old.requires_grad))
     if attribute == "weight" or isinstance(module, _NormBase):
         _tell_sizes(module, old, tensor)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from updp_rt.channels.atoms import Channels, Ints
-from updp_rt.channels.errors import ChannelError
+from updp_rt.channels.errors import ChannelError, one_line
 from updp_rt.channels.graph import Graph, modules_of, operator_name
 from updp_rt.channels.inputs import Inputs, arguments
 from updp_rt.channels.operators import RULES
@@ -129,7 +129,7 @@ def trace(model: nn.Module, example: Inputs, *, close: Collection[str] = ()) -> 
         program = torch.export.export(model, arguments(example))
     except Exception as error:  # whatever in the model's code cannot be exported
         raise ChannelError(
-            f"torch.export cannot follow {type(model).__name__}, so its channels cannot be traced: {str(error)[:300]}"
+            f"torch.export cannot follow {type(model).__name__}, so its channels cannot be traced: {one_line(error)}"
         ) from error
     walk = Graph(model, program, RULES)
     walk.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Any
 
@@ -15,7 +16,7 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, EOFError) as error:
             print(f"updp-rt: {_one_line(error)}", file=sys.stderr)
             raise typer.Exit(2) from error
 
@@ -26,8 +27,13 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         parts = (f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors(include_url=False))
         return "; ".join(parts)
-    return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return f"{place}{error.strerror}{_ADVICE.get(error.errno or 0, '')}"
+    return " ".join(str(error).split()) or type(error).__name__
 
+
+_ADVICE = {errno.ENOSPC: "; free some, or write elsewhere", errno.EDQUOT: "; free some, or write elsewhere"}
 
 app = typer.Typer(
     name="updp-rt",

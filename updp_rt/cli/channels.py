@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from updp_rt.cli.app import app
-from updp_rt.cli.common import create_model, load_or_create, out, parse_size, print_json
-from updp_rt.cli.options import AsJson, Size
+from updp_rt.cli.common import load_or_create, out, parse_size, print_json, saved_folder
+from updp_rt.cli.images import ImageOptions, preprocessing_of, reads_images, show_images
+from updp_rt.cli.options import AsJson, ModelOrFolder, Size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,8 +28,9 @@ Limits = Annotated[
 
 
 @app.command(epilog="Example: updp-rt channels densenet121 --amount 0.5 --out densenet121_c50")
+@reads_images()
 def channels(
-    model: Annotated[str, typer.Argument(help="A timm model, or a folder that updp-rt wrote.", show_default=False)],
+    model: ModelOrFolder,
     amount: Annotated[float, typer.Option(help="Share to remove: see --scope.")] = 0.5,
     importance: Annotated[str, typer.Option(help="magnitude, lamp, fpgm or hrank (needs --data).")] = "lamp",
     scope: Annotated[str, typer.Option(help="global: of the parameters; local: of each layer's inputs.")] = "global",
@@ -39,7 +41,9 @@ def channels(
     ] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="timm's pretrained weights.")] = False,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to prune (safetensors or torch).")] = None,
-    num_classes: Annotated[int | None, typer.Option(help="Of the model, if not its architecture's.")] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(help="Of the data, where its folders don't say; else its architecture's.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at once, as they will be served.")] = 1,
     img_size: Size = None,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds in which latencies are measured.")] = 15,
@@ -47,25 +51,45 @@ def channels(
         Path | None, typer.Option("--out", help="Folder for the pruned model and channels.png.")
     ] = None,
     json: AsJson = False,
+    *,
+    images: ImageOptions,
 ) -> None:
     """Prune MODEL's channels without constraints: every layer keeps the inputs it wants; reordering saves the copies.
 
     Shows what each layer keeps and how it reads that, channels copied before and after reordering, and the latency of
     the baseline, of constrained pruning by the same amount, of the naive export and of the reordered one.
     """
+    images.need(data)
+    settings: dict[str, Any] = {"amount": amount, "importance": importance, "scope": scope}
+    settings["limits"] = _parse_limits(limits or [])
+    size = parse_size(img_size)
     import torch
 
     import updp_rt
     from updp_rt._timing import time_side_by_side
-    from updp_rt.data import load_splits
+    from updp_rt.artifacts import create_model
+    from updp_rt.artifacts.preprocessing import set_preprocessing
 
-    size = parse_size(img_size)
-    source, input_size = _source(model, size, num_classes, pretrained, checkpoint)
-    example = torch.randn(batch, *input_size)
-    splits = load_splits(data, input_size, num_classes=num_classes) if data else None
-    settings: dict[str, Any] = {"amount": amount, "importance": importance, "scope": scope}
-    settings["limits"] = _parse_limits(limits or [])
+    saved = saved_folder(model)
+    if saved is not None and (pretrained or checkpoint is not None or num_classes is not None):
+        raise ValueError(f"{model} has weights and classes of its own: drop --pretrained, --checkpoint, --num-classes")
+    source, input_size = load_or_create(model, size)
+    splits = None
+    if data:
+        fits = size is not None or saved is not None
+        how = preprocessing_of(model, source)
+        splits = images.load(data, input_size, preprocessing=how, num_classes=num_classes, enlarge=fits)
+        num_classes = splits.num_classes  # of folders, as they are counted; of others, as given
+    if saved is None:
+        source = create_model(
+            model, size=size, num_classes=num_classes, pretrained=pretrained, checkpoint=checkpoint
+        ).eval()
+    if splits is not None:
+        _check_classes(source, splits, data, pretrained)
+        set_preprocessing(source, splits.preprocessing, input_size)
+        show_images(splits)
     settings["images"] = _images(splits) if splits is not None else None
+    example = torch.randn(batch, *input_size)
     with out.status("pruning and exporting", spinner="line"):
         result = updp_rt.prune_channels(source, example, **settings, copies=copies)
         naive = updp_rt.prune_channels(source, example, masks=result.masks, copies="naive")
@@ -109,19 +133,14 @@ def _join_alike(notes: Iterable[str]) -> list[str]:
     return [f"{at[0]}{f' and {len(at) - 1} more' if at[1:] else ''}: {what}" for what, at in places.items()]
 
 
-def _source(
-    model: str, size: tuple[int, int] | None, num_classes: int | None, pretrained: bool, checkpoint: Path | None
-) -> tuple[nn.Module, tuple[int, int, int]]:
-    """The model in eval mode, and ``(channels, height, width)`` of the images it is for."""
-    from updp_rt.blocks import model_input_size
-
-    if not Path(model).is_dir():
-        made = create_model(model, size=size, num_classes=num_classes, pretrained=pretrained, checkpoint=checkpoint)
-        channels, height, width = model_input_size(made)
-        return made.eval(), (channels, *(size or (height, width)))
-    if pretrained or checkpoint is not None or num_classes is not None:
-        raise ValueError(f"{model} has weights and classes of its own: drop --pretrained, --checkpoint, --num-classes")
-    return load_or_create(model, size)
+def _check_classes(source: nn.Module, splits: Splits, data: str | None, pretrained: bool) -> None:
+    """Raise `ValueError` where the model was trained for another number of classes than its data have."""
+    classes = getattr(source, "pretrained_cfg", {}) if pretrained else vars(source)
+    if classes.get("num_classes", splits.num_classes) != splits.num_classes:
+        raise ValueError(
+            f"the model was trained for {classes['num_classes']} classes, {data!r} has {splits.num_classes}: "
+            "fine-tune it on them first and give it as --checkpoint"
+        )
 
 
 def _parse_limits(limits: list[str]) -> dict[str, float]:

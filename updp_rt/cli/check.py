@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from updp_rt.cli.app import app
-from updp_rt.cli.common import create_model, out, parse_size, print_json
+from updp_rt.cli.common import out, parse_size, print_json
 from updp_rt.cli.options import AsJson, ModelName, Size
 
 
@@ -35,6 +35,7 @@ def check(
     import torch
     from rich.table import Table
 
+    from updp_rt.artifacts import create_model
     from updp_rt.blocks import check_model, model_input_size
 
     torch.manual_seed(seed)

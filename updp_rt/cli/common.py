@@ -18,7 +18,7 @@ out = Console(highlight=False)
 
 def print_json(value: Any) -> None:
     """Plain JSON on stdout, whatever the terminal."""
-    print(json.dumps(value, indent=2))
+    print(json.dumps(value, indent=2), flush=True)  # a full disk is told while it can be
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -46,8 +46,6 @@ def parse_dtype(name: str) -> torch.dtype:
 
 def parse_device(name: str) -> torch.device:
     """``cpu``, ``cuda`` or ``auto``: a GPU if there is one."""
-    if name not in ("cpu", "cuda", "auto"):
-        raise ValueError(f"--device takes cpu, cuda or auto, not {name!r}")
     import torch
 
     if name == "auto":
@@ -71,51 +69,10 @@ def load_or_create(target: str, size: tuple[int, int] | None = None) -> tuple[nn
     Returns:
         The model in eval mode, and ``(channels, height, width)``, the latter two `size` where that is given.
     """
-    import updp_rt
-    from updp_rt.artifacts import read_manifest
-    from updp_rt.blocks import model_input_size
+    from updp_rt.artifacts import open_model
 
-    folder = saved_folder(target)
-    if folder is None:
-        model = create_model(target, size=size).eval()
-        channels, height, width = model_input_size(model)
-    else:
-        model = updp_rt.load(folder)
-        channels, height, width = read_manifest(folder).input_size
-    return model, (channels, *(size or (height, width)))
-
-
-def create_model(
-    name: str,
-    *,
-    size: tuple[int, int] | None = None,
-    num_classes: int | None = None,
-    pretrained: bool = False,
-    checkpoint: Path | None = None,
-) -> nn.Module:
-    """A timm model for images of `size`, with pretrained weights or those of a checkpoint.
-
-    Raises `ValueError` for names timm does not know (with the nearest it does) and checkpoints that do not fit.
-    """
-    import timm
-
-    from updp_rt.artifacts import load_checkpoint
-    from updp_rt.blocks import model_input_size
-
-    if not timm.is_model(name.split(".", maxsplit=1)[0]):
-        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:6]) or "see timm.list_models()"
-        raise ValueError(f"timm knows no model {name!r}; perhaps one of: {near}")
-    arguments: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    try:
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
-    except (RuntimeError, OSError) as error:
-        raise ValueError(f"cannot create {name}: {error}") from error
-    if size is not None and hasattr(model, "patch_embed") and model_input_size(model)[1:] != size:
-        # A patch grid is made for one size; timm resamples pretrained position embeddings to it.
-        model = timm.create_model(name, pretrained=pretrained, img_size=size, **arguments)
-    if checkpoint is not None:
-        load_checkpoint(model, checkpoint)
-    return model
+    opened = open_model(saved_folder(target) or target, size)
+    return opened.model, opened.input_size
 
 
 def summary_table(summary: dict[str, Any]) -> Table:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from updp_rt.cli.app import app
-from updp_rt.cli.common import create_model, out, print_json, summary_table
+from updp_rt.cli.common import out, print_json, summary_table
 from updp_rt.cli.options import AsJson
-from updp_rt.cli.verify import certify
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +42,7 @@ _BUDGETS = {
 @app.command(epilog="Example: updp-rt demo --model mobilenetv2_100")
 def demo(
     model: Annotated[str, typer.Option(help=f"One of: {', '.join(_BUDGETS)}.")] = "deit_tiny_patch16_224",
-    num_pruned: Annotated[int, typer.Option(help="How many blocks to prune.")] = 6,
+    num_pruned: Annotated[int, typer.Option(min=1, help="How many blocks to prune.")] = 6,
     seed: Annotated[int, typer.Option(help="Of weights, batches and the search.")] = 0,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Folder for results.  [default: runs/demo-MODEL-pNUM]")
@@ -54,16 +53,21 @@ def demo(
 
     Killed, the same command goes on where it was; finished, it shows the results again.
     """
-    import updp_rt
-    from updp_rt.data import load_splits
-    from updp_rt.report import PROFILE, profile, write_report
-
     if model not in _BUDGETS:
         raise ValueError(f"the demo runs {', '.join(_BUDGETS)}; for {model!r} use: updp-rt prune")
+
+    import updp_rt
+    from updp_rt.artifacts.preprocessing import set_preprocessing
+    from updp_rt.data import load_splits
+    from updp_rt.data.named import name_images
+    from updp_rt.report import PROFILE, profile, write_report
+    from updp_rt.runtime.certificates import certify
+
     budget = _BUDGETS[model]
     folder = out_folder or Path("runs") / f"demo-{model}-p{num_pruned}"
     splits = load_splits("digits", (3, *_SIZE))
     baseline = _trained_baseline(model, splits, budget, seed, folder / "baseline")
+    set_preprocessing(baseline, splits.preprocessing, (3, *_SIZE))
     result = updp_rt.prune(
         baseline,
         splits.train,
@@ -80,7 +84,7 @@ def demo(
         profile(result.folder)
     certificate = result.folder / "merged" / "certificate.json"
     if not certificate.is_file():
-        certify(str(result.folder), "digits, validation").save(certificate)
+        certify(certificate.parent, name_images("digits")).save(certificate)
     page, _ = write_report(result.folder)
     if json:
         print_json({**result.summary, "report": str(page)})
@@ -99,7 +103,7 @@ def _trained_baseline(name: str, splits: Splits, budget: _Budget, seed: int, fol
     """The model trained on the digits from scratch, stored in `folder` and read from there the next time."""
     from safetensors.torch import save_file
 
-    from updp_rt.artifacts import load_checkpoint
+    from updp_rt.artifacts import create_model, load_checkpoint
     from updp_rt.artifacts.atomic import atomic_path, write_json
     from updp_rt.data import make_loader
     from updp_rt.pruning.progress import Progress

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from updp_rt.cli.app import app
-from updp_rt.cli.common import create_model, out, parse_size, print_json
+from updp_rt.cli.common import out, parse_size, print_json
 from updp_rt.cli.options import AsJson, ModelName, Size
 
 
 @app.command(epilog="Example: updp-rt inspect mobilenetv2_100")
 def inspect(model: ModelName, img_size: Size = None, json: AsJson = False) -> None:
     """List every block of MODEL: prunable or why not, its cost, and what it would merge into."""
+    size = parse_size(img_size)
     from rich.table import Table
 
+    from updp_rt.artifacts import create_model
     from updp_rt.blocks import inspect as inspect_model
     from updp_rt.blocks import model_input_size
 
-    size = parse_size(img_size)
     created = create_model(model, size=size)
     report = inspect_model(created, (model_input_size(created)[0], *size) if size else None)
     if json:

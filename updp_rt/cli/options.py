@@ -2,10 +2,48 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-ModelName = Annotated[str, typer.Argument(help="A timm model, such as resnet34.", show_default=False)]
+MODEL_OR_FOLDER = "A timm model, or a folder that updp-rt wrote."
+_FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".json", ".onnx")
+
+
+def model_or_folder(target: str | None) -> str | None:
+    """Refuse, before anything is loaded, a path that leads to no folder; what may be a name passes."""
+    if target is None or Path(target).is_dir():
+        return target
+    takes = "give a timm model or a folder that updp-rt wrote"
+    if Path(target).is_file():
+        raise ValueError(f"{target}: a file; {takes}")
+    if (os.sep in target and ":" not in target) or target.endswith(_FILES):
+        raise ValueError(f"{target}: no such {'file' if target.endswith(_FILES) else 'folder'}; {takes}")
+    return target
+
+
+def _model(name: str) -> str:
+    if os.sep in name and Path(name).is_dir():
+        raise ValueError(f"{name}: a folder; this command takes a timm model, such as resnet34")
+    model_or_folder(name)
+    return name
+
+
+def _device(name: str) -> str:
+    if name not in ("cpu", "cuda", "auto"):
+        raise ValueError(f"--device takes cpu, cuda or auto, not {name!r}")
+    return name
+
+
+ModelName = Annotated[str, typer.Argument(help="A timm model, such as resnet34.", show_default=False, callback=_model)]
+ModelOrFolder = Annotated[
+    str,
+    typer.Argument(help=MODEL_OR_FOLDER, show_default=False, callback=model_or_folder),
+]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda (AMD's GPUs too), or auto: a GPU if there is one.", callback=_device)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Size = Annotated[str | None, typer.Option("--img-size", help="Image size, such as 224 or 160x192 (height x width).")]

@@ -10,17 +10,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from updp_rt.cli.app import app
 from updp_rt.cli.common import DTYPES, load_or_create, out, parse_dtype, parse_size, print_json
+from updp_rt.cli.options import AsJson, ModelOrFolder, Size
 
 
 @app.command(epilog="Example: updp-rt project resnet34 --arch gfx908 --batch 128 --dtype float16")
 def project(
-    model: Annotated[str, typer.Argument(help="A timm model, or a folder that updp-rt wrote.", show_default=False)],
+    model: ModelOrFolder,
     arch: Annotated[str, typer.Option(help="Architecture; gfx908 is the one that is modelled.")] = "gfx908",
     batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 128,
     dtype: Annotated[str, typer.Option(help=f"One of {', '.join(DTYPES)}.")] = "float16",
-    img_size: Annotated[str | None, typer.Option("--img-size", help="Image size, such as 224 or 160x192.")] = None,
+    img_size: Size = None,
     backend: Annotated[str, typer.Option(help="Whose kernels: hip, triton or both.")] = "hip,triton",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Project the time of each fused operator of MODEL on an MI100 (gfx908): a projection, not a measurement.
 

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from updp_rt.cli.app import app
-from updp_rt.cli.common import create_model, out, parse_size, print_json, summary_table
+from updp_rt.cli.common import out, parse_size, print_json, summary_table
+from updp_rt.cli.images import ImageOptions, reads_images
 from updp_rt.cli.options import AsJson, ModelName, Size
+from updp_rt.cli.settings import read_settings
 
 Folder = Annotated[Path | None, typer.Option("--out", help="Folder for results; the same folder again resumes.")]
 Settings = Annotated[
@@ -23,6 +25,7 @@ Settings = Annotated[
     epilog="Example: updp-rt prune deit_tiny_patch16_224 --pretrained --data imagenet/ --num-pruned 6"
     "\n\nOn several GPUs: torchrun --nproc-per-node 8 -m updp_rt.cli prune ..."
 )
+@reads_images(training=True)
 def prune(
     model: ModelName,
     data: Annotated[str, typer.Option(help="digits, an image folder, wds/PATH or hfds/NAME.")] = "digits",
@@ -48,16 +51,15 @@ def prune(
     seed: Annotated[int | None, typer.Option(help="[default: 0]")] = None,
     settings: Settings = None,
     json: AsJson = False,
+    *,
+    images: ImageOptions,
 ) -> None:
     """Prune MODEL on your data in four stages: supernet, search, progressive training, merge.
 
     Killed or stopped, the same command goes on where it was. Each stage can also run alone, on what the stages before
     it left in the folder.
     """
-    from updp_rt.blocks import model_input_size, prunable_blocks
-    from updp_rt.data import load_splits
-    from updp_rt.pruning import PruneConfig, Run
-    from updp_rt.pruning.pipeline import STAGES, default_folder, run_stages
+    from updp_rt.pruning.config import STAGES, PruneConfig
 
     if stage != "all" and stage not in STAGES:
         raise ValueError(f"--stage takes all, {', '.join(STAGES)}; not {stage!r}")
@@ -79,13 +81,22 @@ def prune(
         "accumulate": accumulate,
         "seed": seed,
     }
-    given = {key: value for key, value in named.items() if value is not None}
-    config = PruneConfig.model_validate({**given, **_parse_settings(settings or [])})
+    config = read_settings(PruneConfig, named, settings or [])
     size = parse_size(img_size)
+    if checkpoint is not None and not checkpoint.exists():
+        raise ValueError(f"{checkpoint}: no such checkpoint")
+
+    from updp_rt.artifacts import create_model
+    from updp_rt.artifacts.preprocessing import set_preprocessing
+    from updp_rt.blocks import model_input_size, prunable_blocks
+    from updp_rt.pruning import Run
+    from updp_rt.pruning.pipeline import default_folder, run_stages
+
     shape = create_model(model, size=size)
     prunable_blocks(shape)  # an unsupported model fails here, before any data is read
     channels, height, width = model_input_size(shape)
-    splits = load_splits(data, (channels, *(size or (height, width))), num_classes=num_classes)
+    input_size = (channels, *(size or (height, width)))
+    splits = images.load(data, input_size, preprocessing=shape, num_classes=num_classes, enlarge=size is not None)
     created = create_model(
         model, size=size, num_classes=splits.num_classes, pretrained=pretrained, checkpoint=checkpoint
     )
@@ -95,8 +106,18 @@ def prune(
             f"the pretrained head has {trained_classes} classes, {data!r} has {splits.num_classes}: "
             "fine-tune the model first and give it as --checkpoint"
         )
+    set_preprocessing(created, splits.preprocessing, input_size)
     folder = out_folder or default_folder(created, config)
-    run = Run(created, splits.train, splits.val, folder, config, test=splits.test)
+    run = Run(
+        created,
+        splits.train,
+        splits.val,
+        folder,
+        config,
+        test=splits.test,
+        augmentation=splits.augmentation,
+        notes=splits.describe(),
+    )
     run_stages(run, STAGES if stage == "all" else (stage,))
     if not run.main:
         return
@@ -133,13 +154,3 @@ def _report(folder: Path, json: bool) -> None:
     out.print(
         f"merged model: {folder / 'merged'}   pictures: {folder}/search.png, training.png, blocks.png", soft_wrap=True
     )
-
-
-def _parse_settings(settings: list[str]) -> dict[str, str]:
-    parsed = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise ValueError(f"--set takes NAME=VALUE, not {setting!r}")
-        parsed[name.strip()] = value.strip()
-    return parsed

@@ -9,28 +9,29 @@ import typer
 
 from updp_rt.cli.app import app
 from updp_rt.cli.common import DTYPES, load_or_create, out, parse_device, parse_dtype, parse_size, print_json
+from updp_rt.cli.options import AsJson, Device, ModelOrFolder, Size
 
 
 @app.command(epilog="Example: updp-rt explain deit_tiny_patch16_224 --batch 8 --dtype bfloat16")
 def explain(
-    model: Annotated[str, typer.Argument(help="A timm model, or a folder that updp-rt wrote.", show_default=False)],
+    model: ModelOrFolder,
     batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
     dtype: Annotated[str, typer.Option(help=f"One of {', '.join(DTYPES)}.")] = "float32",
-    img_size: Annotated[str | None, typer.Option("--img-size", help="Image size, such as 224 or 160x192.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda (AMD's GPUs too), or auto: a GPU if there is one.")] = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    img_size: Size = None,
+    device: Device = "auto",
+    json: AsJson = False,
 ) -> None:
     """Accelerate MODEL and tell, module by module, which kernel runs, why, how fast, and its share of the roofline.
 
     What is measured is kept in the tuned table, so serving the same shapes later starts at once.
     """
+    size, place, kind = parse_size(img_size), parse_device(device), parse_dtype(dtype)
     import torch
 
     import updp_rt
     from updp_rt._timing import time_side_by_side
 
-    place, kind = parse_device(device), parse_dtype(dtype)
-    source, input_size = load_or_create(model, parse_size(img_size))
+    source, input_size = load_or_create(model, size)
     source = source.to(place, kind)
     images = torch.randn(batch, *input_size).to(place, kind)
     fast = updp_rt.accelerate(source, images)

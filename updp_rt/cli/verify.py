@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +13,6 @@ from updp_rt.cli.app import app
 from updp_rt.cli.check import check as check_command
 from updp_rt.cli.common import (
     DTYPES,
-    load_or_create,
     out,
     parse_device,
     parse_dtype,
@@ -20,23 +20,21 @@ from updp_rt.cli.common import (
     print_json,
     saved_folder,
 )
-from updp_rt.cli.options import AsJson, Size
+from updp_rt.cli.images import ImageOptions, reads_images
+from updp_rt.cli.options import MODEL_OR_FOLDER, AsJson, Device, Size, model_or_folder
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from updp_rt.verification import Certificate
-
-_RANDOM = "random normal"
 
 
 @app.command(
     epilog="Example: updp-rt verify runs/deit-p6 --data imagenet/"
     "\n\nAgain: updp-rt verify --check deit_p6/certificate.json"
 )
+@reads_images()
 def verify(
     target: Annotated[
-        str | None, typer.Argument(help="A folder that updp-rt wrote, or a timm model.", show_default=False)
+        str | None, typer.Argument(help=MODEL_OR_FOLDER, show_default=False, callback=model_or_folder)
     ] = None,
     check: Annotated[
         Path | None, typer.Option(metavar="CERT", help="Verify again the model beside this certificate.")
@@ -49,7 +47,7 @@ def verify(
     data: Annotated[
         str | None, typer.Option(help="Validation images of: digits, an image folder, wds/PATH.  [default: random]")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda (AMD's GPUs too), or auto: a GPU if there is one.")] = "auto",
+    device: Device = "auto",
     prune: Annotated[str, typer.Option("--prune", help="With --model.")] = "all",
     img_size: Size = None,
     seed: Annotated[int, typer.Option(help="Of what is drawn: images, adversarial inputs, weights.")] = 0,
@@ -57,6 +55,8 @@ def verify(
         Path | None, typer.Option("--out", help="The certificate.  [default: certificate.json in the model's folder]")
     ] = None,
     json: AsJson = False,
+    *,
+    images: ImageOptions,
 ) -> None:
     """Accelerate a model, compare every fused module with float64, and write the certificate.
 
@@ -68,117 +68,46 @@ def verify(
     """
     if (model is None) == (target is None and check is None):
         raise ValueError("name a model's folder, or give --check CERT, or --model NAME: see updp-rt verify --help")
+    images.need(data)
     if model is not None:
         print("updp-rt: verify --model is a command of its own now: updp-rt check", file=sys.stderr)
         check_command(model, prune, dtype or "float64", img_size, seed, json)
-    elif check is not None:
-        _check_again(check, target or str(check.parent), device, out_file, json)
-    else:
-        assert target is not None
-        source = f"{data}, validation" if data else _RANDOM
-        size = parse_size(img_size)
-        certificate = certify(target, source, batch, dtype or DTYPES[0], size, device, seed, show_progress=not json)
-        folder = saved_folder(target)
-        path = out_file or (folder / "certificate.json" if folder else None)
-        if path is not None:
-            certificate.save(path)
-        _show(certificate, path, json)
+        return
+    size, kind, place = parse_size(img_size), parse_dtype(dtype or DTYPES[0]), parse_device(device)
 
-
-def certify(
-    target: str,
-    source: str,
-    batch: int = 8,
-    dtype: str = DTYPES[0],
-    size: tuple[int, int] | None = None,
-    device: str = "auto",
-    seed: int = 0,
-    *,
-    show_progress: bool = True,
-) -> Certificate:
-    """Load, accelerate and verify the model at `target` on the images that `source` names."""
-    import torch
-
-    import updp_rt
-
-    place, kind = parse_device(device), parse_dtype(dtype)
-    torch.manual_seed(seed)  # a timm model's weights, so that they can be drawn again
-    merged, input_size = load_or_create(target, size)
-    images = _images(source, (batch, *input_size), seed).to(place, kind)
-    merged = merged.to(place, kind)
-    fast = updp_rt.accelerate(merged, images)
-    return updp_rt.verify(merged, fast, images, seed=seed, source=source, show_progress=show_progress)
-
-
-def _images(source: str, shape: tuple[int, int, int, int], seed: int) -> Tensor:
-    """The images that a certificate's ``inputs`` names, float32 ``[N, C, H, W]``."""
-    import torch
-
-    from updp_rt.data import first_images, load_splits, make_loader
-
-    batch, *input_size = shape
-    name, separator, _ = source.rpartition(", validation")
-    if separator:
-        channels, height, width = input_size
-        loader = make_loader(load_splits(name, (channels, height, width)).val, batch, training=False)
-        images = first_images(loader, batch)
-        if len(images) < batch:
-            raise ValueError(f"{name!r} has {len(images)} validation images: give --batch {len(images)} or less")
-        return images
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _check_again(path: Path, target: str, device: str, out_file: Path | None, json: bool) -> None:
+    from updp_rt.data.named import RANDOM, name_images
+    from updp_rt.runtime.certificates import certify, certify_again
     from updp_rt.verification import Certificate
 
-    old = Certificate.load(path)
-    batch, _, height, width = old.inputs.shape
-    new = certify(
-        target, old.inputs.source, batch, old.dtype, (height, width), device, old.inputs.seed, show_progress=not json
-    )
-    if new.model != old.model:
-        raise ValueError(
-            f"{path} is of {old.model.architecture} with weights {old.model.weights_sha256[:12]}…, {target} holds "
-            f"{new.model.architecture} with {new.model.weights_sha256[:12]}…: verify that model by itself"
-        )
-    changes = _changes(old, new)
-    if out_file is not None:
-        new.save(out_file)
-    if json:
-        print_json({**new.model_dump(mode="json"), "certified": old.passed, "changes": changes})
+    how: dict[str, Any] = {"device": place, "show_progress": not json, "tell": partial(print, file=sys.stderr)}
+    since: dict[str, Any] = {}
+    if check is not None:
+        old, named = Certificate.load(check), target or str(check.parent)
+        certificate, changes = certify_again(old, saved_folder(named) or named, **how)
+        since = {"certified": old.passed, "changes": changes}
+        path = out_file
     else:
-        for change in changes:
-            out.print(f"since the certificate: {change}", markup=False)
-        out.print(f"the certificate says: {'passed' if old.passed else 'failed'}; verified again:")
-        _show(new, out_file, json)
-    raise typer.Exit(0 if new.passed else 1)
+        assert target is not None
+        folder = saved_folder(target)
+        source = name_images(data, images.transforms, images.class_map) if data else RANDOM
+        certificate = certify(folder or target, source, batch=batch, dtype=kind, size=size, seed=seed, **how)
+        path = out_file or (folder / "certificate.json" if folder else None)
+    if path is not None:
+        certificate.save(path)
+    if json:
+        print_json({**certificate.model_dump(mode="json"), **since})
+    else:
+        if check is not None:
+            for change in since["changes"]:
+                out.print(f"since the certificate: {change}", markup=False)
+            out.print(f"the certificate says: {'passed' if since['certified'] else 'failed'}; verified again:")
+        _show(certificate, path)
+    raise typer.Exit(0 if certificate.passed else 1)
 
 
-def _changes(old: Certificate, new: Certificate) -> list[str]:
-    """What is no longer as it was when the certificate was made."""
-    before = {**old.environment, **{f"sources of {name}": value for name, value in old.sources.items()}}
-    after = {**new.environment, **{f"sources of {name}": value for name, value in new.sources.items()}}
-    found = [
-        f"{key}: {before.get(key, 'absent')} then, {after.get(key, 'absent')} now"
-        for key in {**before, **after}
-        if before.get(key) != after.get(key)
-    ]
-    if old.inputs.sha256 != new.inputs.sha256:
-        found.append(f"images: {old.inputs.source} then, other ones ({new.inputs.source}, same shape) now")
-    then = {(m.name, k.problem): k.kernel for m in old.modules for k in m.kernels}
-    now = {(m.name, k.problem): k.kernel for m in new.modules for k in m.kernels}
-    other = sum(then.get(key) != kernel for key, kernel in now.items())
-    if other:
-        found.append(f"kernels: {other} of {len(now)} problems run on another one")
-    return found
-
-
-def _show(certificate: Certificate, path: Path | None, json: bool) -> None:
+def _show(certificate: Certificate, path: Path | None) -> None:
     from rich.table import Table
 
-    if json:
-        print_json(certificate.model_dump(mode="json"))
-        raise typer.Exit(0 if certificate.passed else 1)
     inputs = certificate.inputs
     shape = "x".join(map(str, inputs.shape))
     title = f"{certificate.model.architecture}: {certificate.dtype}, {shape} ({inputs.source})"
@@ -210,4 +139,3 @@ def _show(certificate: Certificate, path: Path | None, json: bool) -> None:
     out.print(str(certificate), style="green" if certificate.passed else "red", markup=False)
     if path is not None:
         out.print(f"certificate: {path}", soft_wrap=True, markup=False)
-    raise typer.Exit(0 if certificate.passed else 1)

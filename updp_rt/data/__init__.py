@@ -3,10 +3,8 @@
 from updp_rt.data.digits import Digits
 from updp_rt.data.loading import EpochSampler, Loader, Splits, first_images, load_splits, make_loader
 from updp_rt.data.pictures import PicturesError
-from updp_rt.data.transforms import Augmentation
 
 __all__ = [
-    "Augmentation",
     "Digits",
     "EpochSampler",
     "Loader",

@@ -138,10 +138,11 @@ def _pictures_by_class(root: Path) -> dict[str, tuple[str, list[str]]]:
         names[:] = [n for n in names if n[0] != "." and not _contains(os.path.realpath(f"{folder}/{n}"), real)]
         for name in files:
             path = os.path.join(folder, name)
-            if os.path.islink(path) and not os.path.exists(path):
+            if os.path.splitext(name)[1].lower() in _SUFFIXES:
+                if name[0] != ".":
+                    held.setdefault(folder, []).append(path)
+            elif os.path.islink(path) and not os.path.exists(path):  # a class folder that would be missing unseen
                 raise ValueError(f"{path}: a link to what is not there; mend or remove it")
-            if name[0] != "." and os.path.splitext(name)[1].lower() in _SUFFIXES:
-                held.setdefault(folder, []).append(path)
         if folder not in held and not names and folder != str(root):
             empty.append(folder)
     if str(root) in held:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from updp_rt.artifacts.preprocessing import Preprocessing
+from updp_rt.artifacts.preprocessing import Augmentation, Preprocessing
 from updp_rt.data.digits import MEAN, NUM_CLASSES, STD, Digits
 from updp_rt.data.folders import read_class_map
 from updp_rt.data.pictures import check_channels
 from updp_rt.data.sources import open_folder, open_hub
-from updp_rt.data.transforms import Augmentation, choose_transforms, enlargement, make_transform
+from updp_rt.data.transforms import choose_transforms, enlargement, make_transform
 
 Loader = DataLoader[tuple[Tensor, Tensor]]
 
@@ -37,10 +37,10 @@ class Splits:
     augmentation: Augmentation | None = None
     notes: tuple[str, ...] = ()
 
-    def describe(self) -> tuple[str, ...]:
-        """Lines for people: the transforms that are applied, and what is odd about the data."""
-        training = "the digits' shifts" if self.augmentation is None else str(self.augmentation)
-        return f"images: {self.preprocessing}", f"training images: {training}", *self.notes
+    def describe(self, *, training: bool = True) -> tuple[str, ...]:
+        """Lines for people: the transforms that are applied, training's too, and what is odd about the data."""
+        shifted = "the digits' shifts" if self.augmentation is None else str(self.augmentation)
+        return f"images: {self.preprocessing}", *([f"training images: {shifted}"] if training else []), *self.notes
 
 
 def load_splits(
@@ -107,10 +107,10 @@ def _digits(input_size: tuple[int, int, int], own: nn.Module | Preprocessing | N
     odd = sorted(set(given) - {"mean", "std"})
     if odd:
         raise ValueError(f"the digits are resized and shifted in one way: {odd[0]} has no meaning for them")
+    how: dict[str, Any] = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "squash"}
     scans: dict[str, Any] = {"mean": (MEAN,), "std": (STD,)}
-    if isinstance(own, Preprocessing):
+    if isinstance(own, Preprocessing) and how.items() <= own.model_dump().items():  # recorded of the digits
         scans = {"mean": own.mean, "std": own.std}
-    how = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "squash"}
     applied, _ = choose_transforms(input_size, (), None, {**scans, **how, **given})
     train, val, test = (
         Digits(s, (size[0], size[1]), channels, augment=s == "train", mean=applied.mean, std=applied.std)

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 _logger = logging.getLogger(__name__)
 
 TORN_SHARE = 0.1  # of the pictures; one torn file never stops a run
-_LOOKED_AT = 20_000  # pictures whose ends are looked at beforehand: about a second
+_LOOKED_AT = 10_000  # pictures whose ends are looked at beforehand: about a second
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 

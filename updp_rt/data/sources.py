@@ -72,7 +72,8 @@ def open_folder(
             return fitted, val, rest[0]
         return Subset(fitted, kept), Subset(Pictures(train, channels, evaluation), held_out), val
 
-    notes = (f"{len(torn)} pictures cannot be read and are left out",) if torn else ()
+    named = ", ".join(torn[:8]) + (" ..." if len(torn) > 8 else "")
+    notes = (f"left out, since they cannot be read: {len(torn)} ({named})",) if torn else ()
     return Source(sizes, num_classes or max(numbers.values()) + 1, make, notes)
 
 

@@ -4,57 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ValidationError
 from torch import nn
 
 from updp_rt.artifacts import first_error
-from updp_rt.artifacts.preprocessing import Preprocessing, model_preprocessing
+from updp_rt.artifacts.preprocessing import Augmentation, Preprocessing, model_preprocessing
 from updp_rt.data.pictures import check_channels
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Area = Annotated[float, Field(gt=0, le=1)]
-Positive = Annotated[float, Field(gt=0, le=100)]
-NotNegative = Annotated[float, Field(ge=0, le=100)]
-
-
-class Augmentation(BaseModel):
-    """Random changes of training pictures, under the names and with the defaults of ``timm.data.create_transform``.
-
-    `scale` is the share of a picture's area that a crop takes, `ratio` the range of its aspect; `hflip`, `vflip` and
-    `re_prob` (random erasing) are probabilities; `color_jitter` is of brightness, contrast and saturation, and perhaps
-    hue. `no_aug` drops all of it: training pictures go through evaluation's transforms.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    no_aug: bool = False
-    scale: tuple[Area, Area] = (0.08, 1.0)
-    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
-    hflip: Share = 0.5
-    vflip: Share = 0.0
-    color_jitter: Annotated[tuple[NotNegative, ...], Field(min_length=3, max_length=4)] = (0.4, 0.4, 0.4)
-    auto_augment: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")] | None = None
-    re_prob: Share = 0.0
-
-    @field_validator("scale", "ratio")
-    @classmethod
-    def _ascending(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if value[0] > value[1]:
-            raise ValueError("the smaller of both numbers comes first")
-        return value
-
-    def __str__(self) -> str:
-        if self.no_aug:
-            return "no augmentation"
-        parts = [f"crops of {self.scale[0]:g} to {self.scale[1]:g} of the area, hflip {self.hflip:g}"]
-        parts += [f"vflip {self.vflip:g}"] if self.vflip else []
-        parts += [f"color_jitter {','.join(f'{x:g}' for x in self.color_jitter)}"] if any(self.color_jitter) else []
-        parts += [f"auto_augment {self.auto_augment}"] if self.auto_augment else []
-        parts += [f"re_prob {self.re_prob:g}"] if self.re_prob else []
-        return ", ".join(parts)
-
 
 # Pictures that are not larger than what the model sees lose by every crop.
 _SMALL = {"crop_pct": 1.0, "scale": (0.8, 1.0), "color_jitter": (0.0, 0.0, 0.0)}

@@ -1,12 +1,35 @@
-"""The four stages: supernet training, subnet search, progressive subnet training, merging."""
+"""The four stages: supernet training, subnet search, progressive subnet training, merging.
 
-from updp_rt.pruning.claim import RunError
-from updp_rt.pruning.config import PruneConfig
-from updp_rt.pruning.latency import LatencyTable, measure_latency
-from updp_rt.pruning.pipeline import PruneResult, prune
-from updp_rt.pruning.run import Run
-from updp_rt.pruning.search import Candidate, SearchResult, search_blocks
-from updp_rt.pruning.trainer import DivergedError
+Names load on first use, so that settings are read and refused before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from updp_rt.pruning.claim import RunError
+    from updp_rt.pruning.config import PruneConfig
+    from updp_rt.pruning.latency import LatencyTable, measure_latency
+    from updp_rt.pruning.pipeline import PruneResult, prune
+    from updp_rt.pruning.run import Run
+    from updp_rt.pruning.search import Candidate, SearchResult, search_blocks
+    from updp_rt.pruning.trainer import DivergedError
+
+_HOMES = {
+    "Candidate": "search",
+    "DivergedError": "trainer",
+    "LatencyTable": "latency",
+    "PruneConfig": "config",
+    "PruneResult": "pipeline",
+    "Run": "run",
+    "RunError": "claim",
+    "SearchResult": "search",
+    "measure_latency": "latency",
+    "prune": "pipeline",
+    "search_blocks": "search",
+}
 
 __all__ = [
     "Candidate",
@@ -21,3 +44,9 @@ __all__ = [
     "prune",
     "search_blocks",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'updp_rt.pruning' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"updp_rt.pruning.{_HOMES[name]}"), name)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+STAGES = ("supernet", "search", "train", "merge")
 Stage = Literal["supernet", "search", "train"]
 
 _SEARCH = {"num_pruned", "max_latency", "trials", "recalibration_batches"}

@@ -15,7 +15,7 @@ from updp_rt.artifacts import save
 from updp_rt.artifacts.describe import skeleton
 from updp_rt.artifacts.manifest import Description
 from updp_rt.blocks.inspect import architecture
-from updp_rt.pruning.config import PruneConfig
+from updp_rt.pruning.config import STAGES, PruneConfig
 from updp_rt.pruning.run import MERGED, SEARCH, SUBNET, SUMMARY, SUPERNET, Data, Run, read_result, read_run
 from updp_rt.pruning.search import SearchResult
 from updp_rt.pruning.stages import (
@@ -33,7 +33,6 @@ _STAGES: dict[str, Callable[[Run], None]] = {
     "train": train_subnet,
     "merge": store_merged,
 }
-STAGES = tuple(_STAGES)
 
 
 def run_stages(run: Run, stages: Sequence[str] = STAGES) -> None:
@@ -86,6 +85,7 @@ def merge_folder(folder: str | Path, out: str | Path | None = None, form: str = 
         out or folder / MERGED,
         model_args=identity["model_args"],
         input_size=tuple(identity["input_size"]),
+        augmentation=identity.get("augmentation"),
     )
 
 

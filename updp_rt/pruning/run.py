@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from updp_rt.artifacts.atomic import atomic_path, write_json, write_text
 from updp_rt.artifacts.describe import cpu_state, describe_model, fingerprint
+from updp_rt.artifacts.preprocessing import Augmentation
 from updp_rt.blocks import prunable_blocks, pruned_bodies
 from updp_rt.data import Loader, first_images, make_loader
 from updp_rt.pruning.claim import RunError, differing, is_begun, locked, read_identity
@@ -54,6 +55,8 @@ class Run:
             differs concerns no stage that was begun. Nothing is written before `claimed`.
         reuse: folder of another run of this model, whose latencies, supernet and search are taken over as far as the
             settings that they depend on are the same.
+        augmentation: what is done to training images, recorded: a run goes on with the same.
+        notes: lines on the data, for the log.
 
     Raises:
         `ArtifactError`, `UnsupportedModelError`: the model cannot be pruned or could not be saved afterwards.
@@ -72,8 +75,11 @@ class Run:
         test: Data | None = None,
         model_args: dict[str, Any] | None = None,
         reuse: str | Path | None = None,
+        augmentation: Augmentation | None = None,
+        notes: Sequence[str] = (),
         show_progress: bool = True,
     ) -> None:
+        self.augmentation, self.notes = augmentation, notes
         self.model, self.folder, self.config = copy.deepcopy(model), Path(folder), config
         self.reuse = None if reuse is None else Path(reuse)
         self.names = prunable_blocks(model)
@@ -98,6 +104,7 @@ class Run:
             **{key: value for key, value in described.items() if key != "blocks" or value},
             "input_size": list(self.input_size),
             "weights_sha256": fingerprint(model),
+            **({"augmentation": augmentation.model_dump(mode="json")} if augmentation else {}),
             "config": config.model_dump(),
         }
 
@@ -114,6 +121,8 @@ class Run:
                 is_begun(self.folder, RUN)  # before a lock is put there
                 held.enter_context(locked(self.folder))
                 self._begin()
+                for note in self.notes:
+                    self.progress.log(note)
                 self._take_over()
             self.accelerator.wait_for_everyone()
             yield

@@ -212,6 +212,7 @@ def store_merged(run: Run) -> None:
             model_args=run.model_args,
             input_size=run.input_size,
             accuracy=summary["merged"]["accuracy"],
+            augmentation=run.augmentation,
         )
         write_json(run.folder / SUMMARY, summary)
     run.accelerator.wait_for_everyone()

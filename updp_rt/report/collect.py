@@ -9,26 +9,29 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeGuard, TypeVar
 
 import torch
 from pydantic import BaseModel, ValidationError
+from torch import nn
 
 import updp_rt
 from updp_rt.artifacts import Manifest, fingerprint, read_manifest
-from updp_rt.artifacts.describe import build
+from updp_rt.artifacts.describe import build, skeleton
 from updp_rt.artifacts.errors import first_error
 from updp_rt.artifacts.manifest import MergedForm
 from updp_rt.artifacts.store import MANIFEST
-from updp_rt.blocks.inspect import ModelReport, inspect
+from updp_rt.blocks.inspect import Cost, ModelReport, count_costs, inspect
 from updp_rt.pruning.latency import LatencyTable
-from updp_rt.pruning.run import HISTORY, LATENCY, MERGED, SEARCH, SUMMARY
+from updp_rt.pruning.run import HISTORY, LAMBDA, LATENCY, MERGED, SEARCH, SUMMARY
 from updp_rt.pruning.search import SearchResult
-from updp_rt.report.schema import Epoch, Identity, Profile, Summary
+from updp_rt.report.schema import Epoch, Identity, LambdaPoint, Profile, Summary
 from updp_rt.verification import Certificate
 
 PROFILE, CERTIFICATE, LOG, RUN = "profile.json", "certificate.json", "log.txt", "run.json"
 _LARGEST = 64 * 2**20
+
+_UNFIT = (AssertionError, RuntimeError, ZeroDivisionError)  # what timm and torch raise for sizes that don't fit
 
 PartT = TypeVar("PartT")
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -56,10 +59,14 @@ _AGAIN = Command(_PRUNE, "The command that began the run goes on with it:")
 
 @dataclass(frozen=True)
 class Training:
-    """Records of the supernet's and the subnet's epochs; the supernet's are empty where the log does not have them."""
+    """Records of the supernet's and the subnet's epochs; the supernet's are empty where the log does not have them.
+
+    `lambdas` are ``(epochs done, λ)`` in the subnet's steps.
+    """
 
     supernet: list[Epoch]
     subnet: list[Epoch]
+    lambdas: list[tuple[float, float]] | Missing
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ class Parts:
         is_run: whether the folder is a run's, rather than a saved model's.
         identity: which run it is; None for a saved model.
         structure: the baseline's blocks and their costs, and those of what they could merge into.
+        costs: of every module of the saved model, by name; empty where it is not there.
         forms: body and form of every merged block.
     """
 
@@ -92,6 +100,7 @@ class Parts:
     identity: Identity | Missing | None
     manifest: Manifest | Missing
     structure: ModelReport | Missing
+    costs: dict[str, Cost]
     forms: dict[str, MergedForm] | Missing
     summary: Summary | Missing
     search: SearchResult | Missing
@@ -147,7 +156,8 @@ def collect(folder: str | Path) -> Parts:
         is_run=is_run,
         identity=identity,
         manifest=manifest,
-        structure=_part(lambda: _structure(known)),
+        structure=_part(lambda: _structure(identity if _agree(identity, known) else known)),
+        costs=_costs(manifest),
         forms=summary.blocks if isinstance(summary, Summary) else _forms(manifest),
         summary=summary,
         search=of_run(SEARCH, SearchResult),
@@ -194,16 +204,33 @@ def _part(make: Callable[[], PartT], command: Command | None = None) -> PartT | 
         return Missing(re.sub(r"\S*/(?=[\w.]+: )", "", str(error)).rstrip(".") + ".", command)
 
 
+def _agree(identity: Identity | Missing | None, known: Manifest | Identity) -> TypeGuard[Identity]:
+    """Whether a run's identity can be trusted to say what its saved model was before."""
+    return isinstance(identity, Identity) and (identity.architecture, identity.input_size) == (
+        known.architecture,
+        known.input_size,
+    )
+
+
+def baseline_of(known: Manifest | Identity) -> nn.Module:
+    """What the saved model was before: what its run started from, or else timm's own; with fresh weights."""
+    return skeleton(known) if isinstance(known, Identity) else build(known.architecture, known.model_args)
+
+
 def _structure(known: Manifest | Identity) -> ModelReport:
-    model = build(known.architecture, known.model_args)
     try:
-        return inspect(model, known.input_size)
-    except (
-        AssertionError,
-        RuntimeError,
-        ZeroDivisionError,
-    ) as error:  # what timm and torch say of sizes that don't fit
+        return inspect(baseline_of(known), known.input_size)
+    except _UNFIT as error:
         raise ValueError(f"{known.architecture} does not take images of {known.input_size}: {error}") from error
+
+
+def _costs(manifest: Manifest | Missing) -> dict[str, Cost]:
+    if isinstance(manifest, Missing):
+        return {}
+    try:
+        return count_costs(skeleton(manifest), manifest.input_size)[1]
+    except (ValueError, *_UNFIT):  # the structure says why
+        return {}
 
 
 def _forms(manifest: Manifest | Missing) -> dict[str, MergedForm] | Missing:
@@ -211,20 +238,37 @@ def _forms(manifest: Manifest | Missing) -> dict[str, MergedForm] | Missing:
 
 
 def _training(folder: Path) -> Training | Missing:
+    subnet = _rows(folder / HISTORY, Epoch)
+    if isinstance(subnet, Missing):
+        return subnet
+    return Training(_supernet(folder / LOG), subnet, _lambdas(folder / LAMBDA, subnet[-1]))
+
+
+def _lambdas(path: Path, last: Epoch) -> list[tuple[float, float]] | Missing:
+    points = _rows(path, LambdaPoint)
+    if isinstance(points, Missing):
+        return points
+    if points[-1].step + 1 != last.step:
+        return Missing(f"{path.name} is damaged: it does not end where {HISTORY} does.", _AGAIN)
+    return [(point.step * last.epoch / last.step, point.lam) for point in points]
+
+
+def _rows(path: Path, kind: type[ModelT]) -> list[ModelT] | Missing:
+    """The rows of a CSV file that a run leaves."""
     try:
-        text = (folder / HISTORY).read_text(encoding="utf-8")
-        subnet = [Epoch.model_validate(row) for row in csv.DictReader(io.StringIO(text))]
+        text = path.read_text(encoding="utf-8")
+        rows = [kind.model_validate(row) for row in csv.DictReader(io.StringIO(text))]
     except FileNotFoundError:
-        return Missing(f"{HISTORY} is not there.", _AGAIN)
+        return Missing(f"{path.name} is not there.", _AGAIN)
     except OSError as error:
-        return Missing(f"{HISTORY} cannot be read: {error.strerror}.", _AGAIN)
+        return Missing(f"{path.name} cannot be read: {error.strerror}.", _AGAIN)
     except (UnicodeDecodeError, csv.Error) as error:
-        return Missing(f"{HISTORY} is damaged: {error}.", _AGAIN)
+        return Missing(f"{path.name} is damaged: {error}.", _AGAIN)
     except ValidationError as error:
-        return Missing(f"{HISTORY} is damaged: {first_error(error)}.", _AGAIN)
-    if not subnet or not text.endswith("\n"):
-        return Missing(f"{HISTORY} is damaged: {'cut short' if subnet else 'it holds no epoch'}.", _AGAIN)
-    return Training(_supernet(folder / LOG), subnet)
+        return Missing(f"{path.name} is damaged: {first_error(error)}.", _AGAIN)
+    if not rows or not text.endswith("\n"):
+        return Missing(f"{path.name} is damaged: {'cut short' if rows else 'it holds no row'}.", _AGAIN)
+    return rows
 
 
 def _supernet(log: Path) -> list[Epoch]:

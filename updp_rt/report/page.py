@@ -91,32 +91,40 @@ def _lead(parts: Parts) -> str:
     before, after = found.baseline, found.merged
     points = 100 * (after.accuracy - before.accuracy)
     than = "the same as" if abs(points) < 0.005 else f"{abs(points):.2f} points {'above' if points > 0 else 'below'}"
+    batch, slow, quick = _times(found, parts.profile)
     return (
-        f"The merged model takes {milliseconds(after.latency_ms)} where the baseline takes "
-        f"{milliseconds(before.latency_ms)}: {times(before.latency_ms / after.latency_ms)}. Its accuracy is "
+        f"The merged model takes {milliseconds(quick)} where the baseline takes {milliseconds(slow)}: "
+        f"{times(slow / quick)} (batch {batch}). Its accuracy is "
         f"{percent(after.accuracy)} on {describe_images(found)}, {than} the baseline's."
     )
+
+
+def _times(found: Summary, profile: Profile | Missing) -> tuple[int, float, float]:
+    """Batch size, and latencies of the baseline and the merged model at it: the profile's, where there is one.
+
+    So the head's figures are all of one batch size, timed in turn; those of the run are in the table below.
+    """
+    if isinstance(profile, Profile):
+        return profile.input[0], profile.model.baseline, profile.model.merged
+    return found.batch_size, found.baseline.latency_ms, found.merged.latency_ms
 
 
 def _tiles(parts: Parts) -> list[Tile]:
     tiles = []
     found = parts.summary
     if isinstance(found, Summary):
-        before, after = found.baseline, found.merged
+        batch, slow, quick = _times(found, parts.profile)
+        note = f"from {milliseconds(slow)} · {times(slow / quick)}"
         tiles += [
-            Tile("accuracy", percent(after.accuracy), f"from {percent(before.accuracy)}"),
-            Tile(
-                f"latency, batch {found.batch_size}",
-                milliseconds(after.latency_ms),
-                f"from {milliseconds(before.latency_ms)} · {times(before.latency_ms / after.latency_ms)}",
-            ),
+            Tile("accuracy", percent(found.merged.accuracy), f"from {percent(found.baseline.accuracy)}"),
+            Tile(f"latency, batch {batch}", milliseconds(quick), note),
         ]
     elif isinstance(parts.manifest, Manifest) and parts.manifest.accuracy is not None:
         tiles.append(Tile("accuracy", percent(parts.manifest.accuracy), "recorded when it was saved"))
     if isinstance(parts.profile, Profile):
         whole = parts.profile.model
         note = f"from {milliseconds(whole.baseline)} · {times(whole.baseline / whole.accelerated)}"
-        tiles.append(Tile("on fused kernels", milliseconds(whole.accelerated), note))
+        tiles.append(Tile(f"on fused kernels, batch {parts.profile.input[0]}", milliseconds(whole.accelerated), note))
     if isinstance(found, Summary):
         tiles += [
             Tile("parameters", quantity(found.merged.params), f"from {quantity(found.baseline.params)}"),

@@ -14,12 +14,11 @@ import updp_rt
 from updp_rt._timing import time_side_by_side
 from updp_rt.artifacts import read_manifest
 from updp_rt.artifacts.atomic import write_text
-from updp_rt.artifacts.describe import build
 from updp_rt.blocks import find_blocks
 from updp_rt.pruning.latency import block_inputs, describe_device
 from updp_rt.pruning.run import SUMMARY
-from updp_rt.report.collect import PROFILE, model_folder, read
-from updp_rt.report.schema import KernelTime, ModelTimes, Profile, Roof, Summary, Times
+from updp_rt.report.collect import PROFILE, RUN, Missing, baseline_of, model_folder, read
+from updp_rt.report.schema import Identity, KernelTime, ModelTimes, Profile, Roof, Summary, Times
 from updp_rt.runtime.explanation import Row
 from updp_rt.runtime.roofline import peak
 
@@ -32,8 +31,9 @@ _WHOLE = ""  # the place of the whole model among its blocks
 def profile(folder: str | Path, *, batch_size: int | None = None, dtype: torch.dtype = torch.float32) -> Profile:
     """Time the merged model of `folder` beside its baseline, on a GPU if there is one; kept in ``profile.json`` there.
 
-    Whole models and blocks are timed in turn, as they are and on fused kernels. The baseline has fresh weights, on
-    which speed does not depend. Tables of tuned kernels are read and written as `updp_rt.accelerate` does.
+    Whole models and blocks are timed in turn, as they are and on fused kernels. The baseline is what the run started
+    from (of a saved model timm's own), with fresh weights, on which speed does not depend. Tables of tuned kernels are
+    read and written as `updp_rt.accelerate` does.
 
     Args:
         folder: a run's, or a saved model's.
@@ -47,7 +47,8 @@ def profile(folder: str | Path, *, batch_size: int | None = None, dtype: torch.d
     manifest = read_manifest(saved)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     merged = updp_rt.load(saved).to(device, dtype)
-    baseline = build(manifest.architecture, manifest.model_args).to(device, dtype)
+    identity = read(folder / RUN, Identity) if saved != folder else manifest
+    baseline = baseline_of(manifest if isinstance(identity, Missing) else identity).to(device, dtype)
     shape = (batch_size or _batch_size(folder), *manifest.input_size)
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     fast = updp_rt.accelerate(merged, images)
@@ -86,15 +87,16 @@ def _batch_size(folder: Path) -> int:
 
 
 def _block_calls(baseline: nn.Module, merged: nn.Module, images: Tensor) -> Calls:
-    """Every block alone, on the input it sees in the baseline: as it was, merged where it was, and accelerated."""
+    """Every block alone, on the input it sees in its own model, which may have other channels: as it was, as it is in
+    the merged model, and accelerated."""
     names = [block.name for block in find_blocks(baseline)]
-    inputs = block_inputs(baseline, names, images)
+    before, inputs = block_inputs(baseline, names, images), block_inputs(merged, names, images)
     calls: Calls = {}
     for name in names:
         after, x = merged.get_submodule(name), inputs[name]
         # Between fused blocks images are in channels_last: a block alone must not pay for the change of layout.
         packed = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-        calls[name, "baseline"] = partial(baseline.get_submodule(name), x)
+        calls[name, "baseline"] = partial(baseline.get_submodule(name), before[name])
         calls[name, "merged"] = partial(after, x)
         calls[name, "accelerated"] = partial(updp_rt.accelerate(after, packed), packed)
     return calls

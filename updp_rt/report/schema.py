@@ -6,19 +6,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from updp_rt.artifacts.manifest import MergedForm, ModelArgs, Size
+from updp_rt.artifacts.manifest import Description, MergedForm
 
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 
 
-class Identity(BaseModel):
-    """``run.json``: which run it is."""
+class Identity(Description):
+    """``run.json``: which run it is, and what model it started from."""
 
-    architecture: str
-    model_args: ModelArgs
-    input_size: tuple[Size, Size, Size]
+    model_config = ConfigDict(extra="ignore")
+
     config: dict[str, Any]
 
     @property
@@ -46,6 +45,7 @@ class Summary(BaseModel):
     baseline: Figures
     subnet: Figures
     merged: Figures
+    predicted_ms: float | None = None  # the merged model's latency by the run's table
     predictions_that_differ: Count
     evaluated_on: str
     images: Count
@@ -58,9 +58,17 @@ class Epoch(BaseModel):
     """One epoch of ``history.csv`` or ``log.txt``; `val_accuracy` and `lam` are of the subnet alone."""
 
     epoch: int
+    step: Annotated[int, Field(gt=0)] | None = None  # of the optimizer, at its end
     loss: float
     lam: float | None = Field(None, alias="lambda")
     val_accuracy: float | None = None
+
+
+class LambdaPoint(BaseModel):
+    """One row of ``lambda.csv``: λ in a step of the subnet's training, counted from 0."""
+
+    step: Count
+    lam: Share = Field(alias="lambda")
 
 
 class Times(BaseModel):

@@ -115,8 +115,41 @@ def _accuracy_table(found: Summary | Missing) -> tuple[str, Table] | Missing:
         f"On {describe_images(found)}; the merged model {agreement}. Depth counts convolutions and "
         f"linear layers. Latency in plain torch on {found.device}, all three in turn."
     )
+    if found.predicted_ms is not None and found.predicted_ms > 0:
+        lead += f" {_prediction(found.predicted_ms, found.baseline.latency_ms, found.merged.latency_ms)}"
     caption = "Baseline, pruned subnet and merged model"
     return lead, Table(caption, columns, rows, frozenset(range(1, 7)))
+
+
+def _prediction(predicted: float, baseline: float, merged: float) -> str:
+    """A word on the latency that the search went by, and what came of it."""
+    away = predicted / merged - 1
+    return (
+        f"The search predicted {milliseconds(predicted)} for the merged model, by times of its blocks alone; measured "
+        f"whole it takes {milliseconds(merged)} "
+        + ("as predicted" if abs(away) < 0.05 else f"({100 * abs(away):.0f}% {'more' if away < 0 else 'less'})")
+        + f", {times(baseline / merged)} as fast as the baseline."
+    )
+
+
+def _advice(search: SearchResult, model_ms: float, accuracy: float | None) -> Table:
+    """The best candidate of each number of pruned blocks: what each further block costs and saves."""
+    rows = []
+    for count, best in search.by_count().items():
+        kept = "" if not accuracy else percent(best.accuracy / accuracy, 1)
+        rows.append(
+            [
+                Cell(str(count), count),
+                Cell(percent(best.accuracy), best.accuracy),
+                Cell(kept, best.accuracy),
+                Cell(milliseconds(best.latency_ms), best.latency_ms),
+                Cell(times(model_ms / best.latency_ms), model_ms / best.latency_ms),
+                Cell(", ".join(best.blocks) or "none"),
+            ]
+        )
+    columns = ["blocks pruned", "accuracy before training", "of the baseline's", "latency", "speed-up", "which"]
+    caption = "How many blocks to prune: the most accurate candidate of each number"
+    return Table(caption, columns, rows, frozenset(range(5)))
 
 
 def _search(parts: Parts) -> Section:
@@ -136,7 +169,8 @@ def _search(parts: Parts) -> Section:
         baseline=None if accuracy is None else (table.model_ms, accuracy),
         goal_ms=None if goal is None else goal * table.model_ms,
     )
-    return Section(*section, charts=(chart,))
+    tables = (_advice(found, table.model_ms, accuracy),) if len(found.by_count()) > 1 else ()
+    return Section(*section, charts=(chart,), tables=tables)
 
 
 def _training(parts: Parts) -> Section:
@@ -144,11 +178,13 @@ def _training(parts: Parts) -> Section:
     if not isinstance(found, Training):
         return Section(*section, missing=(("training curves", found),))
     accuracy = parts.summary.baseline.val_accuracy if isinstance(parts.summary, Summary) else None
-    subnet = draw_subnet(found.subnet, accuracy)
-    if found.supernet:
-        return Section(*section, charts=(draw_supernet(found.supernet), subnet), pair=True)
-    absent = Missing("log.txt has no epoch of the supernet.")
-    return Section(*section, charts=(subnet,), missing=(("training of the supernet", absent),))
+    gaps = [] if found.supernet else [("training of the supernet", Missing("log.txt has no epoch of the supernet."))]
+    lambdas = found.lambdas
+    if isinstance(lambdas, Missing):
+        gaps, lambdas = [*gaps, ("λ by step", lambdas)], []
+    subnet = draw_subnet(found.subnet, accuracy, lambdas)
+    charts = (draw_supernet(found.supernet), subnet) if found.supernet else (subnet,)
+    return Section(*section, charts=charts, pair=len(charts) > 1, missing=tuple(gaps))
 
 
 def _kernels(parts: Parts) -> Section:

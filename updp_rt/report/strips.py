@@ -11,6 +11,9 @@ from updp_rt.report.charts.strip import Block, Strips
 from updp_rt.report.collect import Missing, Parts
 from updp_rt.report.schema import Profile
 
+Forms = dict[str, MergedForm]
+Costs = dict[str, Cost]
+
 _ROWS = ["baseline", "merged", "merged, fused kernels"]
 
 
@@ -26,22 +29,22 @@ def find_strips(parts: Parts) -> Strips | Missing:
         return Missing(f"The folder names merged blocks that the model does not have: {', '.join(unknown[:4])}.")
     names = [block.name for block in structure.blocks]
     if isinstance(parts.profile, Profile) and list(parts.profile.blocks) == names:
-        return _by_profile(structure, forms, parts.profile)
+        return _by_profile(structure, forms, parts.costs, parts.profile)
     if isinstance(parts.latency, LatencyTable) and _measured(parts.latency, forms):
-        return _by_table(structure, forms, parts.latency)
-    return _by_macs(structure, forms)
+        return _by_table(structure, forms, parts.costs, parts.latency)
+    return _by_macs(structure, forms, parts.costs)
 
 
-def _by_profile(structure: ModelReport, forms: dict[str, MergedForm], profile: Profile) -> Strips:
+def _by_profile(structure: ModelReport, forms: Forms, costs: Costs, profile: Profile) -> Strips:
     sizes = {name: (ms.baseline, ms.merged, ms.accelerated) for name, ms in profile.blocks.items()}
     totals = [profile.model.baseline, profile.model.merged, profile.model.accelerated]
     source = (
         f"Each block as wide as it is slow, timed alone: batch {profile.input[0]} on {profile.device}, {profile.dtype}."
     )
-    return Strips(_ROWS, totals, _make(structure, forms, sizes), "ms", "latency, ms", source)
+    return Strips(_ROWS, totals, _make(structure, forms, costs, sizes), "ms", "latency, ms", source)
 
 
-def _by_table(structure: ModelReport, forms: dict[str, MergedForm], table: LatencyTable) -> Strips:
+def _by_table(structure: ModelReport, forms: Forms, costs: Costs, table: LatencyTable) -> Strips:
     sizes: dict[str, tuple[float, float]] = {}
     for name, block in table.blocks.items():
         form = forms.get(name)
@@ -55,11 +58,11 @@ def _by_table(structure: ModelReport, forms: dict[str, MergedForm], table: Laten
         f"Each prunable block as wide as it is slow, by the run's table: batch {table.batch_size} on {table.device}; "
         "the merged model's total is computed from it."
     )
-    return Strips(_ROWS[:2], totals, _make(kept, forms, sizes), "ms", "latency, ms", source)
+    return Strips(_ROWS[:2], totals, _make(kept, forms, costs, sizes), "ms", "latency, ms", source)
 
 
-def _by_macs(structure: ModelReport, forms: dict[str, MergedForm]) -> Strips:
-    sizes = {b.name: (b.cost.macs / 1e6, _cost(b, forms.get(b.name)).macs / 1e6) for b in structure.blocks}
+def _by_macs(structure: ModelReport, forms: Forms, costs: Costs) -> Strips:
+    sizes = {b.name: (b.cost.macs / 1e6, _cost(b, forms, costs).macs / 1e6) for b in structure.blocks}
     before = structure.cost.macs / 1e6
     totals = [before, before - sum(old - new for old, new in sizes.values())]
     source = (
@@ -68,34 +71,40 @@ def _by_macs(structure: ModelReport, forms: dict[str, MergedForm]) -> Strips:
     return Strips(
         _ROWS[:2],
         totals,
-        _make(structure, forms, sizes),
+        _make(structure, forms, costs, sizes),
         "million MACs",
         "multiply-accumulates per image, millions",
         source,
     )
 
 
-def _make(structure: ModelReport, forms: dict[str, MergedForm], sizes: Mapping[str, tuple[float, ...]]) -> list[Block]:
+def _make(structure: ModelReport, forms: Forms, costs: Costs, sizes: Mapping[str, tuple[float, ...]]) -> list[Block]:
     return [
         Block(
             block.name,
             block.kind,
             sizes[block.name],
-            (block.cost.params, _cost(block, forms.get(block.name)).params),
+            (block.cost.params, _cost(block, forms, costs).params),
             "" if block.name not in forms else forms[block.name].form,
         )
         for block in structure.blocks
     ]
 
 
-def _cost(block: BlockReport, form: MergedForm | None) -> Cost:
-    """What a block costs in a merged form; the report names forms with their body where there are several."""
+def _cost(block: BlockReport, forms: Forms, costs: Costs) -> Cost:
+    """What a block costs in the saved model; where that is not there, in its merged form as the structure has it.
+
+    The structure names forms with their body where there are several.
+    """
+    form = forms.get(block.name)
+    if block.name in costs:
+        return costs[block.name]
     if form is None:
         return block.cost
     return block.merged.get(f"{form.body}/{form.form}") or block.merged.get(form.form) or block.cost
 
 
-def _measured(table: LatencyTable, forms: dict[str, MergedForm]) -> bool:
+def _measured(table: LatencyTable, forms: Forms) -> bool:
     return table.model_ms > 0 and all(
         name in table.blocks and form.form in table.blocks[name].merged_ms.get(form.body, {})
         for name, form in forms.items()

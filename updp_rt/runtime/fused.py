@@ -196,7 +196,8 @@ class Fusion:
             self.forget()
             self._trained = False
         if not self._weights.hold():
-            self._weights.renew()
+            if not self._weights.renew():
+                return self._plan_again()
             for site in self.sites.values():
                 site.check()
         return self.usable
@@ -286,10 +287,10 @@ class Fused(nn.Module):
             self.__dict__[_FUSION] = Fusion.idle(rule, self, policy)
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What ``torch.jit.script`` takes instead: the source module, of the same parameters."""
-        plain = nn.Module.__new__(source_type(self))
-        plain.__dict__ = {name: value for name, value in self.__dict__.items() if name != _FUSION}
-        return plain
+        raise TypeError(
+            "torch.jit.script compiles source code, which an accelerated model runs past: script "
+            "updp_rt.restore(model), its source"
+        )
 
 
 def fused_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, Fusion]]:

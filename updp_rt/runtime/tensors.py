@@ -66,11 +66,13 @@ class HeldStamps:
     def __init__(self, held: Iterable[tuple[dict[str, Any], str]]) -> None:
         self._held = list(held)
         self._holders = list({id(holder): holder for holder, _ in self._held}.values())
+        self._given: list[bool] = []
         self.renew()
 
-    def renew(self) -> None:
-        """Take the tensors as they are now."""
+    def renew(self) -> bool:
+        """Take the tensors as they are now; whether the same ones are given as before."""
         tensors = [holder.get(name) for holder, name in self._held]
+        before, self._given = self._given, [tensor is not None for tensor in tensors]
         live = [tensor for tensor in tensors if tensor is not None]
         self._trackable = not any(tensor.is_inference() for tensor in live)
         self._then = [dict(holder) for holder in self._holders]
@@ -79,6 +81,7 @@ class HeldStamps:
         self._addresses = list(map(Tensor.data_ptr, self._placed))
         self._probes = [p for p in (_probe(tensor) for tensor in live if tensor.dim() > 1) if p is not None]
         self._values = list(map(_value, self._probes))
+        return self._given == before
 
     def hold(self) -> bool:
         """Whether the tensors are what they were."""

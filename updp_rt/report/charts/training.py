@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from updp_rt.report.charts.scale import Scale, axis_below, axis_left, padded, percent, significant
 from updp_rt.report.charts.svg import Cell, Chart, Drawing, Legend, Table, drawings, shape
 from updp_rt.report.schema import Epoch
+
+Lambdas = Sequence[tuple[float, float]]
 
 _LEFT = 50.0
 
@@ -29,17 +31,19 @@ def draw_supernet(epochs: list[Epoch]) -> Chart:
     )
 
 
-def draw_subnet(epochs: list[Epoch], baseline: float | None) -> Chart:
-    """Accuracy, loss and λ by epoch of stage 3; `baseline` is its accuracy on the same images, where known."""
-    rising = sum((e.lam or 0.0) < 1 for e in epochs)
+def draw_subnet(epochs: list[Epoch], baseline: float | None, lambdas: Lambdas = ()) -> Chart:
+    """Accuracy, loss and λ of stage 3; `baseline` is its accuracy on the same images, where known.
+
+    `lambdas` are λ by step, as ``(epochs done, λ)``; without them none is drawn.
+    """
     last = epochs[-1].val_accuracy
     return Chart(
         name="subnet",
         title="Progressive training",
-        description=f"{len(epochs)} epochs; λ is below 1 at the end of {rising} of them. "
+        description=f"{len(epochs)} epochs; λ {_rise(lambdas, epochs[-1].epoch)}. "
         + (f"Validation accuracy ends at {percent(last)}" if last is not None else "Validation accuracy is not known")
         + (f"; the baseline's is {percent(baseline)}." if baseline is not None else "."),
-        drawings=drawings(lambda width: _draw_subnet(epochs, baseline, width), 610.0),
+        drawings=drawings(lambda width: _draw_subnet(epochs, baseline, lambdas, width), 610.0),
         table=Table(
             "Subnet by epoch",
             ["epoch", "λ at its end", "loss", "validation accuracy"],
@@ -57,9 +61,21 @@ def draw_subnet(epochs: list[Epoch], baseline: float | None) -> Chart:
         legend=[
             Legend("curve", "line", "subnet at its λ"),
             *([Legend("dashed", "dash", "baseline")] if baseline is not None else []),
-            Legend("lambda", "box", "λ"),
+            *([Legend("lambda", "box", "λ")] if lambdas else []),
         ],
     )
+
+
+def _rise(lambdas: Lambdas, epochs: int) -> str:
+    """When λ reaches 1, in words."""
+    if not lambdas:
+        return "was not recorded by step"
+    if lambdas[0][1] == 1:
+        return "is 1 from the start"
+    reached = next((at for at, lam in lambdas if lam == 1), None)
+    if reached is None:
+        return f"rises to {lambdas[-1][1]:.2f}"
+    return f"rises from {lambdas[0][1]:.2f} to 1 in the first {significant(reached)} of {epochs} epochs"
 
 
 def _draw_supernet(epochs: list[Epoch], width: float) -> Drawing:
@@ -70,7 +86,7 @@ def _draw_supernet(epochs: list[Epoch], width: float) -> Drawing:
     return drawing
 
 
-def _draw_subnet(epochs: list[Epoch], baseline: float | None, width: float) -> Drawing:
+def _draw_subnet(epochs: list[Epoch], baseline: float | None, lambdas: Lambdas, width: float) -> Drawing:
     drawing = Drawing(width, 330)
     across = _epochs(epochs, width)
     low = 136.0
@@ -89,12 +105,8 @@ def _draw_subnet(epochs: list[Epoch], baseline: float | None, width: float) -> D
         None if baseline is None else 100 * baseline,
     )
     _panel(drawing, across, epochs, "loss", low, 232, lambda e: e.loss, significant)
-    known = [e for e in epochs if e.lam is not None]
-    if known:
-        start = 0.0 if (known[0].lam or 0.0) < 1 else 1.0
-        outline = [(across(known[0].epoch - 1), shaded(start))] + [
-            (across(e.epoch), shaded(e.lam or 0.0)) for e in known
-        ]
+    if lambdas:
+        outline = [(across(at), shaded(lam)) for at, lam in [*lambdas, (epochs[-1].epoch, lambdas[-1][1])]]
         drawing.polygon([(outline[0][0], 286), *outline, (outline[-1][0], 286)], "lambda")
         drawing.text(_LEFT - 8, shaded(1.0) + 8, "λ = 1", "label", "end")
         drawing.text(_LEFT - 8, shaded(0.0), "0", "label", "end")

@@ -37,12 +37,11 @@ class _Compiled(EngineState):
         self._run = torch.compile(lambda x: forward(model, x), dynamic=False)
 
     def prepare(self, example: Tensor) -> None:
-        with torch.no_grad():  # not in inference_mode, which prewarming is in
-            for inference in (False, True):
-                with torch.inference_mode(inference):
-                    x = example.clone()
-                    self._run(x)
-                    self.ready.add(key_of(x))
+        for inference in (False, True):
+            with torch.inference_mode(inference), torch.no_grad():  # leaving inference_mode turns gradients on
+                x = example.clone()
+                self._run(x)
+                self.ready.add(key_of(x))
 
     def run(self, x: Tensor) -> Any:
         return self._run(x)

@@ -1,0 +1,122 @@
+"""docs/measured.md, made from the results that the repository keeps; a test compares the two."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.commands import STUDIES, SUITES
+from benchmarks.results import RESULTS, Result, stored
+
+PATH = Path(__file__).parents[1] / "docs" / "measured.md"
+
+# By suite: the section's title, and what the reader must know besides the tables. No figures: those are in the tables.
+SECTIONS: dict[str, tuple[str, str]] = {
+    "models": (
+        "Accelerated models",
+        """
+        Each model at each batch size is one interleaved run in a process of its own; ratios are of medians. "Compiled"
+        is `torch.compile` with freezing; in P6 the 6 blocks are merged that save most. Inductor makes one program of
+        the whole model, which adds residuals in place and allocates less, but never looks at the weights again; an
+        accelerated model goes on calling your modules one by one and follows their weights.
+        """,
+    ),
+    "merged_speed": (
+        "Merged models in plain torch",
+        "Baseline and merged model in turn in one run, without fused kernels: what depth pruning alone gives.",
+    ),
+    "paper": (
+        "ConvNeXt among its peers",
+        """
+        Throughput of whole models, as the paper compares them. Speed alone: none of these is trained here, so it says
+        nothing of accuracy at equal speed.
+        """,
+    ),
+    "blocks": ("Blocks", "Each kind of prunable block by itself, on the input that it meets in its model."),
+    "micro": (
+        "Operators",
+        """
+        Each fused operator by itself, on the shapes that the four models meet. Where each call pays for Inductor's
+        guards, Inductor is mostly behind.
+        """,
+    ),
+    "memory": (
+        "Memory that `accelerate` adds",
+        "One packed copy of the weights, as the growth of a process of its own.",
+    ),
+    "progressive_vs_direct": (
+        "Progressive against direct training",
+        """
+        The same subnets on scikit-learn's digits: half the blocks, drawn at random; same calibrated start, same budget;
+        "direct" has λ = 1 from the start. Accuracy is of 719 unseen images, so that 0.14 points are one image, and a
+        spread over three seeds is a rough one. On data this easy the calibrated start already loses little, and direct
+        training at a high rate soon makes up for it. The rates of ResNet34 and ConvNeXt-Tiny were lowered, to a tenth
+        of their baselines', after the higher ones had been seen; both are shown.
+        """,
+    ),
+    "channels_accuracy": (
+        "Accuracy after channel pruning, without training",
+        """
+        719 unseen images of the digits; "recalibrated" has BatchNorm's statistics taken again on 512 images. All
+        columns of a row have as many parameters. "Averaged" is constrained pruning whose coupled groups score as the
+        mean of their layers, as Torch-Pruning's do by default; "constrained" sums them, as
+        `prune_channels(constrained=True)` does; "free" is unconstrained by scores alone; "unconstrained" also looks at
+        64 training images. What makes the difference to "averaged" is that a channel costs what all its layers lose
+        together. With the local scope, in every layer alike, freedom costs more inputs.
+        """,
+    ),
+    "channels_speed": (
+        "Copies and speed of channel-pruned models",
+        """
+        A share of every layer's inputs is dropped at random, each layer for itself: the hardest case for reordering.
+        Channels that are gathered by the naive export (one gather at each layer that does not keep all that is there),
+        by the least that a reordering alone can leave, by the export as it is, with `copies="fewest"`, and by the
+        published package apple-upscale 0.1.1, of the same masks; the seconds that both take to export. `fewest` pays in
+        arithmetic, mostly more than it saves, so it is not the default. Gathers weigh more beside less arithmetic.
+        """,
+    ),
+    "gpu": ("On a GPU", "Numerics of every kernel, whole models and single operators in one run."),
+    "projection": (
+        "Projected for an MI100",
+        "Projections, not measurements: `updp_rt/projection/README.md` states the model and how to check it on a card.",
+    ),
+}
+_ABOUT = """
+Made by `python -m benchmarks page` from `benchmarks/results/`, where each row stands with quartiles, versions and
+commit. Each section names the machine, and the commands that make its figures again on yours; `python -m benchmarks
+SUITE --help` lists what each takes. Candidates are timed in turn in one run, and only those whose numerics hold.
+"""
+
+
+def make_page() -> str:
+    """The page's text."""
+    found = stored()
+    sections = ["# Measured", _prose(_ABOUT)]
+    missing = [name for name in SECTIONS if name not in found]
+    for suite in SECTIONS:
+        if suite in found:
+            sections += _section(suite, found[suite])
+    commands = ", ".join(f"`python -m benchmarks {name}`" for name in missing)
+    sections += [f"Not measured yet: {commands}."] if missing else []
+    return "\n\n".join(sections) + "\n"
+
+
+def _section(suite: str, results: Mapping[str, Result]) -> list[str]:
+    title, text = SECTIONS[suite]
+    parts = [f"## {title}", _prose(text)]
+    for device, result in results.items():
+        about, made = result.about, (SUITES | STUDIES)[suite]
+        where = f"`{device}`, torch {about['versions']['torch']}, commit {about['commit']}"
+        parts.append("\n".join([f"On {where}:", "```", *about["command"].split(" && "), "```"]))
+        parts += [about["note"]] if "note" in about else []
+        parts += [table.to_markdown() for table in made.tables(result.rows) if table.rows]
+        picture = RESULTS / device / f"{suite}.png"
+        if picture.exists():
+            parts.append(f"![{title}](../benchmarks/results/{device}/{suite}.png)")
+    return parts
+
+
+def _prose(text: str) -> str:
+    """One paragraph, filled."""
+    return textwrap.fill(" ".join(text.split()), 120, break_long_words=False, break_on_hyphens=False)

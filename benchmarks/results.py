@@ -1,0 +1,132 @@
+"""A suite's or a study's results: one CSV on each device, a row a case and candidate.
+
+Lines ``# name: value`` (the value as JSON) stand before the columns: the suite, the command that makes the file, where
+and with which versions and commit it was measured. pandas reads one by ``read_csv(path, comment="#")``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from updp_rt.artifacts import versions
+from updp_rt.artifacts.atomic import write_text
+from updp_rt.runtime.device import device_name, environment
+
+ROOT = Path(__file__).parent
+RESULTS = ROOT / "results"
+
+Row = Mapping[str, Any]
+
+_NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `about` says of where and how, and the rows."""
+
+    about: Mapping[str, Any]
+    rows: Sequence[Row]
+
+
+def write(path: Path, about: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """Write a result; whole or not at all. Numbers keep 6 digits; one that is not finite is left out."""
+    header = "".join(f"# {name}: {json.dumps(value)}\n" for name, value in about.items())
+    write_text(path, header + to_csv(rows))
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Rows under the union of their columns."""
+    text = io.StringIO()
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _shown(value) for key, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def read(path: Path) -> Result:
+    """A result as it was written, without the cells that are empty.
+
+    Raises:
+        ValueError: the file cannot be read or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    header = list(takewhile(lambda line: line.startswith("# "), text.split("\n")))
+    try:
+        pairs = (line[2:].split(": ", 1) for line in header)
+        about = {name: json.loads(value) for name, value in pairs}
+    except ValueError as error:
+        raise ValueError(f"{path}: a line of its header is not '# name: JSON'") from error
+    if "suite" not in about:
+        raise ValueError(f"{path} holds no results of a suite: its header names none")
+    rows = csv.DictReader(io.StringIO(text[sum(len(line) + 1 for line in header) :], newline=""))
+    return Result(about, [{key: _parsed(value) for key, value in row.items() if value} for row in rows])
+
+
+def by_case(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
+    """Each case's candidates that were measured."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if "wrong" not in row and "left_out" not in row:
+            found.setdefault(row["case"], {})[row["candidate"]] = row
+    return found
+
+
+def stored(folder: Path = RESULTS) -> dict[str, dict[str, Result]]:
+    """All results kept in the repository: by suite, and by device."""
+    found: dict[str, dict[str, Result]] = {}
+    for path in sorted(folder.glob("*/*.csv")):
+        found.setdefault(path.stem, {})[path.parent.name] = read(path)
+    return found
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Where something is measured: the device, threads, versions, commit."""
+    return {
+        "device": device_name(device),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "commit": commit(),
+        "environment": environment(device),
+    }
+
+
+def commit() -> str:
+    """The checkout's commit, with "+changes" where files differ from it; "unknown" outside git."""
+    try:
+        head, changes = (
+            subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+            for args in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+changes" if changes else "")
+
+
+def _shown(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return f"{value:.6g}" if math.isfinite(value) else None
+
+
+def _parsed(cell: str) -> Any:
+    if not _NUMBER.fullmatch(cell):
+        return cell
+    return float(cell) if re.search(r"[.e]", cell) else int(cell)

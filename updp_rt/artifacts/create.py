@@ -1,0 +1,72 @@
+"""Models by name: timm's, with its weights or those of a checkpoint, and saved ones by their folder."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+from torch import nn
+
+from updp_rt.artifacts.checkpoint import load_checkpoint
+from updp_rt.artifacts.errors import ArtifactError
+from updp_rt.artifacts.preprocessing import Preprocessing
+from updp_rt.artifacts.store import load, read_manifest
+from updp_rt.blocks.inspect import model_input_size
+
+
+def create_model(
+    name: str,
+    *,
+    size: tuple[int, int] | None = None,
+    num_classes: int | None = None,
+    pretrained: bool = False,
+    checkpoint: Path | None = None,
+) -> nn.Module:
+    """A timm model for images of `size`, ``(height, width)``, with pretrained weights or those of a checkpoint.
+
+    Raises:
+        ArtifactError: timm knows no such model (the nearest names are said) or cannot create it so, or the checkpoint
+            does not fit.
+    """
+    if not timm.is_model(name.split(".", maxsplit=1)[0]):
+        near = get_close_matches(name, timm.list_models(), n=5)
+        advice = f"perhaps one of: {', '.join(near)}" if near else "timm.list_models() names all"
+        raise ArtifactError(f"timm knows no model {name!r}; {advice}")
+    arguments: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
+        if size is not None and hasattr(model, "patch_embed") and model_input_size(model)[1:] != size:
+            # A patch grid is made for one size; timm resamples pretrained position embeddings to it.
+            model = timm.create_model(name, pretrained=pretrained, img_size=size, **arguments)
+    except (AssertionError, RuntimeError, OSError) as error:
+        raise ArtifactError(f"cannot create {name}: {error}") from error
+    if checkpoint is not None:
+        load_checkpoint(model, checkpoint)
+    return model
+
+
+class Opened(NamedTuple):
+    """A model in eval mode, ``(channels, height, width)`` of its images, and what its folder says these go through."""
+
+    model: nn.Module
+    input_size: tuple[int, int, int]
+    preprocessing: Preprocessing | None
+
+
+def open_model(model: Path | str, size: tuple[int, int] | None = None) -> Opened:
+    """The saved model in a folder (a `Path`), or a timm model by its name, for images of `size`, the own by default.
+
+    Raises:
+        ArtifactError: as `load` and `create_model`.
+    """
+    preprocessing = None
+    if isinstance(model, Path):
+        opened = load(model)
+        manifest = read_manifest(model)
+        own, preprocessing = manifest.input_size, manifest.preprocessing
+    else:
+        opened = create_model(model, size=size).eval()
+        own = model_input_size(opened)
+    return Opened(opened, (own[0], *(size or own[1:])), preprocessing)
