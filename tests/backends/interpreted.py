@@ -23,9 +23,9 @@ from tests.ops.calls import ACTIVATIONS, FORMS, FULL, Call, Form
 from tests.ops.test_operators import apart, backwards, expanded, offset
 from updp_rt.backends import BACKENDS
 from updp_rt.blocks.randomize import randomize
-from updp_rt.ops import accuracy
+from updp_rt.ops import OPERATORS, accuracy
 from updp_rt.runtime import dispatch
-from updp_rt.runtime.fused import Fused
+from updp_rt.runtime.fused import fused_modules
 
 TRITON = BACKENDS["triton"]
 DTYPES = (torch.float32, torch.float16)
@@ -65,8 +65,8 @@ def wrong_results() -> dict[str, Any]:
     for form, call, config in kernels():
         placed = next(placings)
         moved = replace(call, x=placed(call.x), other=None if call.other is None else placed(call.other))
-        found = prepare(TRITON, call, config)(moved.x, moved.other)
-        judged = accuracy(call.operator, found, moved.args)
+        found = prepare(TRITON, call, config)(*moved.inputs)
+        judged = accuracy(OPERATORS[call.operator], found, moved.args)
         layout = torch.channels_last if form.is_on_images else torch.contiguous_format
         run[call.operator] = run.get(call.operator, 0) + 1
         if not judged.passed or not found.is_contiguous(memory_format=layout):
@@ -85,11 +85,11 @@ def wrong_with_weights_anywhere() -> list[str]:
             if not TRITON.supports(problem)[0]:
                 continue
             try:
-                found = prepare(TRITON, call, TRITON.configs(problem)[0])(call.x, call.other)
+                found = prepare(TRITON, call, TRITON.configs(problem)[0])(*call.inputs)
             except ValueError as error:
                 wrong.append(f"{problem.key} {placed.__name__}: {error}")
                 continue
-            judged = accuracy(form.operator, found, call.args)
+            judged = accuracy(OPERATORS[form.operator], found, call.args)
             if not judged.passed:
                 wrong.append(f"{problem.key} {placed.__name__}: {judged}")
     return wrong
@@ -112,15 +112,16 @@ def accelerated(make: Callable[[], nn.Module], size: int) -> dict[str, Any]:
         wanted, found = model(x), fast(x)
     choices = [
         choice
-        for module in fast.modules()
-        if isinstance(module, Fused)
-        for site in module.fusion.sites.values()
+        for *_, fusion in fused_modules(fast)
+        for site in fusion.sites.values()
         for choice in site.choices.values()
     ]
     return {
         "error": float((found - wanted).abs().max() / wanted.abs().max()),
         "spread": float(wanted.std()),
-        "chosen": sorted({f"{choice.problem.operator} by {choice.candidate.partition(':')[0]}" for choice in choices}),
+        "chosen": sorted(
+            {f"{choice.problem.operator.name} by {choice.candidate.partition(':')[0]}" for choice in choices}
+        ),
         "demoted": {choice.problem.key: choice.demoted for choice in choices if choice.demoted},
         "not triton": sorted(
             choice.problem.key

@@ -65,9 +65,9 @@ def test_results_are_new_and_in_the_operators_layout(backend: Backend, form: For
     for call, config in runs(backend, form, dtype):
         kernel = prepare(backend, call, config)
         before = call.map(Tensor.clone)
-        first = kernel(call.x, call.other)
+        first = kernel(*call.inputs)
         kept = first.clone()
-        second = kernel(call.x, call.other)
+        second = kernel(*call.inputs)
         assert first.shape == form.shape
         assert first.dtype is dtype
         assert first.is_contiguous(memory_format=layout), (config, call.act, first.stride())
@@ -85,10 +85,10 @@ def test_inputs_may_lie_in_memory_in_any_way(backend: Backend, form: Form, dtype
     for call, config in runs(backend, form, dtype):
         kernel = prepare(backend, call, config)
         for placed in (Tensor.contiguous, backwards, apart, offset):
-            x, other = placed(call.x), None if call.other is None else placed(call.other)
-            judged = judge(kernel, replace(call, x=x, other=other))
+            moved = replace(call, x=placed(call.x), other=None if call.other is None else placed(call.other))
+            judged = judge(kernel, moved)
             assert judged.passed, (config, call.act, placed.__name__, judged)
-            assert kernel(x, other).is_contiguous(memory_format=layout), (config, call.act, placed.__name__)
+            assert kernel(*moved.inputs).is_contiguous(memory_format=layout), (config, call.act, placed.__name__)
 
 
 @pytest.mark.parametrize("placed", [Tensor.contiguous, backwards, apart, offset, expanded])
@@ -141,7 +141,7 @@ def test_a_refusal_has_a_reason_that_is_logged_once(
     reason = backend.refuses(problem)
     assert reason == backend.supports(problem)[1]
     assert len(reason.split()) >= 3
-    assert backend.refuses(replace(problem, x=(problem.x[0] + 1, *problem.x[1:]))) == reason
+    assert backend.refuses(replace(problem, inputs=((problem.x[0] + 1, *problem.x[1:]), *problem.inputs[1:]))) == reason
     assert [(record.name, record.levelname) for record in caplog.records] == [("updp_rt", "INFO")]
     assert caplog.messages == [f"{backend.name} does not run {form.operator}: {reason}"]
 

@@ -9,7 +9,7 @@ import torch
 
 from tests.backends.samples import problem_of
 from tests.ops.calls import FORMS, FULL, Form
-from updp_rt.backends import Geometry, Problem, arguments
+from updp_rt.ops import CONV2D, DEPTHWISE_POINTWISE, DUAL_LINEAR, LINEAR, OPERATORS, Problem
 
 CONV = Form("conv2d", (2, 6, 9, 8), 4, 0, (3, 2), (2, 1), (1, 0), groups=2)
 MIXED = Form("depthwise_pointwise", (2, 5, 7, 9), 3, 0, (3, 3), (2, 2), (1, 1))
@@ -22,12 +22,10 @@ def problem(form: Form, dtype: torch.dtype = torch.float32) -> Problem:
 def test_of_a_call_it_keeps_shapes_dtype_and_device() -> None:
     found = problem(replace(CONV, act="gelu", bias=False), torch.bfloat16)
     assert found == Problem(
-        operator="conv2d",
-        x=(2, 6, 9, 8),
+        operator=CONV2D,
+        inputs=((2, 6, 9, 8), (2, 4, 5, 7)),
         weights=((4, 3, 3, 2), None),
-        residual=True,
-        act="gelu",
-        geometry=Geometry((2, 1), (1, 0), 2),
+        attributes=("gelu", (2, 1), (1, 0), 2),
         dtype=torch.bfloat16,
         device="cpu",
     )
@@ -104,8 +102,8 @@ def test_a_key_is_the_same_in_every_process_and_version() -> None:
     assert keys == [
         "linear 6x5 7x5 residual gelu float32 cpu",
         "conv2d 2x6x9x8 4x3x3x2 nobias s2x1 p1x0 g2 bfloat16 cpu",
-        "depthwise_pointwise 2x5x7x9 5x1x3x3 3x5x1x1 residual s2x2 p1x1 g5 float32 cpu",
-        "dual_linear 6x5 7x5 7x11 float32 cpu",
+        "depthwise_pointwise 2x5x7x9 5x1x3x3 3x5x1x1 residual s2x2 p1x1 float32 cpu",
+        "dual_linear 6x5 7x5 7x11 a6x11 float32 cpu",
         "attention 2x3x12 h2 float32 cpu",
     ]
 
@@ -141,12 +139,68 @@ def test_each_bias_of_two_convolutions_counts_in_the_key() -> None:
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_arguments_are_in_the_operators_own_order(form: Form) -> None:
     call = form.call(torch.float32)
-    found = arguments(problem_of(call), call.x, call.other, call.weights)
+    operator = OPERATORS[form.operator]
+    inputs, weights, attributes = operator.separate(call.args)
+    assert inputs == call.inputs
+    assert weights == call.weights
+    found = operator.assemble(inputs, weights, attributes)
     assert len(found) == len(call.args)
     for mine, given in zip(found, call.args, strict=True):
         assert mine is given if isinstance(given, torch.Tensor) else mine == given
 
 
 def test_a_weight_that_is_not_there_is_named() -> None:
-    with pytest.raises(KeyError, match="linear has no weight w_pw"):
+    with pytest.raises(KeyError, match="linear is given no w_pw here"):
         problem(FULL["linear"]).shape("w_pw")
+    with pytest.raises(KeyError, match="linear is given no bias here"):
+        problem(replace(FULL["linear"], bias=False)).shape("bias")
+
+
+@pytest.mark.parametrize(
+    ("made", "form"),
+    [
+        (
+            Problem.make(LINEAR, torch.float32, x=(2, 3, 5), weight=(7, 5), bias=(7,), residual=True, act="gelu"),
+            Form("linear", (2, 3, 5), 7, act="gelu"),
+        ),
+        (
+            Problem.make(
+                CONV2D,
+                torch.float32,
+                x=(2, 6, 9, 8),
+                weight=(4, 3, 3, 2),
+                residual=True,
+                act="none",
+                stride=(2, 1),
+                padding=(1, 0),
+                groups=2,
+            ),
+            replace(CONV, bias=False),
+        ),
+        (
+            Problem.make(
+                DEPTHWISE_POINTWISE,
+                torch.float32,
+                x=(2, 5, 7, 9),
+                w_dw=(5, 1, 3, 3),
+                b_dw=(5,),
+                w_pw=(3, 5, 1, 1),
+                b_pw=(3,),
+                act="relu",
+                stride=(2, 2),
+                padding=(1, 1),
+            ),
+            replace(MIXED, residual=False, act="relu"),
+        ),
+        (
+            Problem.make(
+                DUAL_LINEAR, torch.float32, x=(6, 5), a=(6, 11), w_x=(7, 5), w_a=(7, 11), bias=(7,), act="none"
+            ),
+            Form("dual_linear", (6, 5), 7, 11),
+        ),
+    ],
+    ids=lambda value: str(value) if isinstance(value, Form) else "",
+)
+def test_a_problem_made_of_shapes_is_that_of_a_call_with_them(made: Problem, form: Form) -> None:
+    assert made == problem(form)
+    assert made.key == problem(form).key

@@ -57,6 +57,11 @@ class Call:
         )
 
     @property
+    def inputs(self) -> tuple[Tensor | None, ...]:
+        """What a prepared call takes."""
+        return (self.x,) if self.operator == "attention" else (self.x, self.other)
+
+    @property
     def tensors(self) -> list[Tensor]:
         return [tensor for tensor in (self.x, self.other, *self.weights) if tensor is not None]
 

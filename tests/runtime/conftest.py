@@ -18,9 +18,10 @@ from updp_rt.runtime.table import forget_tables
 
 @pytest.fixture(autouse=True)
 def own_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Measurements go to the test's folder; what this process has checked is forgotten."""
+    """Measurements go to the test's folder; what this process has checked and said is forgotten."""
     monkeypatch.setenv("UPDP_RT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(dispatch, "_checked", set())
+    monkeypatch.setattr(dispatch, "_warned", set())
     forget_tables()
     yield tmp_path / "cache"
     forget_tables()

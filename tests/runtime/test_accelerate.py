@@ -46,9 +46,8 @@ def test_nothing_of_the_blocks_is_left_unfused(name: str) -> None:
     model, images = model_and_images(name)
     fast = updp_rt.accelerate(model, images)
     covered = set()
-    for _, module in fused_modules(fast):
-        for site in module.fusion.sites.values():
-            covered |= {id(m) for m in getattr(site.source, "modules", list)()}
+    for _, module, fusion in fused_modules(fast):
+        covered |= {id(module), *(id(member) for _, _, member, _ in fusion.members)}
     layers = [name for name, m in fast.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and id(m) not in covered]
     assert layers == []
 
@@ -139,8 +138,10 @@ def test_strict_raises_where_a_block_cannot_be_fused() -> None:
     model = timm.create_model("resnet18", num_classes=7, act_layer="mish").eval()
     images = torch.randn(1, 3, 40, 40)
     assert_as_good_as(updp_rt.accelerate(model, images), model, images)
-    with pytest.raises(updp_rt.AccelerationError, match=r"layer1\.0 cannot be fused: Mish.* is not an activation"):
+    with pytest.raises(updp_rt.AccelerationError, match=r"ResNet cannot be fused: Mish.* is not an activation"):
         updp_rt.accelerate(model, images, strict=True)
+    with pytest.raises(updp_rt.AccelerationError, match=r"1\.0 cannot be fused: Mish.* is not an activation"):
+        updp_rt.accelerate(nn.Sequential(nn.Identity(), model.layer1), torch.randn(1, 64, 8, 8), strict=True)
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ import torch
 
 import updp_rt
 from tests.runtime.conftest import model_and_images
-from updp_rt.backends import Geometry, Problem
-from updp_rt.runtime import operators
+from updp_rt.ops import LINEAR, Problem
+from updp_rt.runtime import bound
 from updp_rt.runtime.roofline import Peak, peak
 
 
@@ -55,7 +55,7 @@ def test_a_model_that_is_not_accelerated_is_an_error() -> None:
 
 def test_the_roofline_is_the_longer_of_arithmetic_and_traffic() -> None:
     limits = Peak({torch.float32: 1e9}, 1e6, "assumed")
-    wide = Problem("linear", (10, 1000), ((1000, 1000), None), False, "none", Geometry(), torch.float32, "cpu")
+    wide = Problem.make(LINEAR, torch.float32, x=(10, 1000), weight=(1000, 1000), act="none")
     assert limits.least_seconds(wide) == pytest.approx(4 * (1000 * 1000 + 2 * 10 * 1000) / 1e6)
     assert Peak({torch.float32: 1e3}, 1e6, "assumed").least_seconds(wide) == pytest.approx(2 * 10 * 1000 * 1000 / 1e3)
     measured = peak(torch.device("cpu"))
@@ -68,17 +68,17 @@ def test_the_roofline_is_the_longer_of_arithmetic_and_traffic() -> None:
 def test_operators_pack_given_weights_once_follow_them_and_let_them_go() -> None:
     weight, x = torch.randn(6, 5), torch.randn(3, 5)
     assert torch.allclose(updp_rt.ops.linear(x, weight), x @ weight.T, atol=1e-5)
-    sites = operators._sites[weight]
+    known = bound._bound[weight]
     updp_rt.ops.linear(x, weight)
-    assert operators._sites[weight] is sites
-    assert len(sites) == 1
+    assert bound._bound[weight] is known
+    assert len(known) == 1
     weight.mul_(3)
     assert torch.allclose(updp_rt.ops.linear(x, weight), x @ weight.T, atol=1e-5)
-    gone, before = weakref.ref(weight), len(operators._sites)
-    del weight, sites
+    gone, before = weakref.ref(weight), len(bound._bound)
+    del weight, known
     gc.collect()
     assert gone() is None
-    assert len(operators._sites) == before - 1
+    assert len(bound._bound) == before - 1
 
 
 def test_freed_memory_is_kept_unless_asked_not_to() -> None:

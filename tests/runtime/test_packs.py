@@ -125,15 +125,15 @@ def test_weights_at_an_address_used_before_are_not_mistaken() -> None:
 def test_each_operator_holds_one_packed_copy() -> None:
     model, images = model_and_images("resnet18")
     fast = updp_rt.accelerate(model, images)
-    sites = [site for _, module in fused_modules(fast) for site in module.fusion.sites.values()]
+    sites = [site for *_, fusion in fused_modules(fast) for site in fusion.sites.values()]
     assert sites
     for site in sites:
-        assert sum(len(kernels) for kernels in site._packed.prepared.values()) == 1
+        assert sum(len(calls) for calls in site._bound._prepared.values()) == 1
     with torch.no_grad():
         fast(images[:1])
     for site in sites:
         candidates = {choice.candidate for choice in site.choices.values()}
-        assert sum(len(kernels) for kernels in site._packed.prepared.values()) == len(candidates)
+        assert sum(len(calls) for calls in site._bound._prepared.values()) == len(candidates)
 
 
 def test_a_model_made_in_inference_mode_is_copied_into_one_that_can_be_followed() -> None:
