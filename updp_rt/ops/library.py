@@ -51,11 +51,15 @@ def register(operator: OperatorT) -> OperatorT:
     def run(*args: Any) -> Tensor:
         if len(args) < count:  # torch leaves out trailing arguments that have their defaults
             args = (*args, *defaults[len(args) :])
-        if not torch.is_grad_enabled():
-            return operator.run_plain(*args) if _dispatch is None else _dispatch(operator, args)
-        with torch.no_grad():
-            y = run(*args)
-        return without_gradient(y, args)
+        return operator.run_plain(*args) if _dispatch is None else _dispatch(operator, args)
+
+    def run_with_autograd(keys: Any, *args: Any) -> Tensor:
+        wants = torch.is_grad_enabled()
+        if not wants and type(args[0]) is Tensor and not torch._C._len_torch_dispatch_stack():
+            return run(*args)  # past the dispatcher, which would double what a call costs
+        with torch._C._AutoDispatchBelowAutograd():
+            y = overload(operator).redispatch(keys & torch._C._after_autograd_keyset, *args)
+        return without_gradient(y, args) if wants else y
 
     def count_flops(*shapes: Any, out_shape: Any = None, **_: Any) -> int:
         return operator.flops(_problem(operator, shapes))
@@ -63,8 +67,7 @@ def register(operator: OperatorT) -> OperatorT:
     torch.library.define(qualified, operator.schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(qualified, "CompositeExplicitAutograd", run)
     torch.library.register_fake(qualified, operator.fake)
-    # `run` sees to gradients: an autograd kernel in Python would double what a call costs.
-    _LIBRARY.impl(operator.name, torch.library.fallthrough_kernel, "Autograd")
+    _LIBRARY.impl(operator.name, run_with_autograd, "Autograd", with_keyset=True)
     register_flop_formula(overload(operator).overloadpacket)(count_flops)
     OPERATORS[operator.name] = operator
     return operator
