@@ -191,7 +191,7 @@ def _layer_table(result: ChannelResult) -> Table:
     table.caption = (
         f"gathered channels: {result.naive.gathered} naive, {result.copies.gathered} reordered ({100 * gone:.0f}% gone"
         f"{optimum}); written by concatenations: {result.naive.concatenated} and {result.copies.concatenated}; largest "
-        f"difference from the masked model {result.error:.0e}"
+        f"difference from the masked model {result.error:.0e}, in {result.precision}"
     )
     table.caption_justify = "left"
     return table
