@@ -101,10 +101,10 @@ def test_channels_reads_pictures_as_the_model_says_and_saves_it(tmp_path: Path, 
         (("channels", "test_vit", "--data", "DATA", "--mean", "half"), "--mean takes numbers, such as 0.5"),
         (
             ("channels", "test_vit", "--data", "DATA", "--mean", ".5,.5", "--img-size", "32"),
-            "mean has 2 values, images have 3 channels",
+            "mean has 2 values, but images have 3 channels",
         ),
-        (("channels", "test_vit", "--data", "DATA", "--num-classes", "2"), "4.0 times for the model's 160x160: give"),
-        (("channels", "test_vit", "--data", "DATA", "--class-map", "DATA/x.txt"), "x.txt: no class map"),
+        (("channels", "test_vit", "--data", "DATA", "--num-classes", "2"), "4.0 times for the model's 160x160: say"),
+        (("channels", "test_vit", "--data", "DATA", "--class-map", "DATA/x.txt"), "x.txt: not a class map"),
     ],
 )
 def test_what_cannot_be_is_one_line(pictures: Path, arguments: tuple[str, ...], message: str) -> None:
