@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from updp_rt.artifacts.atomic import atomic_path, write_json, write_text
-from updp_rt.artifacts.describe import cpu_state, describe_model, fingerprint
+from updp_rt.artifacts.describe import describe_model
 from updp_rt.artifacts.preprocessing import Augmentation
+from updp_rt.artifacts.weights import cpu_state, fingerprint
 from updp_rt.blocks import prunable_blocks, pruned_bodies
 from updp_rt.data import Loader, first_images, make_loader
 from updp_rt.pruning.claim import RunError, differing, is_begun, locked, read_identity
