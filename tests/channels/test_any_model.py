@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import updp_rt
-from updp_rt.channels import ChannelResult, Selecting, mask_model
+from updp_rt.channels import ChannelResult, Selecting, Selection, mask_model, select_input
 from updp_rt.channels.check import check_equal
 
 X = torch.randn(2, 3, 6, 6)
@@ -335,6 +335,16 @@ def test_the_result_can_be_trained(mode: Callable[[], Any], made_inside: bool) -
     assert all(p.grad is not None for p in narrow.parameters())
 
 
+def test_layers_that_select_can_be_trained_wherever_they_were_made() -> None:
+    layer, x = nn.Conv2d(3, 2, 1), torch.randn(2, 8, 4, 4, requires_grad=True)
+    with torch.inference_mode():
+        select_input(layer, Selection.gather(1, [0, 3, 4], 8))
+        whole = layer.without_selection()
+    torch.testing.assert_close(layer(x), whole(x))
+    (layer(x).sum() + whole(x).sum()).backward()
+    torch.testing.assert_close(whole.weight.grad[:, [0, 3, 4]], layer.weight.grad)
+
+
 # Scalars and sizes in the code.
 
 
@@ -390,7 +400,7 @@ def test_sizes_of_two_kinds_in_the_code() -> None:
 
     result = prune(Layers(run, scale=nn.Parameter(torch.randn(8)), d=nn.Conv2d(4, 4, 1)))
     assert kept(result) == {"d": 2}
-    assert any("are no parameters, and channels that pass a reshape all stay" in note for note in result.notes)
+    assert any("of plain tensors, and channels that pass a reshape all stay" in note for note in result.notes)
 
 
 def test_parameters_that_are_inputs_of_modules() -> None:
