@@ -77,6 +77,8 @@ def load_splits(
     """
     given = dict(transforms or {})
     if data == "digits":
+        if class_map is not None:
+            raise ValueError("the digits number their classes themselves: give no class map (--class-map)")
         return _digits(input_size, preprocessing, given)
     check_channels(input_size[0])
     classes = read_class_map(class_map) if class_map else None
