@@ -1,4 +1,4 @@
-"""How much each input of a layer matters: four published measures, all taken of the layer's own weights or input."""
+"""How much each input of a layer matters: four published measures, each from the layer's own weights or input."""
 
 from __future__ import annotations
 

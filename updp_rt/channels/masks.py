@@ -49,7 +49,7 @@ def choose_masks(
             group obeys the strictest of its layers.
 
     Raises:
-        ChannelError: an amount or limit that is no share, an amount that the limits do not let go, or an unknown scope.
+        ChannelError: an amount or limit that is not a share, an amount beyond the limits, or an unknown scope.
     """
     limits = limits or {}
     check_budget(amount, scope, limits)

@@ -114,7 +114,7 @@ def prune_channels(
     Channels that no layer reads any more are removed; the others are reordered, so that as many layers as possible read
     a range of their input, as a view. The result is the same modules, smaller, some of which first take a part of their
     input; it computes what `model` computes with weights of zero at the dropped inputs, which is checked in float64, or
-    in the model's own dtype where it does not run in that.
+    in the model's own dtype if it does not run in float64.
 
     Args:
         model: any model that torch.export follows, in eval mode, on any device; it is not changed.
@@ -123,11 +123,11 @@ def prune_channels(
         amount: share to remove: of the model's parameters (``global``), or of every layer's inputs (``local``).
         importance: ``magnitude``, ``lamp``, ``fpgm`` or ``hrank`` (which needs `images`).
         scope: ``global``: whatever loses least score per parameter goes first, in whichever layer; or ``local``.
-        constrained: layers that read a channel keep or drop it together, as pruners in common use do.
+        constrained: layers that read a channel keep or drop it together, as in most other pruners.
         limits: largest share of its inputs that a layer may lose, by pattern of layer names; under ``global`` 0.9 for
             layers that no pattern matches.
         images: batches of training data, a few images in all, on which ``hrank`` takes ranks. Given them, layers that
-            are free under ``global`` drop together all the same if that changes the outputs less, which a note tells.
+            are free under ``global`` still drop together if that changes the outputs less; a note says so.
         masks: inputs that each layer keeps, bool ``[in_channels]`` by module name, instead of `amount` and the rest.
         copies: ``cheapest``: what a layer keeps is gathered where that takes less time than reading more with zeros.
             ``fewest``: no gather where a range, or a concatenation of fewer channels, can stand in its place, at the
