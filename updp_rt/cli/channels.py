@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from updp_rt.cli.app import app
-from updp_rt.cli.common import load_or_create, out, parse_size, print_json, saved_folder
+from updp_rt.cli.common import check_classes, load_or_create, out, parse_size, print_json, saved_folder
 from updp_rt.cli.images import ImageOptions, preprocessing_of, reads_images, show_images
 from updp_rt.cli.options import AsJson, ModelOrFolder, Size
 
@@ -85,7 +85,7 @@ def channels(
             model, size=size, num_classes=num_classes, pretrained=pretrained, checkpoint=checkpoint
         ).eval()
     if splits is not None:
-        _check_classes(source, splits, data, pretrained)
+        check_classes(source, splits, data, pretrained=pretrained)
         set_preprocessing(source, splits.preprocessing, input_size)
         show_images(splits)
     settings["images"] = _images(splits) if splits is not None else None
@@ -131,16 +131,6 @@ def _join_alike(notes: Iterable[str]) -> list[str]:
         place, _, what = note.partition(": ")
         places.setdefault(what, []).append(place)
     return [f"{at[0]}{f' and {len(at) - 1} more' if at[1:] else ''}: {what}" for what, at in places.items()]
-
-
-def _check_classes(source: nn.Module, splits: Splits, data: str | None, pretrained: bool) -> None:
-    """Raise `ValueError` where the model was trained for another number of classes than its data have."""
-    classes = getattr(source, "pretrained_cfg", {}) if pretrained else vars(source)
-    if classes.get("num_classes", splits.num_classes) != splits.num_classes:
-        raise ValueError(
-            f"the model was trained for {classes['num_classes']} classes, {data!r} has {splits.num_classes}: "
-            "fine-tune it on them first and give it as --checkpoint"
-        )
 
 
 def _parse_limits(limits: list[str]) -> dict[str, float]:

@@ -88,6 +88,8 @@ class Run:
         if config.body not in ("auto", *pruned_bodies(model)):
             raise ValueError(f"no pruned body {config.body!r}; choose auto or one of {', '.join(pruned_bodies(model))}")
         check_start(model, train, config.batch_size)
+        if self.reuse is not None:
+            read_run(self.reuse)
         self.accelerator = make_accelerator(config.mixed_precision, config.accumulate)
         self.main = self.accelerator.is_main_process
         self.progress = Progress(self.folder / "log.txt" if self.main else None, show=show_progress and self.main)
