@@ -280,11 +280,11 @@ def _pad_ring(h: Tensor, ring: Pair) -> Tensor:
 def _reading_all(block: nn.Module) -> nn.Module:
     """`block` with layers that read their whole input, in the place of those that select channels of it."""
     for name, module in list(block.named_modules()):
-        whole = getattr(module, "without_selection", None)
+        whole = getattr(type(module), "without_selection", None)
         if whole is None:
             continue
         try:
-            block.set_submodule(name, whole())
+            block.set_submodule(name, whole(module))
         except ValueError as error:
             raise MergeError(name or type(block).__name__, str(error)) from error
     return block
