@@ -105,7 +105,7 @@ def prune_channels(
     scope: str = "global",
     constrained: bool = False,
     limits: Mapping[str, float] | None = None,
-    images: Tensor | Iterable[Inputs] | None = None,
+    images: Tensor | dict[str, Any] | Iterable[Inputs] | None = None,
     masks: Masks | None = None,
     copies: str = "cheapest",
 ) -> ChannelResult:
@@ -148,7 +148,7 @@ def prune_channels(
         raise ChannelError("example_input holds no numbers: give images, or a tuple of all that the model takes")
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ChannelError("a model on the meta device has no weights to choose by: load them first")
-    batches = [images] if isinstance(images, Tensor) else list(images or ())
+    batches = [images] if isinstance(images, Tensor | dict) else list(images or ())
     if masks is None:
         check_budget(amount, scope, limits or {})
         check_measure(importance, batches)
