@@ -42,6 +42,9 @@ def create_model(
             model = timm.create_model(name, pretrained=pretrained, img_size=size, **arguments)
     except (AssertionError, RuntimeError, OSError) as error:
         raise ArtifactError(f"cannot create {name}: {error}") from error
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if size is not None and patch is not None and any(edge % step for edge, step in zip(size, patch, strict=True)):
+        raise ArtifactError(f"{name} takes images whose edges are multiples of {patch[0]}, not {size[0]}x{size[1]}")
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
     return model
