@@ -11,7 +11,7 @@ import typer
 from updp_rt.cli.app import app
 from updp_rt.cli.common import out, parse_size, print_json, summary_table
 from updp_rt.cli.images import ImageOptions, reads_images
-from updp_rt.cli.options import AsJson, ModelOrFolder, Size
+from updp_rt.cli.options import AsJson, Channels, ModelOrFolder, Size
 from updp_rt.cli.settings import read_settings
 from updp_rt.cli.start import Data, NumClasses, open_start
 
@@ -40,6 +40,7 @@ def prune(
         Path | None, typer.Option(metavar="RUN", help="Take over this run's supernet, and its search where that fits.")
     ] = None,
     num_classes: NumClasses = None,
+    in_chans: Channels = None,
     img_size: Size = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step and process.  [default: 64]")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that load data.  [default: 0]")] = None,
@@ -105,6 +106,7 @@ def prune(
         images,
         size=size,
         num_classes=num_classes,
+        in_chans=in_chans,
         pretrained=pretrained,
         checkpoint=checkpoint,
         check=prunable_blocks,

@@ -27,6 +27,7 @@ def open_start(
     *,
     size: tuple[int, int] | None,
     num_classes: int | None,
+    in_chans: int | None = None,
     pretrained: bool = False,
     checkpoint: Path | None = None,
     fresh_head: bool = False,
@@ -50,13 +51,22 @@ def open_start(
     start, input_size = load_or_create(model, size)
     if saved and hasattr(start, "patch_embed") and model_input_size(start) != input_size:
         raise ValueError(f"{model}: a model for images of {model_input_size(start)}, and can take no others")
+    if saved and in_chans not in (None, input_size[0]):
+        raise ValueError(f"{model}: a model for images of {input_size[0]} channels: drop --in-chans")
+    input_size = (in_chans or input_size[0], input_size[1], input_size[2])
     check(start)
     own = preprocessing_of(model, start)
     enlarge = saved or size is not None
     splits = images.load(data, input_size, preprocessing=own, num_classes=num_classes, enlarge=enlarge)
     if not saved:
-        classes = splits.num_classes
-        start = create_model(model, size=size, num_classes=classes, pretrained=pretrained, checkpoint=checkpoint)
+        start = create_model(
+            model,
+            size=size,
+            num_classes=splits.num_classes,
+            in_chans=in_chans,
+            pretrained=pretrained,
+            checkpoint=checkpoint,
+        )
     if not fresh_head or saved:
         check_classes(start, splits, data, pretrained=pretrained)
     set_preprocessing(start, splits.preprocessing, input_size)

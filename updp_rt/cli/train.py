@@ -10,7 +10,7 @@ import typer
 from updp_rt.cli.app import app
 from updp_rt.cli.common import out, parse_size, print_json
 from updp_rt.cli.images import ImageOptions, reads_images
-from updp_rt.cli.options import AsJson, ModelOrFolder, Size
+from updp_rt.cli.options import AsJson, Channels, ModelOrFolder, Size
 from updp_rt.cli.settings import read_settings
 from updp_rt.cli.start import Data, NumClasses, open_start
 
@@ -27,6 +27,7 @@ def train(
         bool, typer.Option("--pretrained", help="Start from timm's pretrained weights, the head apart.")
     ] = False,
     num_classes: NumClasses = None,
+    in_chans: Channels = None,
     img_size: Size = None,
     epochs: Annotated[int | None, typer.Option(help="[default: 30]")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.  [default: 1e-3]")] = None,
@@ -69,6 +70,7 @@ def train(
         images,
         size=size,
         num_classes=num_classes,
+        in_chans=in_chans,
         pretrained=pretrained,
         fresh_head=True,
     )
