@@ -364,3 +364,16 @@ def test_outputs_that_are_nan_are_saved_as_they_are(tmp_path: Path) -> None:
         model.fc.weight.fill_(float("nan"))
     out: Tensor = updp_rt.load(updp_rt.save(model, tmp_path))(torch.randn(1, 3, 32, 32))
     assert out.isnan().all()
+
+
+def test_models_made_in_inference_mode_can_be_trained(tmp_path: Path) -> None:
+    model = create("test_resnet", head(nn.Linear(WIDTH, 3)))
+    with torch.inference_mode():
+        subnet = make_progressive(model, prunable_blocks(model)[:1])
+        set_lambda(subnet, 1.0)
+        merged = merge_model(subnet)
+        loaded = updp_rt.load(updp_rt.save(merged, tmp_path))
+    for made in (subnet, merged, loaded):
+        assert not any(tensor.is_inference() for tensor in made.state_dict(keep_vars=True).values())
+        made.train()(torch.randn(2, 3, 32, 32)).sum().backward()
+        assert all(p.requires_grad for p in made.parameters())

@@ -107,6 +107,7 @@ def build(name: str, args: ModelArgs) -> nn.Module:
     return model.eval()
 
 
+@torch.inference_mode(False)  # whoever calls, the weights are ordinary ones
 def skeleton(description: Description, device: str = "cpu") -> nn.Module:
     """The described model with fresh weights, in eval mode; raises `ArtifactError` where it cannot be built."""
     with torch.device(device):
@@ -140,6 +141,7 @@ def baseline(description: Description) -> nn.Module:
     return skeleton(description.model_copy(update={**left, "blocks": {}, "channels": None}))
 
 
+@torch.inference_mode(False)
 def rebuild(description: Description, state: dict[str, Tensor]) -> nn.Module:
     """The described model with the weights `state`, in eval mode; raises `ArtifactError` where they don't fit."""
     # Shapes first, without memory: a manifest that asks for more than the file holds must not allocate it.

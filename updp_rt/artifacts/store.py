@@ -89,6 +89,7 @@ def save(
     return folder
 
 
+@torch.inference_mode(False)  # whoever calls, the weights are ordinary ones
 def load(folder: str | Path, device: str | torch.device = "cpu") -> nn.Module:
     """Read a model that `save` wrote, in eval mode: same modules, same weights, same outputs.
 

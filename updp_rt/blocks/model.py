@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from updp_rt._copies import copy_model
@@ -84,6 +85,7 @@ def pruned_bodies(model: nn.Module) -> dict[str, tuple[str, ...]]:
     return find_family(model).progressive.forms
 
 
+@torch.inference_mode(False)  # whoever calls, the weights are ordinary ones
 def make_progressive(model: nn.Module, bodies: Mapping[str, str] | Iterable[str] | None = None) -> nn.Module:
     """A copy of `model` whose blocks can run anywhere between baseline and pruned, all at λ = 0.
 
@@ -122,6 +124,7 @@ def set_lambda(model: nn.Module, lam: float, chosen: Iterable[str] | None = None
         block.lam = lam if names is None or name in names else 0.0
 
 
+@torch.inference_mode(False)
 def merge_model(model: nn.Module, forms: Mapping[str, str] | None = None) -> nn.Module:
     """A copy of `model` with each progressive block merged (λ = 1) or back as the timm block (λ = 0), in eval mode.
 
