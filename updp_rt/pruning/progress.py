@@ -99,15 +99,16 @@ class Progress:
         if task is None or task.done == task.begun:
             return ""
         seconds = time.monotonic() - task.started
-        left = seconds * (task.total - task.done) / (task.done - task.begun)
-        text = f"; {duration(left)} left"
+        stage = seconds * (task.total - task.done) / (task.done - task.begun)
         share = self._work.get(task.name, 0.0) / max(1, task.total)
         worked = self._worked + share * (task.done - task.begun)
         to_do = sum(self._work.values()) - share * task.done
-        if share and worked > 0:
-            whole = max(left, (self._seconds + seconds) / worked * to_do)
-            text += f", of the run {duration(whole)}"
-        return text
+        whole = (self._seconds + seconds) / worked * to_do if share and worked > 0 else 0.0
+        shown = [
+            *([duration(stage)] if stage else []),
+            *([f"of the run {duration(max(stage, whole))}"] if whole else []),
+        ]
+        return f"; left: {', '.join(shown)}" if shown else ""
 
 
 def duration(seconds: float) -> str:
