@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 import updp_rt
-from updp_rt.artifacts import save
+from updp_rt.artifacts import fingerprint, save
 from updp_rt.artifacts.atomic import write_json, write_text
 from updp_rt.artifacts.describe import describe_model
 from updp_rt.artifacts.preprocessing import Augmentation
