@@ -73,7 +73,11 @@ class Several(nn.Module):
     ("model", "example", "macs"),
     [
         (nn.Sequential(nn.Conv1d(3, 8, 3), nn.ReLU(), nn.Conv1d(8, 4, 3)), torch.randn(2, 3, 9), 36 * 7 + 48 * 5),
-        (nn.Sequential(nn.Conv1d(3, 8, 3), nn.MaxPool1d(2), nn.Conv1d(8, 4, 1)), torch.randn(3, 9), None),  # no batch
+        (
+            nn.Sequential(nn.Conv1d(3, 8, 3), nn.MaxPool1d(2), nn.Conv1d(8, 4, 1)),
+            torch.randn(3, 9),
+            36 * 7 + 16 * 3,
+        ),  # no batch
         (
             nn.Sequential(
                 nn.Conv3d(3, 8, 1), nn.BatchNorm3d(8), nn.ReLU(), nn.MaxPool3d(2), nn.Flatten(), nn.Linear(64, 4)
@@ -81,7 +85,11 @@ class Several(nn.Module):
             torch.randn(2, 3, 4, 4, 4),
             None,
         ),
-        (nn.Sequential(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(2), nn.Conv2d(8, 4, 1)), torch.randn(3, 6, 6), None),
+        (
+            nn.Sequential(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(2), nn.Conv2d(8, 4, 1)),
+            torch.randn(3, 6, 6),
+            12 * 36 + 16 * 4,
+        ),
         (nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4)), torch.randn(2, 3), 12 + 16),
         (nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4)), torch.randn(3), 12 + 16),
         (nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4)), torch.randn(2, 5, 3), 5 * (12 + 16)),
@@ -104,6 +112,16 @@ def test_ranks_and_outputs_of_several_inputs() -> None:
     batches = [({"x": torch.randn(2, 3)}, torch.randn(2, 5)) for _ in range(2)]
     result = updp_rt.prune_channels(Several(), batches[0], 0.3, "hrank", images=batches)
     assert kept(result)["last"] < 8
+
+
+def test_ranks_of_images_without_a_batch() -> None:
+    model, image = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)), torch.randn(3, 6, 6)
+    with torch.no_grad():
+        model[0].weight[5:], model[0].bias[5:] = 0, 1  # maps of rank 1, which go first
+    result = updp_rt.prune_channels(model, image, 3 / 8, "hrank", scope="local", images=[image])
+    assert result.masks["1"].tolist() == [True] * 5 + [False] * 3
+    vectors = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4))
+    assert kept(prune(vectors, torch.randn(3), importance="hrank", images=[torch.randn(3)])) == {"2": 4}
 
 
 @pytest.mark.parametrize("example", [(), {}, {"x": 1}, np.zeros((1, 3)), torch.randn(0, 3)])

@@ -208,7 +208,7 @@ def _export(
     check = check_equal(mask_model(model, masks), pruned, example, exact=exact)
     _tell_size(pruned, example)
     costs = [
-        Cost(sum(p.numel() for p in each.parameters()), macs // count_images(example))
+        Cost(sum(p.numel() for p in each.parameters()), macs // count_images(example, found.batched))
         for each, macs in zip((model, pruned), check.macs, strict=True)
     ]
     return ChannelResult(
