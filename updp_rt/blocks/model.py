@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from updp_rt._copies import copy_model
 from updp_rt._marks import source_type, to_source
@@ -152,7 +152,7 @@ def _as_bodies(bodies: Mapping[str, str] | Iterable[str]) -> dict[str, str]:
 
 
 def _reason(family: Family, name: str, module: nn.Module) -> str | None:
-    reason = family.why_not(module)
+    reason = family.why_not(module) or _computed_weight(module)
     if reason is not None:
         return reason
     try:
@@ -162,4 +162,12 @@ def _reason(family: Family, name: str, module: nn.Module) -> str | None:
         block.merge()
     except MergeError as error:
         return str(error)
+    return None
+
+
+def _computed_weight(block: nn.Module) -> str | None:
+    """The reason why not, where a hook of a layer makes its weight: it would not run, nor be seen by the algebra."""
+    for name, layer in block.named_modules():
+        if isinstance(vars(layer).get("weight"), Tensor):
+            return f"{name} makes its weight at each call (weight norm or pruning mask): make it permanent first"
     return None

@@ -15,7 +15,6 @@ from updp_rt.artifacts.atomic import write_json, write_text
 from updp_rt.artifacts.describe import describe_model
 from updp_rt.artifacts.preprocessing import Augmentation
 from updp_rt.artifacts.store import MANIFEST
-from updp_rt.artifacts.weights import fingerprint
 from updp_rt.data import make_loader
 from updp_rt.pruning.claim import RunError, differing, is_begun, locked, read_identity
 from updp_rt.pruning.config import TrainConfig
