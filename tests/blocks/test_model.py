@@ -102,7 +102,7 @@ def test_both_forms_share_every_weight_but_the_norms() -> None:
 
 def test_names_that_are_no_prunable_block_are_refused() -> None:
     model = timm.create_model("resnet18")
-    with pytest.raises(ValueError, match=r"'layer9' is no prunable block.*layer1.0"):
+    with pytest.raises(ValueError, match=r"'layer9' is not a prunable block.*layer1.0"):
         make_progressive(model, ["layer9"])
     with pytest.raises(ValueError, match="no pruned body 'tiny'; choose one of shrunk, full"):
         make_progressive(model, {"layer1.0": "tiny"})
@@ -194,7 +194,7 @@ def test_a_family_is_added_once_and_takes_no_others_models() -> None:
     try:
         assert find_family(model) is regnet
         assert {block.reason for block in find_blocks(model)} == {"not yet"}
-        with pytest.raises(ValueError, match="models of RegNet belong to the family regnet already"):
+        with pytest.raises(ValueError, match="models of RegNet already belong to the family regnet"):
             add_family(regnet)
         with pytest.raises(ValueError, match="the name 'regnet' belong"):
             add_family(replace(regnet, models=(VGG,)))

@@ -305,7 +305,7 @@ def test_a_weight_used_twice_stays_whole() -> None:
     [
         ({"copies": "none"}, "choose among cheapest, fewest, naive"),
         ({"importance": "hrank"}, "needs images"),
-        ({"masks": {"conv1": np.ones(3, bool), "nothing": np.ones(3, bool)}}, "'nothing' is no layer"),
+        ({"masks": {"conv1": np.ones(3, bool), "nothing": np.ones(3, bool)}}, "'nothing' is not a layer"),
         ({"masks": {"fc": np.ones(3, bool)}}, r"bool of \(512,\) is expected"),
         ({"masks": {"fc": np.zeros(512, bool)}}, "drops every input"),
     ],

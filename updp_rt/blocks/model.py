@@ -45,7 +45,7 @@ def add_family(family: Family) -> None:
         shared = [model for model in family.models if issubclass(model, known.models)]
         if known.name == family.name or shared:
             what = f"models of {shared[0].__name__}" if shared else f"the name {family.name!r}"
-            raise ValueError(f"{what} belong to the family {known.name} already")
+            raise ValueError(f"{what} already belong to the family {known.name}")
     FAMILIES.append(family)
 
 
@@ -69,7 +69,7 @@ def find_blocks(model: nn.Module) -> list[BlockInfo]:
 
 
 def prunable_blocks(model: nn.Module) -> list[str]:
-    """Names of the prunable blocks; raises `UnsupportedModelError` where there are none."""
+    """Names of the prunable blocks; raises `UnsupportedModelError` if there are none."""
     blocks = find_blocks(model)
     names = [block.name for block in blocks if block.prunable]
     if not names:
@@ -96,13 +96,13 @@ def make_progressive(model: nn.Module, bodies: Mapping[str, str] | Iterable[str]
 
     Raises:
         UnsupportedModelError: unknown family, or no prunable block.
-        ValueError: a name is no prunable block, or an unknown body.
+        ValueError: a name that is not a prunable block, or an unknown body.
     """
     prunable = prunable_blocks(model)
     chosen = _as_bodies(prunable if bodies is None else bodies)
     for name in chosen:
         if name not in prunable:
-            raise ValueError(f"{name!r} is no prunable block of this model; choose among {', '.join(prunable)}")
+            raise ValueError(f"{name!r} is not a prunable block of this model; choose among {', '.join(prunable)}")
     progressive = find_family(model).progressive
     model = to_source(copy_model(model))
     for name, body in chosen.items():
@@ -129,10 +129,10 @@ def merge_model(model: nn.Module, forms: Mapping[str, str] | None = None) -> nn.
     """A copy of `model` with each progressive block merged (λ = 1) or back as the timm block (λ = 0), in eval mode.
 
     Args:
-        forms: merged form by block name; the block's own ``form`` where a name is missing.
+        forms: merged form by block name; the block's own ``form`` if a name is missing.
 
     Raises:
-        MergeError: a block stands between 0 and 1, or cannot be merged.
+        MergeError: a block's λ is between 0 and 1, or it cannot be merged.
     """
     model = to_source(copy_model(model)).eval()
     for name, block in progressive_blocks(model).items():
