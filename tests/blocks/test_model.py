@@ -194,7 +194,7 @@ def test_a_family_is_added_once_and_takes_no_others_models() -> None:
     try:
         assert find_family(model) is regnet
         assert {block.reason for block in find_blocks(model)} == {"not yet"}
-        with pytest.raises(ValueError, match="models of RegNet already belong to the family regnet"):
+        with pytest.raises(ValueError, match="models of RegNet belong to the family regnet already"):
             add_family(regnet)
         with pytest.raises(ValueError, match="the name 'regnet' belong"):
             add_family(replace(regnet, models=(VGG,)))

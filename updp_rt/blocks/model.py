@@ -44,8 +44,8 @@ def add_family(family: Family) -> None:
     for known in FAMILIES:
         shared = [model for model in family.models if issubclass(model, known.models)]
         if known.name == family.name or shared:
-            what = f"models of {shared[0].__name__}" if shared else f"the name {family.name!r}"
-            raise ValueError(f"{what} already belong to the family {known.name}")
+            what = f"models of {shared[0].__name__} belong" if shared else f"the name {family.name!r} belongs"
+            raise ValueError(f"{what} to the family {known.name} already; choose another")
     FAMILIES.append(family)
 
 
