@@ -37,7 +37,7 @@ def test_a_trained_folder_is_a_saved_model(trained: Path) -> None:
     assert names == {"manifest.json", "train.json", "history.csv", "log.txt", "run.lock"}
     manifest = read_manifest(trained)
     assert (manifest.architecture, manifest.input_size) == ("test_vit", (3, 32, 32))
-    assert manifest.model_args.num_classes == 10
+    assert manifest.model_args.given()["num_classes"] == 10
     updp_rt.load(trained)
 
 
