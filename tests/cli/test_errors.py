@@ -39,6 +39,9 @@ AT_ONCE = [
     (("explain", "./nothing"), "./nothing: no such folder"),
     (("explain", "a.safetensors"), "a.safetensors: no such file"),
     (("inspect", "models/resnet18"), "models/resnet18: no such folder"),
+    (("report", "runs/nothing"), "runs/nothing: no such folder"),
+    (("profile", ".", "--dtype", "int8"), "--dtype takes float32"),
+    (("train", "resnet18", "--set", "epoch=1"), "--set epoch: no such setting; did you mean epochs? "),
     (("check", "resnet18", "--dtype", "int8"), "--dtype takes float64 or float32"),
     (("check", "resnet18", "--prune", "some"), "--prune takes 'all' or a number"),
 ]
