@@ -1,4 +1,4 @@
-"""Training a model on one's own data, to start pruning from: `fit` with a folder that it can be resumed from."""
+"""Training a model on your own data, to start pruning from: `fit` with a folder from which it can be resumed."""
 
 from __future__ import annotations
 

@@ -29,14 +29,14 @@ class PruneConfig(BaseModel):
 
     num_pruned: int | None = Field(None, ge=1, description="blocks to prune")
     max_latency: float | None = Field(None, gt=0, lt=1, description="latency allowed, as a share of the baseline's")
-    body: str = Field("auto", description="pruned body where a family has several; auto takes the fastest measured")
+    body: str = Field("auto", description="pruned body if a family has several; auto takes the fastest measured")
     seed: int = Field(0, ge=0)
     batch_size: int = Field(64, ge=1)
     workers: int = Field(0, ge=0, description="processes that load data")
 
     supernet_epochs: int = Field(4, ge=0)
     supernet_lr: float = Field(5e-4, gt=0)
-    random_subnets: int = Field(1, ge=0, description="random subnets a step, beside the largest and the smallest")
+    random_subnets: int = Field(1, ge=0, description="random subnets per step, beside the largest and the smallest")
 
     trials: int = Field(24, ge=1, description="candidates the search evaluates")
     recalibration_batches: int = Field(4, ge=1, description="training batches that set BatchNorm statistics")

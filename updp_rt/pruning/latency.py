@@ -46,7 +46,7 @@ class BlockLatency(BaseModel):
         }
 
     def saved_ms(self, body: str) -> float:
-        """What the block takes less in its best merged form; below 0 where that is slower."""
+        """What the block saves in its best merged form; below 0 if that is slower."""
         return self.baseline_ms - self.merged_ms[body][self.best_form(body)]
 
 

@@ -52,7 +52,7 @@ class Run:
         train, val, test: data sets or ready loaders of ``(image, label)``; without a test split the last figures are
             taken on `val`, and the summary says so.
         model_args: arguments of ``timm.create_model`` beyond those that can be read off the model.
-        folder: where results go. A folder of the same run is gone on with; one of another run is refused, unless what
+        folder: where results go. A folder of the same run is resumed; one of another run is refused, unless what
             differs concerns no stage that was begun. Nothing is written before `claimed`.
         reuse: folder of another run of this model, whose latencies, supernet and search are taken over as far as the
             settings that they depend on are the same.
@@ -99,7 +99,7 @@ class Run:
         self.test_loader = self.val_loader if test is None else make_loader(test, size, training=False, workers=workers)
         self.has_test = test is not None
         self.model_args = model_args
-        # Of the data, not of the model's timm configuration: a CNN takes any size, and costs are of the size it sees.
+        # From the data, not from the model's timm configuration: a CNN takes any size, and costs depend on it.
         channels, height, width = next(iter(self.val_loader))[0].shape[1:]
         self.input_size = (channels, height, width)
         described = describe_model(model, model_args).model_dump(mode="json", exclude_none=True)
@@ -116,8 +116,8 @@ class Run:
         """Hold the run's folder alone while stages work in it; all processes of the run enter together.
 
         Raises:
-            RunError: the folder is in use, or holds another run or other things; or `reuse` holds no supernet of this
-                model trained so.
+            RunError: the folder is in use, or holds another run or other things; or `reuse` holds no supernet that was
+                trained like this run's.
         """
         with ExitStack() as held:
             if self.main:
@@ -196,7 +196,9 @@ class Run:
         if begun:
             advice = "choose another folder or delete it"
             if first != "supernet":
-                advice += f"; with reuse={str(self.folder)!r} (--reuse) another folder takes over what is the same"
+                advice += (
+                    f"; with reuse={str(self.folder)!r} (--reuse) another folder takes over what both have in common"
+                )
             raise RunError(f"{self.folder}: holds another run ({'; '.join(list(changed.values())[:4])}); {advice}")
         if first == "supernet":
             (self.folder / LATENCY).unlink(missing_ok=True)
@@ -211,7 +213,7 @@ class Run:
         if first == "supernet":
             raise RunError(
                 f"{self.reuse}: its supernet is not this run's ({'; '.join(list(changed.values())[:4])}): "
-                "give the same settings, or no reuse"
+                "give the same settings, or leave out reuse"
             )
         if not (self.reuse / SUPERNET).exists():
             raise RunError(f"{self.reuse}: has no trained supernet to take over")
@@ -239,7 +241,7 @@ def check_start(model: nn.Module, train: Data, batch_size: int) -> None:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """What a run folder says it is; raises `RunError` where it is none."""
+    """What a run's folder says it is; raises `RunError` if it is not one."""
     return read_identity(folder / RUN, {"architecture", "model_args", "input_size", "config"})
 
 
