@@ -47,7 +47,9 @@ def pruned() -> nn.Module:
 def dense() -> nn.Module:
     """A DenseNet whose concatenations are of fewer channels."""
     torch.manual_seed(0)
-    model = updp_rt.prune_channels(small("densenet121"), X, scope="local", copies="fewest").model
+    model = updp_rt.prune_channels(
+        small("densenet121", block_config=(2, 4, 2, 2)), X, scope="local", copies="fewest"
+    ).model
     assert "parts" in {m.selection.kind for m in model.modules() if isinstance(m, Selecting)}
     return model
 
