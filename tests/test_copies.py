@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrizations, prune, weight_norm
 
+import updp_rt
 from updp_rt._copies import copy_model
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -130,6 +131,19 @@ def test_shared_tensors_are_shared() -> None:
     copied = copy_model(net, shared=net.parameters())
     assert [id(p) for p in copied.parameters()] == [id(p) for p in net.parameters()]
     assert copied[0] is not net[0]
+
+
+@pytest.mark.parametrize("change", [weight_norm, lambda conv: prune.l1_unstructured(conv, "weight", amount=0.5)])
+def test_blocks_whose_weights_are_made_at_each_call_say_so(change: Any) -> None:
+    net: Any = timm.create_model("test_resnet", num_classes=3).eval()
+    known = updp_rt.inspect(net)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        change(net.layer1[0].conv2)
+    report = updp_rt.inspect(net)
+    assert report.prunable == known.prunable - 1
+    assert "conv2 makes its weight at each call (weight norm or pruning mask)" in str(report.blocks[0].reason)
+    assert report.cost.macs == known.cost.macs
 
 
 class Locked(nn.Module):

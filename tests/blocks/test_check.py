@@ -12,6 +12,7 @@ from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.efficientnet import EfficientNet
 from torch import nn
 
+import updp_rt
 from updp_rt.blocks import MergedBlock, check, check_model, progressive
 from updp_rt.blocks.randomize import randomize
 from updp_rt.reparam import AffineConv, move_padding
@@ -167,3 +168,8 @@ def test_randomize_moves_everything_that_defaults_would_hide() -> None:
     norm = randomize(nn.BatchNorm2d(8))
     assert not torch.equal(norm.running_var, torch.ones(8))
     assert bool((norm.running_var > 0).all())
+
+
+def test_the_old_name_works_and_says_the_new_one() -> None:
+    with pytest.warns(DeprecationWarning, match=r"updp_rt\.check_model"):
+        assert updp_rt.verify_model is check_model

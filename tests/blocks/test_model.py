@@ -102,7 +102,7 @@ def test_both_forms_share_every_weight_but_the_norms() -> None:
 
 def test_names_that_are_no_prunable_block_are_refused() -> None:
     model = timm.create_model("resnet18")
-    with pytest.raises(ValueError, match=r"'layer9' is no prunable block.*layer1.0"):
+    with pytest.raises(ValueError, match=r"'layer9' is not a prunable block.*layer1.0"):
         make_progressive(model, ["layer9"])
     with pytest.raises(ValueError, match="no pruned body 'tiny'; choose one of shrunk, full"):
         make_progressive(model, {"layer1.0": "tiny"})

@@ -26,6 +26,8 @@ STEPS = (
     "grouped",
     "layernorm",
     "roll",
+    "power",
+    "scale",
 )
 HEADS = ("mean", "flatten", "tokens")
 
@@ -39,6 +41,17 @@ class Dense(nn.Module):
 
     def forward(self, tensors: list[Tensor]) -> Tensor:
         return self.conv(self.act(self.norm(torch.cat(tensors, 1))))
+
+
+class Scale(nn.Module):
+    """Has a number a channel that is no parameter, and a scalar before a tensor."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.numbers = torch.rand(channels, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x > 0, 0.5, x * self.numbers)
 
 
 class RandomNet(nn.Module):
@@ -73,6 +86,8 @@ class RandomNet(nn.Module):
             "depthwise": lambda: nn.Conv2d(first, first, 3, padding=1, groups=first),
             "layernorm": lambda: LayerNorm2d(first),
             "roll": nn.Identity,
+            "power": nn.Tanh,
+            "scale": lambda: Scale(first),
             "halves": nn.ReLU,
         }
         if kind in plain:
@@ -101,6 +116,8 @@ class RandomNet(nn.Module):
                 found.append(one + part(other))
             elif kind == "gate":
                 found.append(one * part(one.mean((2, 3), keepdim=True)))
+            elif kind == "power":
+                found.append(2 ** part(one))
             elif kind == "roll":
                 found.append(torch.roll(one, 1, 1))
             elif kind == "halves":

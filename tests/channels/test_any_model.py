@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import updp_rt
-from updp_rt.channels import ChannelResult, Selecting, mask_model
+from updp_rt.channels import ChannelResult, Selecting, Selection, mask_model, select_input
 from updp_rt.channels.check import check_equal
 
 X = torch.randn(2, 3, 6, 6)
@@ -73,7 +73,11 @@ class Several(nn.Module):
     ("model", "example", "macs"),
     [
         (nn.Sequential(nn.Conv1d(3, 8, 3), nn.ReLU(), nn.Conv1d(8, 4, 3)), torch.randn(2, 3, 9), 36 * 7 + 48 * 5),
-        (nn.Sequential(nn.Conv1d(3, 8, 3), nn.MaxPool1d(2), nn.Conv1d(8, 4, 1)), torch.randn(3, 9), None),  # no batch
+        (
+            nn.Sequential(nn.Conv1d(3, 8, 3), nn.MaxPool1d(2), nn.Conv1d(8, 4, 1)),
+            torch.randn(3, 9),
+            36 * 7 + 16 * 3,
+        ),  # no batch
         (
             nn.Sequential(
                 nn.Conv3d(3, 8, 1), nn.BatchNorm3d(8), nn.ReLU(), nn.MaxPool3d(2), nn.Flatten(), nn.Linear(64, 4)
@@ -81,7 +85,11 @@ class Several(nn.Module):
             torch.randn(2, 3, 4, 4, 4),
             None,
         ),
-        (nn.Sequential(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(2), nn.Conv2d(8, 4, 1)), torch.randn(3, 6, 6), None),
+        (
+            nn.Sequential(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(2), nn.Conv2d(8, 4, 1)),
+            torch.randn(3, 6, 6),
+            12 * 36 + 16 * 4,
+        ),
         (nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4)), torch.randn(2, 3), 12 + 16),
         (nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4)), torch.randn(3), 12 + 16),
         (nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4)), torch.randn(2, 5, 3), 5 * (12 + 16)),
@@ -104,6 +112,16 @@ def test_ranks_and_outputs_of_several_inputs() -> None:
     batches = [({"x": torch.randn(2, 3)}, torch.randn(2, 5)) for _ in range(2)]
     result = updp_rt.prune_channels(Several(), batches[0], 0.3, "hrank", images=batches)
     assert kept(result)["last"] < 8
+
+
+def test_ranks_of_images_without_a_batch() -> None:
+    model, image = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)), torch.randn(3, 6, 6)
+    with torch.no_grad():
+        model[0].weight[5:], model[0].bias[5:] = 0, 1  # maps of rank 1, which go first
+    result = updp_rt.prune_channels(model, image, 3 / 8, "hrank", scope="local", images=[image])
+    assert result.masks["1"].tolist() == [True] * 5 + [False] * 3
+    vectors = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4))
+    assert kept(prune(vectors, torch.randn(3), importance="hrank", images=[torch.randn(3)])) == {"2": 4}
 
 
 @pytest.mark.parametrize("example", [(), {}, {"x": 1}, np.zeros((1, 3)), torch.randn(0, 3)])
@@ -335,6 +353,16 @@ def test_the_result_can_be_trained(mode: Callable[[], Any], made_inside: bool) -
     assert all(p.grad is not None for p in narrow.parameters())
 
 
+def test_layers_that_select_can_be_trained_wherever_they_were_made() -> None:
+    layer, x = nn.Conv2d(3, 2, 1), torch.randn(2, 8, 4, 4, requires_grad=True)
+    with torch.inference_mode():
+        select_input(layer, Selection.gather(1, [0, 3, 4], 8))
+        whole = layer.without_selection()
+    torch.testing.assert_close(layer(x), whole(x))
+    (layer(x).sum() + whole(x).sum()).backward()
+    torch.testing.assert_close(whole.weight.grad[:, [0, 3, 4]], layer.weight.grad)
+
+
 # Scalars and sizes in the code.
 
 
@@ -390,7 +418,7 @@ def test_sizes_of_two_kinds_in_the_code() -> None:
 
     result = prune(Layers(run, scale=nn.Parameter(torch.randn(8)), d=nn.Conv2d(4, 4, 1)))
     assert kept(result) == {"d": 2}
-    assert any("are no parameters, and channels that pass a reshape all stay" in note for note in result.notes)
+    assert any("of plain tensors, and channels that pass a reshape all stay" in note for note in result.notes)
 
 
 def test_parameters_that_are_inputs_of_modules() -> None:

@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import updp_rt
 from tests.cli.test_cli import run
 from updp_rt.cli import common
+from updp_rt.runtime import AccelerationError
 
 PRUNE = ("prune", "resnet18", "--checkpoint", "no.pt")
 
@@ -37,6 +39,9 @@ AT_ONCE = [
     (("explain", "./nothing"), "./nothing: no such folder"),
     (("explain", "a.safetensors"), "a.safetensors: no such file"),
     (("inspect", "models/resnet18"), "models/resnet18: no such folder"),
+    (("report", "runs/nothing"), "runs/nothing: no such folder"),
+    (("profile", ".", "--dtype", "int8"), "--dtype takes float32"),
+    (("train", "resnet18", "--set", "epoch=1"), "--set epoch: no such setting; did you mean epochs? "),
     (("check", "resnet18", "--dtype", "int8"), "--dtype takes float64 or float32"),
     (("check", "resnet18", "--prune", "some"), "--prune takes 'all' or a number"),
 ]
@@ -72,6 +77,10 @@ print(json.dumps(found))
         (("inspect", "resnte18"), "timm knows no model 'resnte18'; perhaps one of: resnet18"),
         (("check", "mobilnetv2_100"), "perhaps one of: mobilenetv2_100"),
         (("explain", "deit_tiny_patch16_22"), "perhaps one of: deit_tiny_patch16_224"),
+        (
+            ("inspect", "test_vit", "--img-size", "40"),
+            "takes images whose edges are multiples of 16, not 40x40",
+        ),
         (("inspect", "nothing_like_it_at_all"), "timm.list_models()"),
         (("inspect", "resnet18.no_such_weights"), "cannot create resnet18.no_such_weights: Invalid pretrained tag"),
     ],
@@ -100,6 +109,7 @@ def test_a_folder_that_is_none_of_ours_is_no_model_name(tmp_path: Path) -> None:
         (PermissionError(errno.EACCES, "Permission denied", "x.json"), "x.json: Permission denied"),
         (EOFError("No data left in file"), "No data left in file"),
         (EOFError(), "EOFError"),
+        (AccelerationError("no kernel does it"), "no kernel does it"),
     ],
 )
 def test_failing_files_are_one_line(error: Exception, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +121,15 @@ def test_failing_files_are_one_line(error: Exception, line: str, monkeypatch: py
     assert status == 2
     assert said.startswith(f"updp-rt: {line}")
     assert len(said.splitlines()) == 1
+
+
+def test_errors_of_the_code_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(value: object) -> None:
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr("updp_rt.cli.models.print_json", fail)
+    with pytest.raises(KeyError):
+        CliRunner().invoke(updp_rt.cli.app, ["info", "--json"], catch_exceptions=False)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")

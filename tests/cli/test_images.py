@@ -93,6 +93,21 @@ def test_channels_reads_pictures_as_the_model_says_and_saves_it(tmp_path: Path, 
     assert manifest.input_size == (3, 32, 32)
 
 
+def test_grey_models_get_grey_pictures(tmp_path: Path, base: tuple[str, ...]) -> None:
+    grey = timm.create_model("test_vit", img_size=32, num_classes=2, in_chans=1)
+    save_file(grey.state_dict(), tmp_path / "start.safetensors")
+    status, _, error = run(*base, "--in-chans", "1", "--stage", "supernet")
+    assert status == 0, error
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["input_size"] == [1, 32, 32]
+    status, _, error = run(*base, "--in-chans", "4", "--stage", "supernet")
+    assert status == 2
+    assert "takes images of 4 channels, but pictures have 1 (grey) or 3" in error
+    asked = ("--data", str(tmp_path / "data"), "--img-size", "32", "--rounds", "1", "--out", str(tmp_path / "narrow"))
+    status, _, error = run("channels", "test_vit", "--in-chans", "1", *asked)
+    assert status == 0, error
+    assert read_manifest(tmp_path / "narrow").input_size == (1, 32, 32)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -101,10 +116,10 @@ def test_channels_reads_pictures_as_the_model_says_and_saves_it(tmp_path: Path, 
         (("channels", "test_vit", "--data", "DATA", "--mean", "half"), "--mean takes numbers, such as 0.5"),
         (
             ("channels", "test_vit", "--data", "DATA", "--mean", ".5,.5", "--img-size", "32"),
-            "mean has 2 values, images have 3 channels",
+            "mean has 2 values, but images have 3 channels",
         ),
-        (("channels", "test_vit", "--data", "DATA", "--num-classes", "2"), "4.0 times for the model's 160x160: give"),
-        (("channels", "test_vit", "--data", "DATA", "--class-map", "DATA/x.txt"), "x.txt: no class map"),
+        (("channels", "test_vit", "--data", "DATA", "--num-classes", "2"), "4.0 times for the model's 160x160: say"),
+        (("channels", "test_vit", "--data", "DATA", "--class-map", "DATA/x.txt"), "x.txt: not a class map"),
     ],
 )
 def test_what_cannot_be_is_one_line(pictures: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -84,7 +84,7 @@ def test_links_are_followed_and_circles_are_not(tmp_path: Path) -> None:
     assert splits.num_classes == 3
     assert labels(splits.test) == [1]
     (tmp_path / "data/train/bee").symlink_to(tmp_path / "pool/bee")
-    with pytest.raises(ValueError, match=r"train/bee: a link to what is not there"):
+    with pytest.raises(ValueError, match=r"train/bee: a link to something that is not there"):
         splits_of(tmp_path / "data")
 
 
@@ -104,14 +104,14 @@ def test_a_class_map_numbers_the_classes(tmp_path: Path, name: str, text: str | 
     assert splits.num_classes == 5
     assert labels(splits.test) == [1, 4, 3]
     path.write_text((text or '{"dog": 0}').replace("bee\n", ""))
-    with pytest.raises(ValueError, match=r"train/(bee|ant): 3 pictures of a class .* but the class map lacks it"):
+    with pytest.raises(ValueError, match=r"train/(bee|ant): 3 pictures of the class .* but the class map lacks it"):
         splits_of(tmp_path, class_map=path)
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.txt", "cat\ncat\n", "a name stands there twice"),
+        ("a.txt", "cat\ncat\n", "a name occurs twice"),
         ("a.txt", "", "names and indices"),
         ("a.json", '{"cat": "0"}', "names and indices"),
         ("a.json", "{", "Expecting property name"),
@@ -120,7 +120,7 @@ def test_a_class_map_numbers_the_classes(tmp_path: Path, name: str, text: str | 
 )
 def test_bad_class_maps(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=rf"{name}: no class map \(.*{message}"):
+    with pytest.raises(ValueError, match=rf"{name}: not a class map \(.*{message}"):
         read_class_map(tmp_path / name)
 
 
@@ -129,10 +129,10 @@ def test_bad_class_maps(tmp_path: Path, name: str, text: str, message: str) -> N
     [
         (
             {**TRAIN, "val/cat": 1, "val/wolf": 2},
-            r"val/wolf: 2 pictures of a class 'wolf', but train has no such class",
+            r"val/wolf: 2 pictures of the class 'wolf', but train has no such class",
         ),
         ({**TRAIN, "val/cat": 1, "test/Cat": 1}, r"test/Cat: 1 pictures .* known are ant, bee, cat, dog"),
-        ({**TRAIN, "train/bee": 0, "val/cat": 1}, r"train/bee: no pictures there; a class needs some"),
+        ({**TRAIN, "train/bee": 0, "val/cat": 1}, r"train/bee: no pictures there; add some"),
         ({**TRAIN, "train/bee": 0, "train/eel": 0, "val/cat": 1}, r"train/bee: no pictures there \(and 1 more such"),
         ({"train": 3, "val/cat": 1}, r"train/0.png: a picture in no class folder \(and 2 more pictures\)"),
         ({"train": 0, "val/cat": 1}, r"train: holds no class folders"),
@@ -144,7 +144,7 @@ def test_bad_class_maps(tmp_path: Path, name: str, text: str, message: str) -> N
         ({**TRAIN, "val": 0}, r"val: holds no pictures in class folders"),
         (TRAIN, r"lacks validation/\): give 'digits', an image folder"),
         ({"ant": 2, "bee": 2}, r"lacks train/\): give 'digits', an image folder"),
-        ({f"train/{name}": 1 for name in ANIMALS} | {"val/cat": 1}, r"train: one picture a class \(4 in all\)"),
+        ({f"train/{name}": 1 for name in ANIMALS} | {"val/cat": 1}, r"train: one picture per class \(4 in all\)"),
     ],
 )
 def test_what_is_odd_about_a_folder_is_said_at_once(tmp_path: Path, counts: dict[str, int], message: str) -> None:
@@ -191,9 +191,9 @@ def test_names_in_shards_are_numbered_by_train(tmp_path: Path) -> None:
         (
             {"train": ["ant", "cat"], "val": ["wolf"], "test": ["ant"]},
             None,
-            r"val-0.tar: val000: of a class 'wolf', which",
+            r"val-0.tar: val000: its class 'wolf' is not",
         ),
-        ({"train": [0, 1], "val": [0, 5], "test": [0]}, 4, r"val001: is of class 5, but there are 4"),
+        ({"train": [0, 1], "val": [0, 5], "test": [0]}, 4, r"val001: its class is 5, but there are 4"),
         ({"train": [0, 1], "val": [], "test": [0]}, 4, r"the validation split of .* holds no pictures"),
     ],
 )

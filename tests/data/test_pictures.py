@@ -72,7 +72,7 @@ def test_one_channel_is_grey_from_the_folder_to_the_batch(tmp_path: Path) -> Non
 @pytest.mark.parametrize("channels", [2, 4, 12])
 @pytest.mark.parametrize("data", ["folder", "wds/folder"])
 def test_other_counts_of_channels_are_refused_at_once(channels: int, data: str) -> None:
-    with pytest.raises(ValueError, match=rf"takes images of {channels} channels, pictures have 1 \(grey\) or 3"):
+    with pytest.raises(ValueError, match=rf"takes images of {channels} channels, but pictures have 1 \(grey\) or 3"):
         load_splits(data, (channels, 32, 32))
 
 

@@ -98,8 +98,8 @@ def test_what_a_manifest_recorded_is_followed_to_the_letter(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("transforms", "message"),
     [
-        ({"crop": 0.9}, "no such option of the transforms: crop; there are mean, std, interpolation, crop_pct"),
-        ({"mean": (0.5, 0.5)}, "mean has 2 values, images have 3 channels: give 1 or 3"),
+        ({"crop": 0.9}, "unknown transform option crop; choose among mean, std, interpolation, crop_pct"),
+        ({"mean": (0.5, 0.5)}, "mean has 2 values, but images have 3 channels: give 1 or 3"),
         ({"std": (0.0,)}, r"std.0: Input should be greater than 0"),
         ({"interpolation": "cubic"}, "interpolation: Input should be 'nearest', 'bilinear', 'bicubic'"),
         ({"crop_pct": 0}, "crop_pct: Input should be greater than 0"),
@@ -159,5 +159,7 @@ def test_the_digits_have_one_way_and_take_a_mean(tmp_path: Path) -> None:
     torch.manual_seed(0)
     moved = recorded.train[0][0]
     assert moved.amin((1, 2)).tolist() == pytest.approx([-0.2, -0.4, -0.6])  # what comes in from the side is paper
-    with pytest.raises(ValueError, match="crop_pct has no meaning for them"):
+    with pytest.raises(ValueError, match="the digits number their classes themselves"):
+        load_splits("digits", (3, 32, 32), class_map=tmp_path)
+    with pytest.raises(ValueError, match="crop_pct does not apply to them"):
         load_splits("digits", (3, 32, 32), transforms={"crop_pct": 0.9})

@@ -141,7 +141,7 @@ def test_another_run_in_the_same_folder_is_refused(finished: updp_rt.PruneResult
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(RunError, match="not empty and no run of updp_rt"):
+    with pytest.raises(RunError, match="not empty, and not a run of updp_rt"):
         run_pruning(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 

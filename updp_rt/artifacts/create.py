@@ -21,6 +21,7 @@ def create_model(
     *,
     size: tuple[int, int] | None = None,
     num_classes: int | None = None,
+    in_chans: int | None = None,
     pretrained: bool = False,
     checkpoint: Path | None = None,
 ) -> nn.Module:
@@ -34,7 +35,8 @@ def create_model(
         near = get_close_matches(name, timm.list_models(), n=5)
         advice = f"perhaps one of: {', '.join(near)}" if near else "timm.list_models() names all"
         raise ArtifactError(f"timm knows no model {name!r}; {advice}")
-    arguments: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    asked = {"num_classes": num_classes, "in_chans": in_chans}
+    arguments: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
         if size is not None and hasattr(model, "patch_embed") and model_input_size(model)[1:] != size:
@@ -42,6 +44,9 @@ def create_model(
             model = timm.create_model(name, pretrained=pretrained, img_size=size, **arguments)
     except (AssertionError, RuntimeError, OSError) as error:
         raise ArtifactError(f"cannot create {name}: {error}") from error
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if size is not None and patch is not None and any(edge % step for edge, step in zip(size, patch, strict=True)):
+        raise ArtifactError(f"{name} takes images whose edges are multiples of {patch[0]}, not {size[0]}x{size[1]}")
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
     return model

@@ -2,40 +2,82 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
+from pydantic_core import PydanticCustomError
 
 from updp_rt.artifacts.preprocessing import Augmentation, Preprocessing
 
-SCHEMA_VERSION = 4  # 1 has no `channels`, 2 no `numbers` of channels, 3 no `preprocessing`
+SCHEMA_VERSION = 4  # 1 has no `channels`, 2 no `numbers` of channels, 3 no `preprocessing`, `layers`, `tied`
 
 Size = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
-class ModelArgs(BaseModel):
+_TEXT = re.compile(r"[\w.,:+ -]{0,64}")
+# What timm would read a file or ask a network for, or what says where a model is and not what.
+_REFUSED = {"cache_dir", "checkpoint_path", "device", "dtype", "exportable", "no_jit", "scriptable"}
+
+
+def _why_not_plain(value: object, depth: int = 3) -> str | None:
+    """Why a manifest does not hold `value`: it takes numbers, short texts, and short lists and mappings of such."""
+    if isinstance(value, bool | None):
+        return None
+    if isinstance(value, int | float):
+        return None if abs(value) <= 1_000_000 else "numbers are at most 1000000"
+    if isinstance(value, str):
+        return None if _TEXT.fullmatch(value) else "texts are names of at most 64 letters"
+    if isinstance(value, list | tuple | dict) and depth > 0 and len(value) <= 1000:
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        return next((why for part in parts if (why := _why_not_plain(part, depth - 1))), None)
+    return f"a {type(value).__name__} is not a number, a text, or a short list or mapping of such"
+
+
+def _check_plain(values: dict[str, Any]) -> dict[str, Any]:
+    for name, value in values.items():
+        if (why := _why_not_plain(value)) is not None:
+            raise PydanticCustomError("plain", "{name}: {why}", {"name": name[:80], "why": why})
+    return values
+
+
+def _check_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    for name in arguments:
+        if name in _REFUSED or name.startswith("pretrained"):
+            raise PydanticCustomError("argument", "{name}: not an argument that is saved", {"name": name[:80]})
+    return _check_plain(arguments)
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, as JSON has them, as the tuples that constructors take."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_tuples, value))
+    return {key: _tuples(each) for key, each in value.items()} if isinstance(value, dict) else value
+
+
+ModuleName = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$", max_length=512)]
+
+
+class ModelArgs(RootModel[dict[str, Any]]):
     """Arguments of ``timm.create_model`` that a manifest may carry; none of them reads a file or a network."""
+
+    root: Annotated[dict[str, Any], AfterValidator(_check_arguments)] = {}
+
+    def given(self) -> dict[str, Any]:
+        return {name: _tuples(value) for name, value in self.root.items()}
+
+
+class Layer(BaseModel):
+    """A plain torch layer: its kind, the arguments of its constructor, and what a Sequential holds."""
 
     model_config = ConfigDict(extra="forbid")
 
-    num_classes: Size | None = None
-    in_chans: Size | None = None
-    img_size: tuple[Size, Size] | None = None
-    patch_size: Size | None = None
-    global_pool: Annotated[str, Field(pattern=r"^[a-z]{0,16}$")] | None = None
-    act_layer: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,32}$")] | None = None
-    class_token: bool | None = None
-    reg_tokens: Size | None = None
-    init_values: float | None = None
-    embed_dim: Size | None = None
-    depth: Size | None = None
-    num_heads: Size | None = None
-    depths: tuple[Size, ...] | None = None
-    dims: tuple[Size, ...] | None = None
-    conv_mlp: bool | None = None
+    kind: Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,32}$")]
+    arguments: Annotated[dict[str, Any], AfterValidator(_check_plain)] = {}
+    layers: dict[ModuleName, Layer] | None = None
 
-    def given(self) -> dict[str, object]:
-        return self.model_dump(exclude_none=True)
+    def given(self) -> dict[str, Any]:
+        return {name: _tuples(value) for name, value in self.arguments.items()}
 
 
 class MergedForm(BaseModel):
@@ -75,7 +117,13 @@ class PrunedChannels(BaseModel):
 
 
 class Description(BaseModel):
-    """What it takes to build a model again, its weights apart."""
+    """What it takes to build a model again, its weights apart.
+
+    Attributes:
+        layers: layers that are not as timm builds them, by name; None where the model has none.
+        settings: numbers and names that modules hold otherwise than timm sets them, such as ``bn1.eps``.
+        tied: names of weights that are others', and whose.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -84,6 +132,9 @@ class Description(BaseModel):
     input_size: tuple[Size, Size, Size]
     blocks: dict[str, MergedForm] = {}
     channels: PrunedChannels | None = None
+    layers: dict[ModuleName, Layer | None] | None = None
+    settings: Annotated[dict[ModuleName, Any], AfterValidator(_check_plain)] | None = None
+    tied: dict[ModuleName, ModuleName] | None = None
     preprocessing: Preprocessing | None = None
 
 

@@ -17,10 +17,11 @@ from torch import nn
 
 import updp_rt
 from updp_rt.artifacts.atomic import atomic_path, write_text
-from updp_rt.artifacts.describe import cpu_state, describe_model, rebuild
+from updp_rt.artifacts.describe import describe_model, rebuild
 from updp_rt.artifacts.errors import ArtifactError, first_error
 from updp_rt.artifacts.manifest import SCHEMA_VERSION, Manifest
 from updp_rt.artifacts.preprocessing import Augmentation
+from updp_rt.artifacts.weights import cpu_state
 
 MANIFEST = "manifest.json"
 _LARGEST_MANIFEST = 4 * 2**20
@@ -59,7 +60,7 @@ def save(
     """
     folder = Path(folder)
     description = describe_model(model, model_args)
-    state = cpu_state(model)
+    state = {key: value for key, value in cpu_state(model).items() if key not in (description.tied or {})}
     payload = save_tensors(state)
     digest = hashlib.sha256(payload).hexdigest()
     manifest = Manifest(
@@ -88,6 +89,7 @@ def save(
     return folder
 
 
+@torch.inference_mode(False)  # whoever calls, the weights are ordinary ones
 def load(folder: str | Path, device: str | torch.device = "cpu") -> nn.Module:
     """Read a model that `save` wrote, in eval mode: same modules, same weights, same outputs.
 

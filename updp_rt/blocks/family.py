@@ -20,8 +20,8 @@ class Family:
         example: a timm model of it.
         models: timm classes whose models belong to it.
         blocks: classes whose modules are its blocks.
-        why_not: the reason why a block cannot be pruned, or None where it can.
-        progressive: ``(block, name, body)`` to its progressive form; None where no block can be pruned.
+        why_not: the reason why a block cannot be pruned, or None if it can.
+        progressive: ``(block, name, body)`` to its progressive form; None if no block can be pruned.
     """
 
     name: str

@@ -83,7 +83,7 @@ def inspect(model: nn.Module, input_size: tuple[int, int, int] | None = None) ->
 
 
 def form_label(body: str, form: str, bodies: int) -> str:
-    """How a merged form is called: with its pruned body where the family offers several."""
+    """The name of a merged form: with its pruned body if the family offers several."""
     return f"{body}/{form}" if bodies > 1 else form
 
 

@@ -12,7 +12,7 @@ class MergedBlock(nn.Module):
     """``act(body(x) + skip(x))``, ``[N, C, H, W]``; without a skip (folded or never there) ``act(body(x))``.
 
     Attributes:
-        body: one Conv2d, or a Sequential of them where the factored form is the faster one.
+        body: one Conv2d, or a Sequential of them if the factored form is faster.
         skip: None, an Identity, or the downsample convolution.
     """
 

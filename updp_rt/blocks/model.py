@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from updp_rt._copies import copy_model
 from updp_rt._marks import source_type, to_source
@@ -43,8 +44,8 @@ def add_family(family: Family) -> None:
     for known in FAMILIES:
         shared = [model for model in family.models if issubclass(model, known.models)]
         if known.name == family.name or shared:
-            what = f"models of {shared[0].__name__}" if shared else f"the name {family.name!r}"
-            raise ValueError(f"{what} belong to the family {known.name} already")
+            what = f"models of {shared[0].__name__} belong" if shared else f"the name {family.name!r} belongs"
+            raise ValueError(f"{what} to the family {known.name} already; choose another")
     FAMILIES.append(family)
 
 
@@ -68,7 +69,7 @@ def find_blocks(model: nn.Module) -> list[BlockInfo]:
 
 
 def prunable_blocks(model: nn.Module) -> list[str]:
-    """Names of the prunable blocks; raises `UnsupportedModelError` where there are none."""
+    """Names of the prunable blocks; raises `UnsupportedModelError` if there are none."""
     blocks = find_blocks(model)
     names = [block.name for block in blocks if block.prunable]
     if not names:
@@ -84,6 +85,7 @@ def pruned_bodies(model: nn.Module) -> dict[str, tuple[str, ...]]:
     return find_family(model).progressive.forms
 
 
+@torch.inference_mode(False)  # whoever calls, the weights are ordinary ones
 def make_progressive(model: nn.Module, bodies: Mapping[str, str] | Iterable[str] | None = None) -> nn.Module:
     """A copy of `model` whose blocks can run anywhere between baseline and pruned, all at λ = 0.
 
@@ -94,13 +96,13 @@ def make_progressive(model: nn.Module, bodies: Mapping[str, str] | Iterable[str]
 
     Raises:
         UnsupportedModelError: unknown family, or no prunable block.
-        ValueError: a name is no prunable block, or an unknown body.
+        ValueError: a name that is not a prunable block, or an unknown body.
     """
     prunable = prunable_blocks(model)
     chosen = _as_bodies(prunable if bodies is None else bodies)
     for name in chosen:
         if name not in prunable:
-            raise ValueError(f"{name!r} is no prunable block of this model; choose among {', '.join(prunable)}")
+            raise ValueError(f"{name!r} is not a prunable block of this model; choose among {', '.join(prunable)}")
     progressive = find_family(model).progressive
     model = to_source(copy_model(model))
     for name, body in chosen.items():
@@ -122,14 +124,15 @@ def set_lambda(model: nn.Module, lam: float, chosen: Iterable[str] | None = None
         block.lam = lam if names is None or name in names else 0.0
 
 
+@torch.inference_mode(False)
 def merge_model(model: nn.Module, forms: Mapping[str, str] | None = None) -> nn.Module:
     """A copy of `model` with each progressive block merged (λ = 1) or back as the timm block (λ = 0), in eval mode.
 
     Args:
-        forms: merged form by block name; the block's own ``form`` where a name is missing.
+        forms: merged form by block name; the block's own ``form`` if a name is missing.
 
     Raises:
-        MergeError: a block stands between 0 and 1, or cannot be merged.
+        MergeError: a block's λ is between 0 and 1, or it cannot be merged.
     """
     model = to_source(copy_model(model)).eval()
     for name, block in progressive_blocks(model).items():
@@ -149,7 +152,7 @@ def _as_bodies(bodies: Mapping[str, str] | Iterable[str]) -> dict[str, str]:
 
 
 def _reason(family: Family, name: str, module: nn.Module) -> str | None:
-    reason = family.why_not(module)
+    reason = family.why_not(module) or _computed_weight(module)
     if reason is not None:
         return reason
     try:
@@ -159,4 +162,12 @@ def _reason(family: Family, name: str, module: nn.Module) -> str | None:
         block.merge()
     except MergeError as error:
         return str(error)
+    return None
+
+
+def _computed_weight(block: nn.Module) -> str | None:
+    """The reason why not, where a hook of a layer makes its weight: it would not run, nor be seen by the algebra."""
+    for name, layer in block.named_modules():
+        if isinstance(vars(layer).get("weight"), Tensor):
+            return f"{name} makes its weight at each call (weight norm or pruning mask): make it permanent first"
     return None

@@ -17,9 +17,9 @@ class BatchNormTokens(nn.BatchNorm1d):
 
 
 def pruned_batchnorm(old: nn.Module | None, channels: int, like: Tensor, *, tokens: bool = False) -> nn.Module:
-    """The BatchNorm that stands in the pruned form where `old` stands in the baseline.
+    """The BatchNorm that takes the place of `old` in the pruned form.
 
-    A BatchNorm (timm's ``BatchNormAct2d`` too, less its activation) is copied with its statistics; another norm
+    A BatchNorm (timm's ``BatchNormAct2d`` too, without its activation) is copied with its statistics; another norm
     lends its affine part; with None it is a fresh one. Device and dtype are those of `like`.
     """
     kind = BatchNormTokens if tokens else nn.BatchNorm2d
@@ -33,7 +33,7 @@ def pruned_batchnorm(old: nn.Module | None, channels: int, like: Tensor, *, toke
 
 
 def copy_activation(activation: nn.Module, *, inplace: bool) -> nn.Module:
-    """A copy of `activation` that overwrites its input, where it can, or leaves it alone."""
+    """A copy of `activation` that overwrites its input, if it can, or leaves it alone."""
     activation = copy_model(activation)
     if hasattr(activation, "inplace"):
         activation.inplace = inplace  # type: ignore[assignment]

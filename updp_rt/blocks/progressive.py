@@ -2,7 +2,7 @@
 
 A family describes a block as a chain of steps: linear layers that both forms run, and what fades from the one
 form to the other between them. Running the chain at any λ, fitting the pruned form's norms, and merging at λ = 1
-are the same for every family, and stand here.
+are the same for every family, and live here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Pair = tuple[int, int]
 
 
 def fade(lam: float, old: Callable[[], Tensor], new: Callable[[], Tensor]) -> Tensor:
-    """``(1 - λ) * old() + λ * new()``; the side that counts nothing is not computed."""
+    """``(1 - λ) * old() + λ * new()``; the side with weight 0 is not computed."""
     if lam == 0.0:
         return old()
     if lam == 1.0:
@@ -34,13 +34,13 @@ def fade(lam: float, old: Callable[[], Tensor], new: Callable[[], Tensor]) -> Te
 
 
 class Place(NamedTuple):
-    """Where a step stands in its chain.
+    """The place of a step in its chain.
 
     The chain pads once, at its head, as the merged convolution does. So between its convolutions maps carry a ring
     where the baseline pads with zeros.
     """
 
-    padding: Pair  # that a convolution here runs with
+    padding: Pair  # with which a convolution here runs
     ring: Pair  # of the step's input
 
 
@@ -87,7 +87,7 @@ class Shrink:
 
 @dataclass(frozen=True)
 class Fade:
-    """What stands between two linear layers: `old` in the baseline, `new` (a BatchNorm or nothing) when pruned."""
+    """What lies between two linear layers: `old` in the baseline, `new` (a BatchNorm or nothing) when pruned."""
 
     name: str
     old: Callable[[Tensor], Tensor]
@@ -143,7 +143,7 @@ class ProgressiveBlock(nn.Module, ABC):
                 module.inplace = False  # type: ignore[assignment]  # both sides of a fade read the same tensor
         self._places = _place(self.steps())
 
-    # What a family says of its block.
+    # What a family says about its block.
 
     @abstractmethod
     def new_norms(self) -> dict[str, nn.Module]:
@@ -154,7 +154,7 @@ class ProgressiveBlock(nn.Module, ABC):
         """The chain between the block's head and its skip."""
 
     def head(self, x: Tensor) -> Tensor:
-        """What stands before the chain and is kept as it is (a transformer's attention)."""
+        """What comes before the chain and is kept as it is (a transformer's attention)."""
         return x
 
     def skip(self, x: Tensor) -> Tensor | None:
@@ -177,7 +177,7 @@ class ProgressiveBlock(nn.Module, ABC):
     def build_merged(self, chain: list[AffineConv], form: str) -> nn.Module:
         """The merged block from its linear chain, norms folded and padding at its head, in plain torch modules."""
 
-    # What holds for every family.
+    # What is the same for every family.
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         x = self.head(x, *args, **kwargs)
@@ -212,7 +212,7 @@ class ProgressiveBlock(nn.Module, ABC):
     def merge(self, form: str | None = None) -> nn.Module:
         """The merged block in `form` (None: the block's own), computed in float64, stored in the block's dtype.
 
-        Its ``origin`` says from which pruned body and in which form it was made.
+        Its ``origin`` says from which pruned body, and in which form, it was made.
 
         Raises:
             MergeError: λ is not 1, or a layer cannot be merged.
@@ -235,7 +235,7 @@ class ProgressiveBlock(nn.Module, ABC):
 
     @property
     def border(self) -> Pair:
-        """How far, in pixels of its output, the chain's padding is seen."""
+        """How far into its output, in pixels, the chain's padding is seen."""
         convs = [s.layer for s in self.steps() if isinstance(s, Keep) and isinstance(s.layer, nn.Conv2d)]
         padding = self._places[0].padding
         strides = [math.prod(conv.stride[axis] for conv in convs) for axis in (0, 1)]
@@ -259,7 +259,7 @@ def _place(steps: list[Step]) -> list[Place]:
     places, ring, outputs = [], (0, 0), iter(rings)
     for before, step in zip([None, *steps], steps, strict=False):
         if ring != (0, 0) and not isinstance(step, Fade) and not isinstance(before, Fade):
-            raise ValueError(f"{step.name}: a Fade must stand before it, or the ring would not fade with λ")
+            raise ValueError(f"{step.name}: a Fade must come before it, or the ring would not fade with λ")
         places.append(Place(padding, ring))
         if isinstance(step, Keep) and isinstance(step.layer, nn.Conv2d):
             padding, ring = (0, 0), next(outputs)
@@ -267,7 +267,7 @@ def _place(steps: list[Step]) -> list[Place]:
 
 
 def interior(h: Tensor, ring: Pair) -> Tensor:
-    """``[N, C, H, W]`` without its outermost ``(rows, columns)``; any tensor where there is no ring."""
+    """``[N, C, H, W]`` without its outermost ``(rows, columns)``; any tensor if there is no ring."""
     if ring == (0, 0):
         return h
     return h[:, :, ring[0] : h.shape[2] - ring[0], ring[1] : h.shape[3] - ring[1]]
@@ -280,11 +280,11 @@ def _pad_ring(h: Tensor, ring: Pair) -> Tensor:
 def _reading_all(block: nn.Module) -> nn.Module:
     """`block` with layers that read their whole input, in the place of those that select channels of it."""
     for name, module in list(block.named_modules()):
-        whole = getattr(module, "without_selection", None)
+        whole = getattr(type(module), "without_selection", None)
         if whole is None:
             continue
         try:
-            block.set_submodule(name, whole())
+            block.set_submodule(name, whole(module))
         except ValueError as error:
             raise MergeError(name or type(block).__name__, str(error)) from error
     return block

@@ -1,4 +1,4 @@
-"""Weights that hide nothing: defaults (mean 0, variance 1, bias 0, gamma 1e-6) make many a wrong merge look right."""
+"""Weights that hide nothing: defaults (mean 0, variance 1, bias 0, gamma 1e-6) make many wrong merges look right."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @torch.no_grad()
 def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw the norms' statistics and affine parts, all biases and layer scales anew, in place."""
+    """Draw the norms' statistics and affine parts, all biases and layer scales at random, in place."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(tensor: Tensor, low: float, high: float) -> None:

@@ -30,7 +30,7 @@ class Parameter:
 # Channels whose sizes a model's code may have written out, which shows only when it runs.
 WRITTEN = {
     "counted": "heads of attention and parts of splits",
-    "viewed": "channels of tensors that are viewed, or are no parameters,",
+    "viewed": "channels of parameters that are viewed, and of plain tensors,",
     "reshaped": "channels that pass a reshape",
 }
 

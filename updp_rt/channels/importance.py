@@ -1,4 +1,4 @@
-"""How much each input of a layer matters: four published measures, all taken of the layer's own weights or input."""
+"""How much each input of a layer matters: four published measures, each from the layer's own weights or input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from updp_rt.channels.errors import ChannelError
 from updp_rt.channels.inputs import Inputs, arguments, count_images
 from updp_rt.channels.sizes import share_tensors
-from updp_rt.channels.trace import Consumer, Trace
+from updp_rt.channels.trace import Trace
 
 Scores = dict[str, NDArray[np.float64]]
 
@@ -66,7 +66,7 @@ def score_inputs(model: nn.Module, trace: Trace, measure: str, batches: Sequence
     """
     check_measure(measure, batches)
     if measure == "hrank":
-        found = _ranks(model, trace.prunable, batches)
+        found = _ranks(model, trace, batches)
     else:
         found = {}
         for name in trace.prunable:
@@ -86,18 +86,18 @@ def check_measure(measure: str, batches: Sequence[Inputs]) -> None:
         raise ChannelError("hrank takes ranks of feature maps, so it needs images: give some of the training data")
 
 
-def _ranks(model: nn.Module, consumers: dict[str, Consumer], batches: Sequence[Inputs]) -> dict[str, Tensor]:
+def _ranks(model: nn.Module, trace: Trace, batches: Sequence[Inputs]) -> dict[str, Tensor]:
     """Mean rank of every input's feature map (Lin et al. 2020, "HRank", arXiv 2002.10179).
 
     A map of one pixel, as after pooling, has rank 1 unless it is 0. Of tokens ``[N, T, C]`` the map is the column of T.
     """
     sums: dict[str, Tensor] = {}
     model = share_tensors(model).eval()
-    for name, consumer in consumers.items():
+    for name, consumer in trace.prunable.items():
         axis = consumer.links[0].axis
 
         def add(_: nn.Module, args: tuple[Tensor, ...], *, name: str = name, axis: int = axis) -> None:
-            maps = args[0].movedim(axis, 1)
+            maps = args[0].movedim(axis, 1) if trace.batched else args[0][None]
             if maps.dim() != 4:
                 maps = maps.reshape(*maps.shape[:2], -1, 1)
             ranks = torch.linalg.matrix_rank(maps.float()).double().sum(0)
@@ -106,5 +106,5 @@ def _ranks(model: nn.Module, consumers: dict[str, Consumer], batches: Sequence[I
         model.get_submodule(name).register_forward_pre_hook(add)
     for batch in batches:
         model(*arguments(batch))
-    count = sum(map(count_images, batches))
+    count = sum(count_images(batch, trace.batched) for batch in batches)
     return {name: total / count for name, total in sums.items()}

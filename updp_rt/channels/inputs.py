@@ -26,7 +26,6 @@ def change(inputs: Any, how: Callable[[Tensor], Tensor]) -> Any:
     return tree_map(lambda leaf: how(leaf) if isinstance(leaf, Tensor) else leaf, inputs)
 
 
-def count_images(inputs: Inputs) -> int:
-    """Along the first dimension of the first tensor; one where it has no such dimension."""
-    first = tensors(inputs)[0]
-    return first.shape[0] if first.dim() > 1 else 1
+def count_images(inputs: Inputs, batched: bool) -> int:
+    """Along the first dimension of the first tensor; one where that is no batch."""
+    return tensors(inputs)[0].shape[0] if batched else 1

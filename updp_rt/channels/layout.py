@@ -81,7 +81,7 @@ def check_masks(trace: Trace, masks: Masks) -> None:
     for name, mask in masks.items():
         if name not in trace.consumers:
             known = ", ".join(list(trace.prunable)[:5]) or "none"
-            raise ChannelError(f"{name!r} is no layer whose inputs can be chosen; such are {known}, ...")
+            raise ChannelError(f"{name!r} is not a layer whose inputs can be chosen; choose among {known}, ...")
         width = len(trace.consumers[name].channels)
         if mask.shape != (width,) or mask.dtype != np.bool_:
             raise ChannelError(

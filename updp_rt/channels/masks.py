@@ -49,7 +49,7 @@ def choose_masks(
             group obeys the strictest of its layers.
 
     Raises:
-        ChannelError: an amount or limit that is no share, an amount that the limits do not let go, or an unknown scope.
+        ChannelError: an amount or limit that is not a share, an amount beyond the limits, or an unknown scope.
     """
     limits = limits or {}
     check_budget(amount, scope, limits)
@@ -70,7 +70,7 @@ def choose_masks(
 
 
 def check_budget(amount: float, scope: str, limits: Mapping[str, float]) -> None:
-    """Raise `ChannelError` for an amount or limit that is no share, or an unknown scope."""
+    """Raise `ChannelError` for an amount or limit that is not a share, or an unknown scope."""
     if not 0 <= amount < 1:
         raise ChannelError(f"amount is the share to drop, from 0 to below 1, not {amount}")
     if scope not in SCOPES:

@@ -105,7 +105,7 @@ def prune_channels(
     scope: str = "global",
     constrained: bool = False,
     limits: Mapping[str, float] | None = None,
-    images: Tensor | Iterable[Inputs] | None = None,
+    images: Tensor | dict[str, Any] | Iterable[Inputs] | None = None,
     masks: Masks | None = None,
     copies: str = "cheapest",
 ) -> ChannelResult:
@@ -114,7 +114,7 @@ def prune_channels(
     Channels that no layer reads any more are removed; the others are reordered, so that as many layers as possible read
     a range of their input, as a view. The result is the same modules, smaller, some of which first take a part of their
     input; it computes what `model` computes with weights of zero at the dropped inputs, which is checked in float64, or
-    in the model's own dtype where it does not run in that.
+    in the model's own dtype if it does not run in float64.
 
     Args:
         model: any model that torch.export follows, in eval mode, on any device; it is not changed.
@@ -123,11 +123,11 @@ def prune_channels(
         amount: share to remove: of the model's parameters (``global``), or of every layer's inputs (``local``).
         importance: ``magnitude``, ``lamp``, ``fpgm`` or ``hrank`` (which needs `images`).
         scope: ``global``: whatever loses least score per parameter goes first, in whichever layer; or ``local``.
-        constrained: layers that read a channel keep or drop it together, as pruners in common use do.
+        constrained: layers that read a channel keep or drop it together, as in most other pruners.
         limits: largest share of its inputs that a layer may lose, by pattern of layer names; under ``global`` 0.9 for
             layers that no pattern matches.
         images: batches of training data, a few images in all, on which ``hrank`` takes ranks. Given them, layers that
-            are free under ``global`` drop together all the same if that changes the outputs less, which a note tells.
+            are free under ``global`` still drop together if that changes the outputs less; a note says so.
         masks: inputs that each layer keeps, bool ``[in_channels]`` by module name, instead of `amount` and the rest.
         copies: ``cheapest``: what a layer keeps is gathered where that takes less time than reading more with zeros.
             ``fewest``: no gather where a range, or a concatenation of fewer channels, can stand in its place, at the
@@ -148,7 +148,7 @@ def prune_channels(
         raise ChannelError("example_input holds no numbers: give images, or a tuple of all that the model takes")
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ChannelError("a model on the meta device has no weights to choose by: load them first")
-    batches = [images] if isinstance(images, Tensor) else list(images or ())
+    batches = [images] if isinstance(images, Tensor | dict) else list(images or ())
     if masks is None:
         check_budget(amount, scope, limits or {})
         check_measure(importance, batches)
@@ -208,7 +208,7 @@ def _export(
     check = check_equal(mask_model(model, masks), pruned, example, exact=exact)
     _tell_size(pruned, example)
     costs = [
-        Cost(sum(p.numel() for p in each.parameters()), macs // count_images(example))
+        Cost(sum(p.numel() for p in each.parameters()), macs // count_images(example, found.batched))
         for each, macs in zip((model, pruned), check.macs, strict=True)
     ]
     return ChannelResult(

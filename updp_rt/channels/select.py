@@ -130,6 +130,7 @@ class Selecting(nn.Module):
         taken = f"{self.selection.kind} of {sum(self.selection.counts)} of {sum(self.selection.width)} channels"
         return ", ".join(filter(None, (super().extra_repr(), taken)))
 
+    @torch.inference_mode(False)
     def without_selection(self) -> nn.Module:
         """A copy of a convolution or linear layer that reads its whole input, with weights of zero for what it dropped.
 
@@ -159,6 +160,7 @@ def can_select(module: nn.Module) -> bool:
     return isinstance(module, Selecting) or not any(hasattr(module, name) for name in names)
 
 
+@torch.inference_mode(False)  # else the positions could not be used in training
 def select_input(module: nn.Module, selection: Selection) -> None:
     """Have `module` select channels of its input first, in place."""
     selecting: Any = module

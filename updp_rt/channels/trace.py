@@ -106,6 +106,11 @@ class Trace:
         return len(self.units)
 
     @cached_property
+    def batched(self) -> bool:
+        """Whether the first dimension is that of a batch, not of channels."""
+        return all(consumer.links[0].axis for consumer in self.consumers.values())
+
+    @cached_property
     def prunable(self) -> dict[str, Consumer]:
         """The consumers that read at least one channel which can be removed."""
         return {n: c for n, c in self.consumers.items() if any(a not in self.closed for a in c.channels.tolist())}

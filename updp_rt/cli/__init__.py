@@ -1,6 +1,6 @@
 """The command line: ``updp-rt``. Importing it registers the commands of every module here that has some."""
 
-from updp_rt.cli import channels, check, demo, emulate, kernels, models, project, prune, report, runtime, verify
+from updp_rt.cli import channels, check, demo, emulate, kernels, models, project, prune, report, runtime, train, verify
 from updp_rt.cli.app import app
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "prune",
     "report",
     "runtime",
+    "train",
     "verify",
 ]

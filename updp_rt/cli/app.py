@@ -16,7 +16,11 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError, EOFError) as error:
+        except Exception as error:
+            # What this package raises is made for users; of others what wrong files and values raise.
+            ours = type(error).__module__.startswith("updp_rt.")
+            if isinstance(error, typer.Exit) or not (ours or isinstance(error, ValueError | OSError | EOFError)):
+                raise
             print(f"updp-rt: {_one_line(error)}", file=sys.stderr)
             raise typer.Exit(2) from error
 

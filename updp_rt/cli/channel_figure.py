@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from updp_rt.artifacts.atomic import atomic_path
 
-# Okabe & Ito's colours, which most colour-blind readers tell apart.
-GREY, BLUE, ORANGE, GREEN = "#999999", "#0072B2", "#D55E00", "#009E73"
-_HOW = {"all": BLUE, "view": GREEN, "concatenation": "#CC79A7", "gather": ORANGE}
+# As in the report's style sheet, on paper.
+GREY, BLUE, ORANGE, GREEN = "#a3abb5", "#1769aa", "#b34700", "#0d7a5f"
+_HOW = {"all": BLUE, "view": GREEN, "concatenation": "#7a3f9d", "gather": ORANGE}
 
 
 def draw_channels(summary: dict[str, Any], path: Path) -> None:

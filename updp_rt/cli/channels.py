@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from updp_rt.cli.app import app
-from updp_rt.cli.common import load_or_create, out, parse_size, print_json, saved_folder
+from updp_rt.cli.common import check_classes, load_or_create, out, parse_size, print_json, saved_folder
 from updp_rt.cli.images import ImageOptions, preprocessing_of, reads_images, show_images
-from updp_rt.cli.options import AsJson, ModelOrFolder, Size
+from updp_rt.cli.options import AsJson, Channels, ModelOrFolder, Size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,6 +44,7 @@ def channels(
     num_classes: Annotated[
         int | None, typer.Option(help="Of the data, where its folders don't say; else its architecture's.")
     ] = None,
+    in_chans: Channels = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at once, as they will be served.")] = 1,
     img_size: Size = None,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds in which latencies are measured.")] = 15,
@@ -71,9 +72,13 @@ def channels(
     from updp_rt.artifacts.preprocessing import set_preprocessing
 
     saved = saved_folder(model)
-    if saved is not None and (pretrained or checkpoint is not None or num_classes is not None):
-        raise ValueError(f"{model} has weights and classes of its own: drop --pretrained, --checkpoint, --num-classes")
-    source, input_size = load_or_create(model, size)
+    if saved is not None and (pretrained or any(x is not None for x in (checkpoint, num_classes, in_chans))):
+        raise ValueError(
+            f"{model} has weights, classes and channels of its own: drop --pretrained, --checkpoint, --num-classes, "
+            "--in-chans"
+        )
+    source, (own_channels, *edges) = load_or_create(model, size)
+    input_size = (in_chans or own_channels, edges[0], edges[1])
     splits = None
     if data:
         fits = size is not None or saved is not None
@@ -82,10 +87,15 @@ def channels(
         num_classes = splits.num_classes  # of folders, as they are counted; of others, as given
     if saved is None:
         source = create_model(
-            model, size=size, num_classes=num_classes, pretrained=pretrained, checkpoint=checkpoint
+            model,
+            size=size,
+            num_classes=num_classes,
+            in_chans=in_chans,
+            pretrained=pretrained,
+            checkpoint=checkpoint,
         ).eval()
     if splits is not None:
-        _check_classes(source, splits, data, pretrained)
+        check_classes(source, splits, data, pretrained=pretrained)
         set_preprocessing(source, splits.preprocessing, input_size)
         show_images(splits)
     settings["images"] = _images(splits) if splits is not None else None
@@ -131,16 +141,6 @@ def _join_alike(notes: Iterable[str]) -> list[str]:
         place, _, what = note.partition(": ")
         places.setdefault(what, []).append(place)
     return [f"{at[0]}{f' and {len(at) - 1} more' if at[1:] else ''}: {what}" for what, at in places.items()]
-
-
-def _check_classes(source: nn.Module, splits: Splits, data: str | None, pretrained: bool) -> None:
-    """Raise `ValueError` where the model was trained for another number of classes than its data have."""
-    classes = getattr(source, "pretrained_cfg", {}) if pretrained else vars(source)
-    if classes.get("num_classes", splits.num_classes) != splits.num_classes:
-        raise ValueError(
-            f"the model was trained for {classes['num_classes']} classes, {data!r} has {splits.num_classes}: "
-            "fine-tune it on them first and give it as --checkpoint"
-        )
 
 
 def _parse_limits(limits: list[str]) -> dict[str, float]:
@@ -191,7 +191,7 @@ def _layer_table(result: ChannelResult) -> Table:
     table.caption = (
         f"gathered channels: {result.naive.gathered} naive, {result.copies.gathered} reordered ({100 * gone:.0f}% gone"
         f"{optimum}); written by concatenations: {result.naive.concatenated} and {result.copies.concatenated}; largest "
-        f"difference from the masked model {result.error:.0e}"
+        f"difference from the masked model {result.error:.0e}, in {result.precision}"
     )
     table.caption_justify = "left"
     return table

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from updp_rt.data import Splits
 
 out = Console(highlight=False)
 
@@ -75,11 +79,33 @@ def load_or_create(target: str, size: tuple[int, int] | None = None) -> tuple[nn
     return opened.model, opened.input_size
 
 
-def summary_table(summary: dict[str, Any]) -> Table:
-    """Baseline, pruned subnet and merged model as rows."""
+def check_classes(model: nn.Module, splits: Splits, data: str | None, *, pretrained: bool) -> None:
+    """Raise `ValueError` where the model was trained for another number of classes than its data have."""
+    classes = getattr(model, "pretrained_cfg", {}) if pretrained else vars(model)
+    if classes.get("num_classes", splits.num_classes) != splits.num_classes:
+        raise ValueError(
+            f"the model was trained for {classes['num_classes']} classes, {data!r} has {splits.num_classes}: "
+            "fine-tune it on them first and give it as --checkpoint"
+        )
+
+
+@dataclass(frozen=True)
+class Accelerated:
+    """A model on fused kernels: its latency, that of the baseline timed beside it, and its certificate's verdict."""
+
+    label: str
+    latency_ms: float
+    baseline_ms: float
+    verdict: str
+
+
+def summary_table(summary: dict[str, Any], accelerated: Sequence[Accelerated] = ()) -> Table:
+    """Baseline, pruned subnet and merged model as rows, and models on fused kernels below them."""
     table = Table(title=f"{summary['architecture']}: {len(summary['blocks'])} blocks pruned", title_justify="left")
     for column in ("", "accuracy", "depth", "params", "MACs", "latency", "speedup"):
         table.add_column(column, justify="left" if not column else "right")
+    if accelerated:
+        table.add_column("certificate")
     for key, label in (("baseline", "baseline"), ("subnet", "pruned subnet"), ("merged", "merged model")):
         row = summary[key]
         table.add_row(
@@ -91,11 +117,20 @@ def summary_table(summary: dict[str, Any]) -> Table:
             f"{row['latency_ms']:.2f} ms",
             f"{row['speedup']:.2f}×",
         )
+    for fast in accelerated:
+        speedup = f"{fast.baseline_ms / fast.latency_ms:.2f}×"
+        table.add_row(fast.label, "", "", "", "", f"{fast.latency_ms:.2f} ms", speedup, fast.verdict)
     table.caption = (
         f"accuracy on {summary['images']} images of {summary['evaluated_on']}; the merged model predicts "
         f"{'exactly what the subnet does' if summary['predictions_that_differ'] == 0 else 'otherwise than the subnet'}"
         f" ({summary['predictions_that_differ']} differ); latency of a batch of {summary['batch_size']} on "
-        f"{summary['device']}; depth counts convolutions and linear layers"
+        f"{summary['device']}, where the search predicted {summary['predicted_ms']:.2f} ms for the merged model by "
+        "times of its blocks alone; depth counts convolutions and linear layers"
     )
+    if accelerated:
+        table.caption += (
+            f"; accelerated: on fused kernels, timed beside the baseline, which took {accelerated[0].baseline_ms:.2f} "
+            "ms then, each fused module compared with float64"
+        )
     table.caption_justify = "left"
     return table

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json as jsonlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from updp_rt.cli.app import app
-from updp_rt.cli.common import out, print_json, summary_table
+from updp_rt.cli.common import Accelerated, out, print_json, summary_table
 from updp_rt.cli.options import AsJson
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from updp_rt.data import Splits
-
-_SIZE = (32, 32)
+_SIZE, _BATCH = (32, 32), 32
 
 
 @dataclass(frozen=True)
@@ -57,17 +51,25 @@ def demo(
         raise ValueError(f"the demo runs {', '.join(_BUDGETS)}; for {model!r} use: updp-rt prune")
 
     import updp_rt
+    from updp_rt.artifacts import create_model
     from updp_rt.artifacts.preprocessing import set_preprocessing
     from updp_rt.data import load_splits
-    from updp_rt.data.named import name_images
-    from updp_rt.report import PROFILE, profile, write_report
-    from updp_rt.runtime.certificates import certify
+    from updp_rt.pruning import TrainConfig, train_baseline
+    from updp_rt.pruning.trainer import seed_everything
+    from updp_rt.report import write_report
 
     budget = _BUDGETS[model]
     folder = out_folder or Path("runs") / f"demo-{model}-p{num_pruned}"
     splits = load_splits("digits", (3, *_SIZE))
-    baseline = _trained_baseline(model, splits, budget, seed, folder / "baseline")
+    seed_everything(seed, "weights", 0)
+    baseline = create_model(model, size=_SIZE, num_classes=splits.num_classes)
     set_preprocessing(baseline, splits.preprocessing, (3, *_SIZE))
+    config = TrainConfig.model_validate(
+        {"epochs": budget.baseline_epochs, "lr": budget.baseline_lr, "batch_size": _BATCH, "seed": seed}
+    )
+    baseline = train_baseline(
+        baseline, splits.train, splits.val, folder / "baseline", config, test=splits.test, notes=splits.describe()
+    )
     result = updp_rt.prune(
         baseline,
         splits.train,
@@ -76,64 +78,42 @@ def demo(
         num_pruned=num_pruned,
         out=folder / "pruned",
         seed=seed,
-        batch_size=32,
+        batch_size=_BATCH,
         supernet_epochs=budget.supernet_epochs,
         epochs=budget.epochs,
     )
-    if not (result.folder / PROFILE).is_file():
-        profile(result.folder)
-    certificate = result.folder / "merged" / "certificate.json"
-    if not certificate.is_file():
-        certify(certificate.parent, name_images("digits")).save(certificate)
+    accelerated = _accelerated(folder / "baseline", result.folder)
     page, _ = write_report(result.folder)
     if json:
-        print_json({**result.summary, "report": str(page)})
+        print_json({**result.summary, "accelerated": [asdict(fast) for fast in accelerated], "report": str(page)})
         return
-    out.print(summary_table(result.summary))
+    out.print(summary_table(result.summary, accelerated))
     out.print(f"merged model: {result.folder / 'merged'}", soft_wrap=True)
-    out.print(f"pictures: {result.folder}/search.png, training.png, blocks.png", soft_wrap=True)
-    out.print(f"all of it on one page: {page}", soft_wrap=True)
+    out.print(f"all of it, with pictures, on one page: {page}", soft_wrap=True)
     out.print(
-        f"prune your own: updp-rt prune {model} --checkpoint your.safetensors --data your/images --num-pruned 6",
+        f"your own: updp-rt train {model} --pretrained --data your/images, and then updp-rt prune runs/train-{model} "
+        "--data your/images --num-pruned 6",
         soft_wrap=True,
     )
 
 
-def _trained_baseline(name: str, splits: Splits, budget: _Budget, seed: int, folder: Path) -> nn.Module:
-    """The model trained on the digits from scratch, stored in `folder` and read from there the next time."""
-    from safetensors.torch import save_file
+def _accelerated(baseline: Path, run: Path) -> list[Accelerated]:
+    """The baseline and the merged model on fused kernels, timed and certified once and kept in their folders."""
+    from updp_rt.data.named import name_images
+    from updp_rt.report import PROFILE, profile
+    from updp_rt.report.schema import Profile
+    from updp_rt.runtime.certificates import certify
+    from updp_rt.verification import Certificate
 
-    from updp_rt.artifacts import create_model, load_checkpoint
-    from updp_rt.artifacts.atomic import atomic_path, write_json
-    from updp_rt.data import make_loader
-    from updp_rt.pruning.progress import Progress
-    from updp_rt.pruning.trainer import Recipe, evaluate, fit, label_losses, make_accelerator, seed_everything
-
-    recipe = Recipe(budget.baseline_epochs, budget.baseline_lr, seed=seed)
-    seed_everything(seed, "weights", 0)
-    model = create_model(name, size=_SIZE, num_classes=splits.num_classes)
-    identity = {"model": name, "seed": seed, "epochs": recipe.epochs, "lr": recipe.lr}
-    settings, weights, checkpoint = folder / "baseline.json", folder / "baseline.safetensors", folder / "baseline.ckpt"
-    if settings.exists() and jsonlib.loads(settings.read_text(encoding="utf-8")) != identity:
-        raise ValueError(f"{folder}: holds another baseline; choose another --out or delete it")
-    write_json(settings, identity)
-    if weights.exists():
-        load_checkpoint(model, weights)
-        return model
-    val = make_loader(splits.val, 256, training=False)
-    fit(
-        model,
-        make_loader(splits.train, 32, training=True, seed=seed),
-        label_losses(),
-        recipe,
-        stage="baseline",
-        accelerator=make_accelerator(),
-        progress=Progress(folder / "log.txt"),
-        checkpoint=checkpoint,
-        after_epoch=lambda trained: {"val_accuracy": evaluate(trained, val)},
-    )
-    model.cpu()
-    with atomic_path(weights) as temporary:
-        save_file(model.state_dict(), temporary)
-    checkpoint.unlink(missing_ok=True)
-    return model
+    kept = run / PROFILE
+    times = (Profile.model_validate_json(kept.read_bytes()) if kept.is_file() else profile(run)).model
+    verdicts = []
+    for model in (baseline, run / "merged"):
+        path = model / "certificate.json"
+        if not path.is_file():
+            certify(model, name_images("digits")).save(path)
+        verdicts.append("passed" if Certificate.load(path).passed else "FAILED")
+    return [
+        Accelerated("baseline, accelerated", times.baseline_accelerated, times.baseline, verdicts[0]),
+        Accelerated("merged, accelerated", times.accelerated, times.baseline, verdicts[1]),
+    ]

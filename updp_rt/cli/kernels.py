@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from updp_rt.cli.app import app
 from updp_rt.cli.common import out, print_json
+from updp_rt.cli.progress import counted
 
 if TYPE_CHECKING:
     from updp_rt.kernels.hip.figures import Figures
@@ -48,15 +48,8 @@ def build(
     from updp_rt.kernels.hip.build import build as build_objects
     from updp_rt.kernels.hip.manifest import read_manifest
 
-    columns = (TextColumn("compiling"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=out, transient=True) as progress:
-        task = progress.add_task("compiling", total=None)
-        folders = build_objects(
-            list(dict.fromkeys(arch.split(","))),
-            folder,
-            force=force,
-            advance=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    with counted("compiling") as advance:
+        folders = build_objects(list(dict.fromkeys(arch.split(","))), folder, force=force, advance=advance)
     for path in folders:
         manifest = read_manifest(path)
         out.print(f"{path}: {len(manifest.kernels)} kernels, {manifest.recipe.compiler}", soft_wrap=True)

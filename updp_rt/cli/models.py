@@ -2,43 +2,87 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from updp_rt.cli.app import app
-from updp_rt.cli.common import out, parse_size, print_json
-from updp_rt.cli.options import AsJson, ModelName, Size
+from updp_rt.cli.common import load_or_create, out, parse_size, print_json
+from updp_rt.cli.options import AsJson, ModelOrFolder, Size
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from updp_rt.pruning import LatencyTable
 
 
 @app.command(epilog="Example: updp-rt inspect mobilenetv2_100")
-def inspect(model: ModelName, img_size: Size = None, json: AsJson = False) -> None:
+def inspect(
+    model: ModelOrFolder,
+    img_size: Size = None,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Time every block and its merged forms here, on a GPU if there is one.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once, with --latency.")] = 8,
+    json: AsJson = False,
+) -> None:
     """List every block of MODEL: prunable or why not, its cost, and what it would merge into."""
     size = parse_size(img_size)
     from rich.table import Table
 
-    from updp_rt.artifacts import create_model
     from updp_rt.blocks import inspect as inspect_model
-    from updp_rt.blocks import model_input_size
 
-    created = create_model(model, size=size)
-    report = inspect_model(created, (model_input_size(created)[0], *size) if size else None)
+    created, input_size = load_or_create(model, size)
+    report = inspect_model(created, input_size)
+    times = _measure(created, batch, input_size) if latency else None
     if json:
-        print_json(report.to_dict())
+        print_json({**report.to_dict(), **({"latency": times.model_dump()} if times else {})})
         return
     channels, height, width = report.input_size
     table = Table(title=f"{report.model} ({report.family} family) at {channels}x{height}x{width}", title_justify="left")
     for column in ("block", "kind"):
         table.add_column(column)
-    for column in ("params", "MACs"):
+    for column in ("params", "MACs", *(["latency"] if times else [])):
         table.add_column(column, justify="right")
-    table.add_column("merges into (params, MACs), or why not")
+    table.add_column(f"merges into (params, MACs{', latency' if times else ''}), or why not")
     for block in report.blocks:
-        merged = "\n".join(f"{form}: {_count(cost.params)}, {_count(cost.macs)}" for form, cost in block.merged.items())
-        row = (block.name, block.kind, _count(block.cost.params), _count(block.cost.macs))
+        measured = times.blocks.get(block.name) if times else None
+        forms = measured.by_label() if measured else {}
+        merged = "\n".join(
+            f"{form}: {_count(cost.params)}, {_count(cost.macs)}" + (f", {forms[form]:.3g} ms" if forms else "")
+            for form, cost in block.merged.items()
+        )
+        row = [block.name, block.kind, _count(block.cost.params), _count(block.cost.macs)]
+        if times:
+            row.append(f"{measured.baseline_ms:.3g} ms" if measured else "")
         table.add_row(*row, merged or f"no: {block.reason}", style=None if block.reason is None else "dim")
     table.caption = (
         f"{report.prunable} of {len(report.blocks)} blocks can be pruned; "
         f"the model has {_count(report.cost.params)} parameters and {_count(report.cost.macs)} MACs an image"
     )
+    if times:
+        best = times.choose_bodies(times.blocks)
+        fastest = times.estimate_ms(
+            {name: body for name, body in best.items() if times.blocks[name].saved_ms(body) > 0}
+        )
+        table.caption += (
+            f", and takes {times.model_ms:.3g} ms for {batch} on {times.device}; by these times of blocks alone "
+            f"{fastest:.3g} ms ({times.model_ms / fastest:.2f}×) with every block merged that is faster so"
+        )
     table.caption_justify = "left"
     out.print(table)
+
+
+def _measure(model: nn.Module, batch: int, input_size: tuple[int, int, int]) -> LatencyTable:
+    import torch
+
+    from updp_rt.cli.common import parse_device
+    from updp_rt.pruning import measure_latency
+    from updp_rt.pruning.progress import Progress
+
+    device = parse_device("auto")
+    images = torch.randn(batch, *input_size, generator=torch.Generator().manual_seed(0)).to(device)
+    return measure_latency(model.to(device), images, Progress())
 
 
 @app.command(epilog="Example: updp-rt info --json")

@@ -46,4 +46,5 @@ Device = Annotated[
     str, typer.Option(help="cpu, cuda (AMD's GPUs too), or auto: a GPU if there is one.", callback=_device)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Channels = Annotated[int | None, typer.Option("--in-chans", min=1, help="Channels of the images: 1 for grey ones.")]
 Size = Annotated[str | None, typer.Option("--img-size", help="Image size, such as 224 or 160x192 (height x width).")]

@@ -6,11 +6,11 @@ import importlib.util
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from updp_rt.cli.app import app
 from updp_rt.cli.common import DTYPES, load_or_create, out, parse_dtype, parse_size, print_json
 from updp_rt.cli.options import AsJson, ModelOrFolder, Size
+from updp_rt.cli.progress import counted
 
 
 @app.command(epilog="Example: updp-rt project resnet34 --arch gfx908 --batch 128 --dtype float16")
@@ -46,17 +46,8 @@ def project(
 
     source, input_size = load_or_create(model, parse_size(img_size))
     image = torch.randn(1, *input_size)
-    columns = (TextColumn(f"projecting ({LABEL})"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=out, transient=True, disable=json) as progress:
-        task = progress.add_task("projecting", total=None)
-        report = project_model(
-            source,
-            image,
-            batch,
-            kind,
-            languages,
-            advance=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+    with counted(f"projecting ({LABEL})", show=not json) as advance:
+        report = project_model(source, image, batch, kind, languages, advance=advance)
     if json:
         print_json(report.to_dict() | {"model": model})
     elif out.is_terminal:

@@ -11,8 +11,9 @@ import typer
 from updp_rt.cli.app import app
 from updp_rt.cli.common import out, parse_size, print_json, summary_table
 from updp_rt.cli.images import ImageOptions, reads_images
-from updp_rt.cli.options import AsJson, ModelName, Size
+from updp_rt.cli.options import AsJson, Channels, ModelOrFolder, Size
 from updp_rt.cli.settings import read_settings
+from updp_rt.cli.start import Data, NumClasses, open_start
 
 Folder = Annotated[Path | None, typer.Option("--out", help="Folder for results; the same folder again resumes.")]
 Settings = Annotated[
@@ -27,15 +28,19 @@ Settings = Annotated[
 )
 @reads_images(training=True)
 def prune(
-    model: ModelName,
-    data: Annotated[str, typer.Option(help="digits, an image folder, wds/PATH or hfds/NAME.")] = "digits",
+    model: ModelOrFolder,
+    data: Data = "digits",
     num_pruned: Annotated[int | None, typer.Option(help="How many blocks to prune.")] = None,
     max_latency: Annotated[float | None, typer.Option(help="Or: latency, as a share of the baseline's.")] = None,
     out_folder: Folder = None,
     stage: Annotated[str, typer.Option(help="all, or one of: supernet, search, train, merge.")] = "all",
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from timm's pretrained weights.")] = False,
     checkpoint: Annotated[Path | None, typer.Option(help="Start from this checkpoint (safetensors or torch).")] = None,
-    num_classes: Annotated[int | None, typer.Option(help="Of the data, where its folders don't say.")] = None,
+    reuse: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Take over this run's supernet, and its search where that fits.")
+    ] = None,
+    num_classes: NumClasses = None,
+    in_chans: Channels = None,
     img_size: Size = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step and process.  [default: 64]")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that load data.  [default: 0]")] = None,
@@ -56,6 +61,9 @@ def prune(
 ) -> None:
     """Prune MODEL on your data in four stages: supernet, search, progressive training, merge.
 
+    How many blocks? `--max-latency 0.9 --stage search` shows what each further block costs and saves; `--reuse` then
+    takes that run's supernet over.
+
     Killed or stopped, the same command goes on where it was. Each stage can also run alone, on what the stages before
     it left in the folder.
     """
@@ -63,8 +71,11 @@ def prune(
 
     if stage != "all" and stage not in STAGES:
         raise ValueError(f"--stage takes all, {', '.join(STAGES)}; not {stage!r}")
-    if pretrained == (checkpoint is not None):
-        raise ValueError("pruning starts from a trained model: give --pretrained or --checkpoint FILE (one of them)")
+    if pretrained + (checkpoint is not None) + Path(model).is_dir() != 1:
+        raise ValueError(
+            "pruning starts from a trained model: give --pretrained or --checkpoint FILE (one of them), "
+            "or in MODEL's place the folder of a saved model (and neither)"
+        )
     named: dict[str, Any] = {
         "num_pruned": num_pruned,
         "max_latency": max_latency,
@@ -81,32 +92,25 @@ def prune(
         "accumulate": accumulate,
         "seed": seed,
     }
-    config = read_settings(PruneConfig, named, settings or [])
-    size = parse_size(img_size)
+    config, size = read_settings(PruneConfig, named, settings or []), parse_size(img_size)
     if checkpoint is not None and not checkpoint.exists():
         raise ValueError(f"{checkpoint}: no such checkpoint")
 
-    from updp_rt.artifacts import create_model
-    from updp_rt.artifacts.preprocessing import set_preprocessing
-    from updp_rt.blocks import model_input_size, prunable_blocks
+    from updp_rt.blocks import prunable_blocks
     from updp_rt.pruning import Run
     from updp_rt.pruning.pipeline import default_folder, run_stages
 
-    shape = create_model(model, size=size)
-    prunable_blocks(shape)  # an unsupported model fails here, before any data is read
-    channels, height, width = model_input_size(shape)
-    input_size = (channels, *(size or (height, width)))
-    splits = images.load(data, input_size, preprocessing=shape, num_classes=num_classes, enlarge=size is not None)
-    created = create_model(
-        model, size=size, num_classes=splits.num_classes, pretrained=pretrained, checkpoint=checkpoint
+    created, splits = open_start(
+        model,
+        data,
+        images,
+        size=size,
+        num_classes=num_classes,
+        in_chans=in_chans,
+        pretrained=pretrained,
+        checkpoint=checkpoint,
+        check=prunable_blocks,
     )
-    trained_classes = getattr(created, "pretrained_cfg", {}).get("num_classes")
-    if pretrained and splits.num_classes != trained_classes:
-        raise ValueError(
-            f"the pretrained head has {trained_classes} classes, {data!r} has {splits.num_classes}: "
-            "fine-tune the model first and give it as --checkpoint"
-        )
-    set_preprocessing(created, splits.preprocessing, input_size)
     folder = out_folder or default_folder(created, config)
     run = Run(
         created,
@@ -115,6 +119,7 @@ def prune(
         folder,
         config,
         test=splits.test,
+        reuse=reuse,
         augmentation=splits.augmentation,
         notes=splits.describe(),
     )
@@ -122,11 +127,13 @@ def prune(
     if not run.main:
         return
     if stage in ("all", "merge"):
-        _report(run.folder, json)
+        _show_summary(run.folder, json)
     elif json:
         print_json({"folder": str(run.folder), "stage": stage, "done": True})
     else:
-        out.print(f"{stage}: done, in {run.folder}")
+        if stage == "search":
+            _show_advice(run.folder)
+        out.print(f"{stage}: done, in {run.folder}", soft_wrap=True)
 
 
 @app.command(epilog="Example: updp-rt merge runs/deit-p6 --out deit_tiny_p6")
@@ -145,12 +152,37 @@ def merge(
     print_json({"folder": str(saved)}) if json else out.print(f"merged model saved in {saved}")
 
 
-def _report(folder: Path, json: bool) -> None:
+def _show_summary(folder: Path, json: bool) -> None:
+    from updp_rt.report import write_report
+
     summary = jsonlib.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    page, _ = write_report(folder)
     if json:
-        print_json(summary)
+        print_json({**summary, "report": str(page)})
         return
     out.print(summary_table(summary))
-    out.print(
-        f"merged model: {folder / 'merged'}   pictures: {folder}/search.png, training.png, blocks.png", soft_wrap=True
+    out.print(f"merged model: {folder / 'merged'}   pictures: {page}", soft_wrap=True)
+
+
+def _show_advice(folder: Path) -> None:
+    """What each further pruned block costs in accuracy and saves in latency, by the search."""
+    from rich.table import Table
+
+    from updp_rt.pruning import LatencyTable, SearchResult
+    from updp_rt.pruning.run import LATENCY, SEARCH, read_result
+
+    search, model_ms = read_result(folder / SEARCH, SearchResult), read_result(folder / LATENCY, LatencyTable).model_ms
+    table = Table(title="how many blocks to prune, by the best candidate of each number", title_justify="left")
+    for column in ("blocks", "accuracy before training", "latency", "of the baseline's"):
+        table.add_column(column, justify="right")
+    table.add_column("which")
+    for count, best in search.by_count().items():
+        share = f"{100 * best.latency_ms / model_ms:.0f}%"
+        figures = (f"{100 * best.accuracy:.2f}%", f"{best.latency_ms:.2f} ms", share)
+        table.add_row(str(count), *figures, ", ".join(best.blocks), style="bold" if best == search.chosen else None)
+    table.caption = (
+        "accuracies are the supernet's: training raises those of many blocks most. Another number: the same command "
+        f"with --num-pruned N --reuse {folder}"
     )
+    table.caption_justify = "left"
+    out.print(table)

@@ -11,7 +11,16 @@ from updp_rt.cli.app import app
 from updp_rt.cli.common import DTYPES, out, parse_dtype, print_json
 from updp_rt.cli.options import AsJson
 
-Folder = Annotated[Path, typer.Argument(help="Folder of a run, or of a saved model.", show_default=False)]
+
+def _is_there(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    return folder
+
+
+Folder = Annotated[
+    Path, typer.Argument(help="Folder of a run, or of a saved model.", show_default=False, callback=_is_there)
+]
 
 
 @app.command(epilog="Example: updp-rt profile runs/deit-p6 --batch 8")
@@ -25,9 +34,10 @@ def profile(
 
     What was measured is kept in FOLDER/profile.json, which `updp-rt report` draws. On a GPU if there is one.
     """
+    kind = parse_dtype(dtype)
     from updp_rt import report
 
-    found = report.profile(folder, batch_size=batch, dtype=parse_dtype(dtype))
+    found = report.profile(folder, batch_size=batch, dtype=kind)
     if json:
         print_json(found.model_dump(mode="json"))
         return

@@ -24,8 +24,8 @@ class Digits(Dataset[tuple[Tensor, int]]):
         size: ``(height, width)`` the 8x8 scans are resized to.
         channels: number of equal channels.
         augment: shift each image at random by up to half a pixel of the original scan, from torch's global generator.
-        mean, std: what is taken off the scans, ink being 1 and paper 0, and what they are then divided by: one value a
-            channel. By default their own, for zero mean and unit variance.
+        mean, std: what is subtracted from the scans (ink is 1, paper 0), and what they are then divided by: one value
+            per channel. By default their own, for zero mean and unit variance.
     """
 
     def __init__(

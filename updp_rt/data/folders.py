@@ -1,4 +1,4 @@
-"""Image folders: which pictures lie there, and which class each is of. Train's folders number the classes."""
+"""Image folders: which pictures they hold, and the class of each. Train's folders number the classes."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def read_train(root: Path, classes: Mapping[str, int] | None = None) -> tuple[Fo
     empty = [name for name, (_, pictures) in found.items() if not pictures]
     if empty and classes is None:
         raise ValueError(
-            f"{found[empty[0]][0]}: no pictures there{_and_more(len(empty), 'such folder')}; a class needs some "
-            f"({', '.join(sorted(_SUFFIXES))}) or remove it"
+            f"{found[empty[0]][0]}: no pictures there{_and_more(len(empty), 'such folder')}; add some "
+            f"({', '.join(sorted(_SUFFIXES))}) or remove the folder"
         )
     if classes is None:
         classes = number_classes(found)
@@ -62,7 +62,7 @@ def read_train(root: Path, classes: Mapping[str, int] | None = None) -> tuple[Fo
 
 
 def read_split(root: Path, classes: Mapping[str, int]) -> FolderReader:
-    """The pictures of another split, by train's numbering; classes without pictures there are well.
+    """The pictures of another split, by train's numbering; a class may have none there.
 
     Raises:
         ValueError: no pictures at all, or some of a class that is not in train.
@@ -70,7 +70,7 @@ def read_split(root: Path, classes: Mapping[str, int]) -> FolderReader:
     found = _pictures_by_class(root)
     reader = _samples(found, classes, "train has no such class")
     if not len(reader):
-        raise ValueError(f"{root}: holds no pictures in class folders as {root}/{next(iter(classes))}/1.jpg")
+        raise ValueError(f"{root}: holds no pictures in class folders, such as {root}/{next(iter(classes))}/1.jpg")
     return reader
 
 
@@ -80,10 +80,10 @@ def number_classes(names: Iterable[str]) -> dict[str, int]:
 
 
 def read_class_map(path: Path) -> dict[str, int]:
-    """Indices of classes from a file: ``.txt``, one name a line, numbered from 0; or ``.json``, names to indices.
+    """Indices of classes from a file: ``.txt``, one name per line, numbered from 0; or ``.json``, names to indices.
 
     Raises:
-        ValueError: another kind of file, not readable, or an index that is no whole number from 0.
+        ValueError: another kind of file, one that cannot be read, or an index that is not a whole number from 0.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -91,15 +91,15 @@ def read_class_map(path: Path) -> dict[str, int]:
             names = [line.strip() for line in text.splitlines() if line.strip()]
             found = {name: index for index, name in enumerate(names)}
             if len(found) < len(names):
-                raise ValueError("a name stands there twice")
+                raise ValueError("a name occurs twice")
         elif path.suffix == ".json":
             found = json.loads(text)
         else:
-            raise ValueError("give a .txt file, one name a line, or a .json file of names and indices")
+            raise ValueError("give a .txt file with one name per line, or a .json file of names and indices")
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: no class map ({error})") from error
+        raise ValueError(f"{path}: not a class map ({error})") from error
     if not isinstance(found, dict) or not found or not all(type(i) is int and i >= 0 for i in found.values()):
-        raise ValueError(f"{path}: no class map (names and indices from 0 were expected)")
+        raise ValueError(f"{path}: not a class map (names and indices from 0 were expected)")
     return found
 
 
@@ -108,7 +108,7 @@ def _samples(found: dict[str, tuple[str, list[str]]], classes: Mapping[str, int]
     if unknown:
         folder, pictures = found[unknown[0]]
         raise ValueError(
-            f"{folder}: {len(pictures)} pictures of a class {unknown[0]!r}, but {why}"
+            f"{folder}: {len(pictures)} pictures of the class {unknown[0]!r}, but {why}"
             f"{_and_more(len(unknown), 'such folder')}; known are {_some(list(classes))}"
         )
     samples = [(path, classes[name]) for name, (_, pictures) in found.items() for path in pictures]
@@ -116,14 +116,14 @@ def _samples(found: dict[str, tuple[str, list[str]]], classes: Mapping[str, int]
 
 
 def _natural(name: str) -> tuple[Any, str]:
-    """timm's order, 2 before 10; names that differ only in case have a place each."""
+    """timm's order, 2 before 10; names that differ only in case each have a place."""
     from timm.utils.misc import natural_key
 
     return natural_key(name), name
 
 
 def _pictures_by_class(root: Path) -> dict[str, tuple[str, list[str]]]:
-    """By class the first folder of that name and its pictures.
+    """For each class, the first folder of that name and its pictures.
 
     A class is the innermost folder that holds pictures, or nothing; folders in between group them. Hidden files and
     folders are passed over, links are followed.
@@ -142,7 +142,7 @@ def _pictures_by_class(root: Path) -> dict[str, tuple[str, list[str]]]:
                 if name[0] != ".":
                     held.setdefault(folder, []).append(path)
             elif os.path.islink(path) and not os.path.exists(path):  # a class folder that would be missing unseen
-                raise ValueError(f"{path}: a link to what is not there; mend or remove it")
+                raise ValueError(f"{path}: a link to something that is not there; repair or remove it")
         if folder not in held and not names and folder != str(root):
             empty.append(folder)
     if str(root) in held:
@@ -164,7 +164,7 @@ def _pictures_by_class(root: Path) -> dict[str, tuple[str, list[str]]]:
 
 
 def _contains(outer: str, inner: str) -> bool:
-    """Whether a folder is the other or holds it: a link to it would go round in circles."""
+    """Whether a folder is the other one or holds it: following a link to it would never end."""
     return inner == outer or inner.startswith(outer + os.sep)
 
 

@@ -25,8 +25,8 @@ Loader = DataLoader[tuple[Tensor, Tensor]]
 class Splits:
     """Training images, images that choose between candidates, and images that only the last figures see.
 
-    `preprocessing` is what all of them go through, `augmentation` what is done to training images besides (None: to
-    the digits, which are shifted by up to half a pixel of the scans).
+    `preprocessing` is what all of them go through; `augmentation`, what else is done to training images (None for the
+    digits, which are shifted by up to half a pixel of the scans).
     """
 
     train: Dataset[Any]
@@ -58,25 +58,27 @@ def load_splits(
 
     Args:
         data: "digits" (embedded); an image folder with ``train/`` and ``validation/`` (``val/``, ``valid/``) and
-            perhaps ``test/``, each of one folder a class; ``wds/PATH``, WebDataset shards with an ``_info.json`` that
-            names the splits train, validation and test; ``hfds/NAME``, a HF dataset with train and validation.
+            perhaps ``test/``, each with one folder per class; ``wds/PATH``, WebDataset shards with an ``_info.json`` of
+            the splits train, validation and test; ``hfds/NAME``, a HF dataset with train and validation.
         input_size: ``(channels, height, width)`` of the images; pictures are read as grey for one channel.
-        num_classes: of the data set; counted where its folders name them.
+        num_classes: of the data set; counted if its folders name them.
         val_fraction: without a test split, validation serves as one, and this share of the training images is held
             out to choose between candidates.
-        preprocessing: a model, whose ``pretrained_cfg`` says what its images go through (pictures that are no larger
-            than `input_size` are not cropped all the same), or what a manifest recorded, which is followed to the
-            letter. By default timm's for ImageNet.
-        transforms: what is to be otherwise, under timm's names: see `transforms.OPTIONS`.
+        preprocessing: a model, whose ``pretrained_cfg`` says what its images go through (except that pictures no larger
+            than `input_size` are not cropped), or what a manifest recorded, which is followed to the letter. By
+            default timm's for ImageNet.
+        transforms: overrides, under timm's names: see `transforms.OPTIONS`.
         class_map: file of the classes' indices, see `read_class_map`; by default train's classes in timm's order.
         enlarge: False refuses pictures that would be enlarged more than twice.
 
     Raises:
         ValueError: the data set is not there, lacks a split, does not say how many classes it has, or holds pictures
-            that cannot be read or belong to no class of train; an unknown transform.
+            that cannot be read or whose class train does not have; an unknown transform.
     """
     given = dict(transforms or {})
     if data == "digits":
+        if class_map is not None:
+            raise ValueError("the digits number their classes themselves: give no class map (--class-map)")
         return _digits(input_size, preprocessing, given)
     check_channels(input_size[0])
     classes = read_class_map(class_map) if class_map else None
@@ -93,7 +95,7 @@ def load_splits(
         size = "x".join(map(str, input_size[1:]))
         raise ValueError(
             f"the pictures of {data!r} are about {height}x{width} and would be enlarged {factor:.1f} times for the "
-            f"model's {size}: give the size it is to see, --img-size {height}x{width} or --img-size {size}"
+            f"model's {size}: say which size the model should see, --img-size {height}x{width} or --img-size {size}"
         )
     applied, augmentation = choose_transforms(input_size, source.sizes, preprocessing, given)
     training = make_transform(input_size, applied, augmentation)
@@ -106,7 +108,7 @@ def _digits(input_size: tuple[int, int, int], own: nn.Module | Preprocessing | N
     channels, *size = input_size
     odd = sorted(set(given) - {"mean", "std"})
     if odd:
-        raise ValueError(f"the digits are resized and shifted in one way: {odd[0]} has no meaning for them")
+        raise ValueError(f"the digits are always resized and shifted in the same way: {odd[0]} does not apply to them")
     how: dict[str, Any] = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "squash"}
     scans: dict[str, Any] = {"mean": (MEAN,), "std": (STD,)}
     if isinstance(own, Preprocessing) and how.items() <= own.model_dump().items():  # recorded of the digits
@@ -137,7 +139,7 @@ class EpochSampler(Sampler[int]):
 
 
 def first_images(loader: Loader, count: int) -> Tensor:
-    """The first `count` images of a loader's first epoch (or as many as it has), wherever training has got to."""
+    """The first `count` images of a loader's first epoch (or as many as it has), however far training has got."""
     if isinstance(loader.sampler, EpochSampler):
         loader.sampler.set_epoch(0)
     taken: list[Tensor] = []
@@ -155,7 +157,7 @@ def make_loader(
 ) -> Loader:
     """A loader over `data`: shuffled by `EpochSampler` and without a last partial batch when training.
 
-    A ready DataLoader is taken as it is: its batch size and order are the user's.
+    A DataLoader is taken as it is: its batch size and order are the user's.
     """
     if isinstance(data, DataLoader):
         return data

@@ -1,4 +1,4 @@
-"""Pictures on disk as a data set: read in the model's channels; torn ones are left out by name and counted."""
+"""Pictures on disk as a data set: read in the model's channels; damaged ones are left out by name and counted."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 
 _logger = logging.getLogger(__name__)
 
-TORN_SHARE = 0.1  # of the pictures; one torn file never stops a run
-_LOOKED_AT = 10_000  # pictures whose ends are looked at beforehand: about a second
+TORN_SHARE = 0.1  # of the pictures; one damaged file never stops a run
+_LOOKED_AT = 10_000  # pictures whose ends are checked beforehand: about a second
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
@@ -25,7 +25,7 @@ Transform = Callable[[Image.Image], Tensor]
 
 
 class PicturesError(ValueError):
-    """Pictures that cannot be read; its text is one line in whatever process it was raised."""
+    """Pictures that cannot be read; the message is one line in whatever process it was raised."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message.rpartition("PicturesError: ")[2].strip())  # a loader's worker adds a traceback
@@ -41,31 +41,31 @@ class Reader(Protocol):
 
 @dataclass
 class Survey:
-    """What a look at the pictures of a split found: ``(width, height)`` of those of sound ones, what ails others."""
+    """What a look at a split's pictures found: ``(width, height)`` of sound ones, and what is wrong with others."""
 
     sizes: list[tuple[int, int]] = field(default_factory=list)
     torn: dict[int, str] = field(default_factory=dict)
 
 
 def check_channels(channels: int) -> None:
-    """Raise `ValueError` unless pictures can be read in so many channels."""
+    """Raise `ValueError` unless pictures can be read in this number of channels."""
     if channels not in (1, 3):
         raise ValueError(
-            f"the model takes images of {channels} channels, pictures have 1 (grey) or 3: make data sets of your own "
+            f"the model takes images of {channels} channels, but pictures have 1 (grey) or 3: make your own data sets "
             "and call updp_rt.prune or updp_rt.verify in Python"
         )
 
 
 def to_channels(image: Image.Image, channels: int) -> Image.Image:
-    """A grey or coloured picture of 8 bits a channel; 16 bits are scaled, where PIL's own conversion would clip them.
+    """A grey or colour picture of 8 bits per channel; 16 bits are scaled, while PIL's own conversion would clip them.
 
     Raises:
-        ValueError: more than 16 bits a pixel in one channel, or floats.
+        ValueError: one channel of more than 16 bits per pixel, or floats.
     """
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.size and (values.min() < 0 or values.max() > 65535):
-            raise ValueError("more than 16 bits a pixel")
+            raise ValueError("more than 16 bits per pixel")
         image = Image.fromarray(np.round(values / 257).astype(np.uint8))
     elif image.mode == "F":
         raise ValueError("floating-point pixels, whose range is unknown")
@@ -115,7 +115,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
 
 def survey(reader: Reader, most: int = _LOOKED_AT) -> Survey:
-    """Look at the headers and the ends of a split's pictures, of `most` evenly spread ones where there are more."""
+    """Look at the headers and the ends of a split's pictures, or of `most` evenly spread ones if there are more."""
     found = Survey()
     for index in range(0, len(reader), max(1, -(-len(reader) // most))):
         try:
@@ -128,7 +128,7 @@ def survey(reader: Reader, most: int = _LOOKED_AT) -> Survey:
 
 
 def refuse_torn(first: Sequence[str], torn: int, pictures: int) -> None:
-    """Raise `PicturesError` where more than `TORN_SHARE` of the pictures, and more than one, cannot be read."""
+    """Raise `PicturesError` if more than `TORN_SHARE` of the pictures, and more than one, cannot be read."""
     if torn > max(1, TORN_SHARE * pictures):
         more = " ..." if torn > len(first) else ""
         raise PicturesError(
@@ -152,4 +152,4 @@ def _look(file: Any) -> tuple[int, int]:
 
 def reason(error: Exception) -> str:
     """Why a picture cannot be read, in a few words."""
-    return "no picture" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+    return "not a picture" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__

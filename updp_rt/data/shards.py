@@ -53,7 +53,7 @@ class ShardReader(ReaderWds):
                 payload = next(sample[key] for key in _PICTURES if key in sample)
                 image = to_channels(Image.open(io.BytesIO(payload)), self.channels)
             except StopIteration:
-                raise PicturesError(f"{name}: no picture; one of {', '.join(_PICTURES)} was expected") from None
+                raise PicturesError(f"{name}: holds no picture; one of {', '.join(_PICTURES)} was expected") from None
             except UNREADABLE as error:
                 _logger.warning("left out: %s: cannot be read (%s)", name, reason(error))
                 self.torn.append(name)
@@ -67,10 +67,12 @@ class ShardReader(ReaderWds):
             raise PicturesError(f"{name}: has no label (.cls)")
         label = self.classes.get(text)
         if label is None and not _is_number(text):
-            raise PicturesError(f"{name}: is of a class {text!r}, which train does not have")
+            raise PicturesError(f"{name}: its class {text!r} is not in train")
         label = int(text) if label is None else label
         if label >= self.num_classes:
-            raise PicturesError(f"{name}: is of class {label}, but there are {self.num_classes} (--num-classes)")
+            raise PicturesError(
+                f"{name}: its class is {label}, but there are {self.num_classes} classes (--num-classes)"
+            )
         return label
 
 
@@ -85,8 +87,8 @@ def open_shards(root: str, channels: int, num_classes: int | None, classes: Mapp
     """WebDataset shards whose ``_info.json`` names the splits train, validation and test.
 
     Raises:
-        ValueError: a split is missing or cannot be read, it is not known how many classes there are, or a name of a
-            class is not one of train's.
+        ValueError: a split is missing or cannot be read, the number of classes is not known, or the name of a class is
+            not one of train's.
     """
 
     def read(split: str, *, training: bool = False) -> ShardReader:
@@ -105,7 +107,7 @@ def open_shards(root: str, channels: int, num_classes: int | None, classes: Mapp
     for found in names:
         unknown = next((name for name in found if name not in (classes or {})), None)
         if unknown is not None:
-            raise ValueError(f"{found[unknown]}: of a class {unknown!r}, which train does not have")
+            raise ValueError(f"{found[unknown]}: its class {unknown!r} is not in train")
     if num_classes is None and not classes:
         raise ValueError(f"'wds/{root}' does not say how many classes it has; give num_classes (--num-classes)")
     num_classes = num_classes or max((classes or {}).values()) + 1
@@ -126,7 +128,7 @@ def open_shards(root: str, channels: int, num_classes: int | None, classes: Mapp
 def _class_names(reader: ShardReader) -> dict[str, str]:
     """Labels of a split that are names rather than numbers, each with the sample where it is first met.
 
-    Only the first label is read where it is a number. Shards that are no local files are passed over.
+    Only the first label is read if it is a number. Shards that are not local files are skipped.
     """
     found: dict[str, str] = {}
     field = reader.split_info.alt_label

@@ -1,4 +1,4 @@
-"""Where pictures come from: image folders and data sets of the HF hub. Each says its classes and pictures' sizes."""
+"""Where pictures come from: image folders and data sets of the HF hub, with their classes and sizes of pictures."""
 
 from __future__ import annotations
 
@@ -112,13 +112,13 @@ def open_hub(
 
 
 def _check_counts(train: FolderReader, root: Path, numbers: Mapping[str, int] | None) -> None:
-    """Raise `ValueError` where a class of the training split has lost all its pictures, or there is but one picture."""
+    """Raise `ValueError` if a class of the training split has lost all its pictures, or there is only one picture."""
     left = Counter(label for _, label in train.samples)
     for name, number in (numbers or {}).items():
         if not left[number]:
             raise ValueError(f"{root}: no picture of the class {name!r} can be read; replace them or remove its folder")
     if len(train) < 2:
-        raise ValueError(f"{root}: {len(train)} picture is not enough to train on")
+        raise ValueError(f"{root}: too few pictures to train on ({len(train)}); two are the least")
 
 
 def _hold_out(labels: Sequence[int], fraction: float, root: Path) -> tuple[list[int], list[int]]:
@@ -135,7 +135,7 @@ def _hold_out(labels: Sequence[int], fraction: float, root: Path) -> tuple[list[
             kept.append(index)
     if not held_out:
         raise ValueError(
-            f"{root}: one picture a class ({len(labels)} in all): none can be held out to choose by, as a data set "
+            f"{root}: one picture per class ({len(labels)} in all), so none can be held out, as a data set "
             "without test/ needs; give each class two or more, or add test/"
         )
     return kept, held_out

@@ -1,4 +1,4 @@
-"""Which transforms pictures go through: the model's own, fitted to small pictures, unless others are asked for."""
+"""Which transforms pictures go through: the model's own, fitted to small pictures, unless told otherwise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from updp_rt.artifacts import first_error
 from updp_rt.artifacts.preprocessing import Augmentation, Preprocessing, model_preprocessing
 from updp_rt.data.pictures import check_channels
 
-# Pictures that are not larger than what the model sees lose by every crop.
+# Pictures no larger than what the model sees lose something by every crop.
 _SMALL = {"crop_pct": 1.0, "scale": (0.8, 1.0), "color_jitter": (0.0, 0.0, 0.0)}
 OPTIONS = (*Preprocessing.model_fields, *Augmentation.model_fields)
 
@@ -30,14 +30,14 @@ def choose_transforms(
     `own`, if it is a model; then timm's defaults.
 
     Raises:
-        ValueError: an option that does not exist or a value out of range, naming it; `mean` or `std` of another number
-            of channels; images of neither 1 nor 3 channels.
+        ValueError: an option that does not exist or a value out of range, by name; `mean` or `std` for another number
+            of channels; images with neither 1 nor 3 channels.
     """
     channels, height, width = input_size
     check_channels(channels)
     unknown = sorted(set(given) - set(OPTIONS))
     if unknown:
-        raise ValueError(f"no such option of the transforms: {unknown[0]}; there are {', '.join(OPTIONS)}")
+        raise ValueError(f"unknown transform option {unknown[0]}; choose among {', '.join(OPTIONS)}")
     values = {key: _repeat(key, value, channels) for key, value in given.items()}
     small = _SMALL if sum(w <= width and h <= height for w, h in sizes) > len(sizes) / 2 else {}
     if isinstance(own, Preprocessing):
@@ -56,7 +56,7 @@ def choose_transforms(
 
 
 def enlargement(input_size: tuple[int, int, int], sizes: Sequence[tuple[int, int]]) -> float:
-    """How many times larger the model's image is than most pictures, by the edge where it is most."""
+    """How many times larger the model's image is than most pictures, along the edge where the factor is largest."""
     _, height, width = input_size
     return statistics.median(max(height / h, width / w) for w, h in sizes) if sizes else 1.0
 
@@ -84,5 +84,5 @@ def _repeat(key: str, value: Any, channels: int) -> Any:
     wanted = 3 if key == "color_jitter" else channels
     values *= wanted if len(values) == 1 else 1
     if key != "color_jitter" and len(values) != channels:
-        raise ValueError(f"{key} has {len(values)} values, images have {channels} channels: give 1 or {channels}")
+        raise ValueError(f"{key} has {len(values)} values, but images have {channels} channels: give 1 or {channels}")
     return values

@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from updp_rt.pruning.baseline import train_baseline
     from updp_rt.pruning.claim import RunError
-    from updp_rt.pruning.config import PruneConfig
+    from updp_rt.pruning.config import PruneConfig, TrainConfig
     from updp_rt.pruning.latency import LatencyTable, measure_latency
     from updp_rt.pruning.pipeline import PruneResult, prune
     from updp_rt.pruning.run import Run
@@ -26,9 +27,11 @@ _HOMES = {
     "Run": "run",
     "RunError": "claim",
     "SearchResult": "search",
+    "TrainConfig": "config",
     "measure_latency": "latency",
     "prune": "pipeline",
     "search_blocks": "search",
+    "train_baseline": "baseline",
 }
 
 __all__ = [
@@ -40,9 +43,11 @@ __all__ = [
     "Run",
     "RunError",
     "SearchResult",
+    "TrainConfig",
     "measure_latency",
     "prune",
     "search_blocks",
+    "train_baseline",
 ]
 
 

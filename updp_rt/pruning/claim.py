@@ -22,7 +22,7 @@ class RunError(ValueError):
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` alone; raises `RunError` at once where another process has it. Its death frees the folder."""
+    """Hold `folder` alone; raises `RunError` at once if another process has it, whose death frees it."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / LOCK, timeout=0):
@@ -33,16 +33,16 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_begun(folder: Path, identity: str) -> bool:
-    """Whether `folder` holds the file `identity`; raises `RunError` where it holds other things instead."""
+    """Whether `folder` holds the file `identity`; raises `RunError` if it holds other things instead."""
     if (folder / identity).exists():
         return True
     if folder.exists() and any(path.name not in _OURS for path in folder.iterdir()):
-        raise RunError(f"{folder}: not empty and no run of updp_rt; choose another folder")
+        raise RunError(f"{folder}: not empty, and not a run of updp_rt; choose another folder")
     return False
 
 
 def read_identity(path: Path, keys: set[str]) -> dict[str, Any]:
-    """What a folder says it is; raises `RunError` where that is not there or lacks one of `keys`."""
+    """What a folder says it is; raises `RunError` if that is missing or lacks one of `keys`."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

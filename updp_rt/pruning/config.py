@@ -1,4 +1,4 @@
-"""Settings of a pruning run: one validated, serialisable object."""
+"""Settings of a pruning run, and of a baseline's training: validated, serialisable objects."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class PruneConfig(BaseModel):
 
     num_pruned: int | None = Field(None, ge=1, description="blocks to prune")
     max_latency: float | None = Field(None, gt=0, lt=1, description="latency allowed, as a share of the baseline's")
-    body: str = Field("auto", description="pruned body where a family has several; auto takes the fastest measured")
+    body: str = Field("auto", description="pruned body if a family has several; auto takes the fastest measured")
     seed: int = Field(0, ge=0)
     batch_size: int = Field(64, ge=1)
     workers: int = Field(0, ge=0, description="processes that load data")
 
     supernet_epochs: int = Field(4, ge=0)
     supernet_lr: float = Field(5e-4, gt=0)
-    random_subnets: int = Field(1, ge=0, description="random subnets a step, beside the largest and the smallest")
+    random_subnets: int = Field(1, ge=0, description="random subnets per step, beside the largest and the smallest")
 
     trials: int = Field(24, ge=1, description="candidates the search evaluates")
     recalibration_batches: int = Field(4, ge=1, description="training batches that set BatchNorm statistics")
@@ -59,3 +59,20 @@ class PruneConfig(BaseModel):
         if (self.num_pruned is None) == (self.max_latency is None):
             raise ValueError("give exactly one of num_pruned (how many blocks) and max_latency (share of baseline's)")
         return self
+
+
+class TrainConfig(BaseModel):
+    """How a baseline is trained: AdamW, a linear warm-up, half a cosine to zero."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    epochs: int = Field(30, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    batch_size: int = Field(64, ge=1)
+    weight_decay: float = Field(0.05, ge=0)
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the training during which the rate rises")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    accumulate: int = Field(1, ge=1, description="batches a step of the optimizer")
+    seed: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, description="processes that load data")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from updp_rt._timing import time_side_by_side
 from updp_rt.blocks import find_family, prunable_blocks, set_lambda
+from updp_rt.blocks.inspect import form_label
 from updp_rt.blocks.progressive import ProgressiveBlock
 from updp_rt.pruning.progress import Progress
 
@@ -36,8 +37,16 @@ class BlockLatency(BaseModel):
         """The pruned body whose best form is the fastest."""
         return _fastest({body: forms[self.best_form(body)] for body, forms in self.merged_ms.items()})
 
+    def by_label(self) -> dict[str, float]:
+        """Of every merged form, under the name that `inspect` gives it."""
+        return {
+            form_label(body, form, len(self.merged_ms)): ms
+            for body, forms in self.merged_ms.items()
+            for form, ms in forms.items()
+        }
+
     def saved_ms(self, body: str) -> float:
-        """What the block takes less in its best merged form; below 0 where that is slower."""
+        """What the block saves in its best merged form; below 0 if that is slower."""
         return self.baseline_ms - self.merged_ms[body][self.best_form(body)]
 
 

@@ -1,4 +1,4 @@
-"""The four stages in their order: for `prune`, the command line, runs that go on, and merging once more."""
+"""The four stages in their order: for `prune`, the command line, resumed runs, and merging again."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run_stages(run: Run, stages: Sequence[str] = STAGES) -> None:
 
     Raises:
         RunError: the folder is in use or another's, or lacks what an earlier stage writes.
-        DivergedError: training came upon NaN or infinity. ValueError: no subnet is as fast as the run wants.
+        DivergedError: training met NaN or infinity. ValueError: no subnet is as fast as the run wants.
     """
     with run.claimed():
         run.progress.expect(_work(run, stages))
@@ -73,7 +73,7 @@ def merge_folder(folder: str | Path, out: str | Path | None = None, form: str = 
         form: "auto" for each block's fastest form by the run's latency table, or one form for all.
 
     Raises:
-        RunError: `folder` is no run, or its subnet is not trained yet.
+        RunError: `folder` is not a run, or its subnet is not trained yet.
         ValueError: no such form.
     """
     folder = Path(folder)
@@ -149,16 +149,16 @@ def prune(
         num_pruned: how many blocks to prune. Or else `max_latency`: latency allowed, as a share of the baseline's.
         out: folder for results; ``runs/<architecture>-p<num_pruned>`` by default. The same call with the same folder
             goes on where a killed run stopped and ends, on a CPU, with the same bits.
-        model_args: arguments `model` was created with, where they cannot be read off it (``{"depths": (2, 2)}``).
-        reuse: folder of another run of this model: its latencies, supernet and search are taken over as far as they are
-            what this run's settings give, so that training alone can be tried otherwise (``direct=True, lr=1e-3``).
+        model_args: arguments `model` was created with, if they cannot be read off it (``{"depths": (2, 2)}``).
+        reuse: folder of another run of this model: its latencies, supernet and search are taken over as far as the
+            settings they depend on are the same, so that only training is repeated (``direct=True, lr=1e-3``).
         config: all settings at once; `settings` are single fields of `PruneConfig` (``epochs=30, lr=1e-3``).
 
     Raises:
         UnsupportedModelError: no known family, or no prunable block.
         ArtifactError: the model could not be saved afterwards (not created by timm).
         RunError: `out` is in use or holds another run.
-        DivergedError: training came upon NaN or infinity.
+        DivergedError: training met NaN or infinity.
         ValueError: no subnet is as fast as `max_latency`; said before anything is trained.
         pydantic.ValidationError: a setting is unknown or out of range.
     """

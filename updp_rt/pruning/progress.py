@@ -1,4 +1,4 @@
-"""What a long run tells: bars on a terminal, a line now and then without one, and a log file that survives both."""
+"""What a long run shows: bars on a terminal, a line now and then without one, and a log file that survives both."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Progress:
         self._spoken = time.monotonic()
 
     def expect(self, work: Mapping[str, float]) -> None:
-        """Say how much work each of the coming tasks is, in one unit of any kind: the time left is told from it."""
+        """Say how much work each of the coming tasks is, in one common unit; the time left follows from it."""
         self._work, self._worked, self._seconds = dict(work), 0.0, 0.0
 
     def log(self, line: str) -> None:
@@ -94,20 +94,21 @@ class Progress:
                     self._seconds += time.monotonic() - current.started
 
     def _left(self) -> str:
-        """How long the task at hand and the whole will still take; nothing where that cannot be said yet."""
+        """How long the current task and the whole run will still take; nothing while that is not known."""
         task = self._task
         if task is None or task.done == task.begun:
             return ""
         seconds = time.monotonic() - task.started
-        left = seconds * (task.total - task.done) / (task.done - task.begun)
-        text = f"; {duration(left)} left"
+        stage = seconds * (task.total - task.done) / (task.done - task.begun)
         share = self._work.get(task.name, 0.0) / max(1, task.total)
         worked = self._worked + share * (task.done - task.begun)
         to_do = sum(self._work.values()) - share * task.done
-        if share and worked > 0:
-            whole = max(left, (self._seconds + seconds) / worked * to_do)
-            text += f", of the run {duration(whole)}"
-        return text
+        whole = (self._seconds + seconds) / worked * to_do if share and worked > 0 else 0.0
+        shown = [
+            *([duration(stage)] if stage else []),
+            *([f"of the run {duration(max(stage, whole))}"] if whole else []),
+        ]
+        return f"; left: {', '.join(shown)}" if shown else ""
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""BatchNorm statistics set anew on training images: what a subnet of a supernet needs before it is judged."""
+"""BatchNorm statistics taken again on training images: what a subnet of a supernet needs before it is judged."""
 
 from __future__ import annotations
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from updp_rt.artifacts.atomic import atomic_path, write_json, write_text
-from updp_rt.artifacts.describe import cpu_state, describe_model, fingerprint
+from updp_rt.artifacts.describe import describe_model
 from updp_rt.artifacts.preprocessing import Augmentation
+from updp_rt.artifacts.weights import cpu_state, fingerprint
 from updp_rt.blocks import prunable_blocks, pruned_bodies
 from updp_rt.data import Loader, first_images, make_loader
 from updp_rt.pruning.claim import RunError, differing, is_begun, locked, read_identity
@@ -51,7 +52,7 @@ class Run:
         train, val, test: data sets or ready loaders of ``(image, label)``; without a test split the last figures are
             taken on `val`, and the summary says so.
         model_args: arguments of ``timm.create_model`` beyond those that can be read off the model.
-        folder: where results go. A folder of the same run is gone on with; one of another run is refused, unless what
+        folder: where results go. A folder of the same run is resumed; one of another run is refused, unless what
             differs concerns no stage that was begun. Nothing is written before `claimed`.
         reuse: folder of another run of this model, whose latencies, supernet and search are taken over as far as the
             settings that they depend on are the same.
@@ -87,6 +88,8 @@ class Run:
         if config.body not in ("auto", *pruned_bodies(model)):
             raise ValueError(f"no pruned body {config.body!r}; choose auto or one of {', '.join(pruned_bodies(model))}")
         check_start(model, train, config.batch_size)
+        if self.reuse is not None:
+            read_run(self.reuse)
         self.accelerator = make_accelerator(config.mixed_precision, config.accumulate)
         self.main = self.accelerator.is_main_process
         self.progress = Progress(self.folder / "log.txt" if self.main else None, show=show_progress and self.main)
@@ -96,7 +99,7 @@ class Run:
         self.test_loader = self.val_loader if test is None else make_loader(test, size, training=False, workers=workers)
         self.has_test = test is not None
         self.model_args = model_args
-        # Of the data, not of the model's timm configuration: a CNN takes any size, and costs are of the size it sees.
+        # From the data, not from the model's timm configuration: a CNN takes any size, and costs depend on it.
         channels, height, width = next(iter(self.val_loader))[0].shape[1:]
         self.input_size = (channels, height, width)
         described = describe_model(model, model_args).model_dump(mode="json", exclude_none=True)
@@ -113,8 +116,8 @@ class Run:
         """Hold the run's folder alone while stages work in it; all processes of the run enter together.
 
         Raises:
-            RunError: the folder is in use, or holds another run or other things; or `reuse` holds no supernet of this
-                model trained so.
+            RunError: the folder is in use, or holds another run or other things; or `reuse` holds no supernet that was
+                trained like this run's.
         """
         with ExitStack() as held:
             if self.main:
@@ -193,7 +196,9 @@ class Run:
         if begun:
             advice = "choose another folder or delete it"
             if first != "supernet":
-                advice += f"; with reuse={str(self.folder)!r} (--reuse) another folder takes over what is the same"
+                advice += (
+                    f"; with reuse={str(self.folder)!r} (--reuse) another folder takes over what both have in common"
+                )
             raise RunError(f"{self.folder}: holds another run ({'; '.join(list(changed.values())[:4])}); {advice}")
         if first == "supernet":
             (self.folder / LATENCY).unlink(missing_ok=True)
@@ -208,7 +213,7 @@ class Run:
         if first == "supernet":
             raise RunError(
                 f"{self.reuse}: its supernet is not this run's ({'; '.join(list(changed.values())[:4])}): "
-                "give the same settings, or no reuse"
+                "give the same settings, or leave out reuse"
             )
         if not (self.reuse / SUPERNET).exists():
             raise RunError(f"{self.reuse}: has no trained supernet to take over")
@@ -236,7 +241,7 @@ def check_start(model: nn.Module, train: Data, batch_size: int) -> None:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """What a run folder says it is; raises `RunError` where it is none."""
+    """What a run's folder says it is; raises `RunError` if it is not one."""
     return read_identity(folder / RUN, {"architecture", "model_args", "input_size", "config"})
 
 

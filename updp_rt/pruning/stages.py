@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -45,7 +43,7 @@ from updp_rt.pruning.run import (
 )
 from updp_rt.pruning.search import SearchResult, check_max_latency, fastest_blocks, search_blocks
 from updp_rt.pruning.supernet import calibrate, sandwich_losses
-from updp_rt.pruning.trainer import DivergedError, History, Recipe, find_non_finite, fit, predict
+from updp_rt.pruning.trainer import DivergedError, Recipe, find_non_finite, fit, predict, to_csv
 
 CALIBRATION_IMAGES = 512
 _POINTS = 100  # of λ in an epoch that are kept: a picture needs no more
@@ -169,8 +167,8 @@ def train_subnet(run: Run) -> None:
     set_lambda(subnet, 1.0)
     if run.main:
         lambdas = [point for record in history for point in record.pop("lambdas")]
-        write_text(run.folder / LAMBDA, _to_csv([{"step": step, "lambda": lam} for step, lam in lambdas]))
-        write_text(run.folder / HISTORY, _to_csv(history))
+        write_text(run.folder / LAMBDA, to_csv([{"step": step, "lambda": lam} for step, lam in lambdas]))
+        write_text(run.folder / HISTORY, to_csv(history))
     run.store_state(SUBNET, subnet)
     _finish(run, checkpoint)
 
@@ -281,11 +279,3 @@ def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     """At most about `_POINTS` of them, the last among them."""
     stride = -(-len(points) // _POINTS)
     return [point for index, point in enumerate(points) if index % stride == 0 or index == len(points) - 1]
-
-
-def _to_csv(rows: History) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -171,6 +173,15 @@ def label_losses(label_smoothing: float = 0.0) -> Losses:
         yield F.cross_entropy(model(images), labels, label_smoothing=label_smoothing)
 
     return losses
+
+
+def to_csv(rows: History) -> str:
+    """Records as CSV, with a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def rate(step: int, total: int, warmup: float, hold: float = 0.0) -> float:

@@ -17,7 +17,7 @@ from torch import nn
 
 import updp_rt
 from updp_rt.artifacts import Manifest, fingerprint, read_manifest
-from updp_rt.artifacts.describe import build, skeleton
+from updp_rt.artifacts.describe import baseline, skeleton
 from updp_rt.artifacts.errors import first_error
 from updp_rt.artifacts.manifest import MergedForm
 from updp_rt.artifacts.store import MANIFEST
@@ -213,8 +213,8 @@ def _agree(identity: Identity | Missing | None, known: Manifest | Identity) -> T
 
 
 def baseline_of(known: Manifest | Identity) -> nn.Module:
-    """What the saved model was before: what its run started from, or else timm's own; with fresh weights."""
-    return skeleton(known) if isinstance(known, Identity) else build(known.architecture, known.model_args)
+    """What the saved model was before: what its run started from, or else what timm builds; with fresh weights."""
+    return skeleton(known) if isinstance(known, Identity) else baseline(known)
 
 
 def _structure(known: Manifest | Identity) -> ModelReport:
