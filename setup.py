@@ -1,5 +1,5 @@
-"""Build script: pyproject.toml says the rest; here, that the folder kernels is installed as updp_rt.kernels, and how
-csrc is compiled: by ninja, which rebuilds what changed, into build/native."""
+"""Build script: pyproject.toml says the rest; here, how csrc is compiled: by ninja, which rebuilds what changed, into
+build/native."""
 
 import os
 import platform
@@ -107,10 +107,8 @@ class Build(build_ext):
         return super().get_ext_filename(fullname)
 
 
-kernels = ["updp_rt.kernels", *(f"updp_rt.kernels.{name}" for name in find_packages("kernels"))]
 setup(
-    packages=[*find_packages(include=["updp_rt*"]), *kernels],
-    package_dir={"updp_rt.kernels": "kernels"},
+    packages=find_packages(include=["updp_rt*"]),  # with updp_rt.kernels, a link to the folder at the top level
     ext_modules=[Extension(target, sources(target)) for target in FOLDERS],
     cmdclass={"build_ext": Build},
 )

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,8 +14,7 @@ from torch import Tensor, nn
 import updp_rt
 from updp_rt.backends import BACKENDS, Backend, Prepared
 from updp_rt.ops import Problem, Weights
-from updp_rt.runtime import dispatch
-from updp_rt.runtime import device
+from updp_rt.runtime import device, dispatch
 from updp_rt.runtime.table import Entry, Table, forget_tables, table_for
 
 
@@ -307,9 +305,7 @@ def copied_sources(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_table_depends_on_the_text_of_every_file_that_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_table_depends_on_the_text_of_every_file_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = copied_sources(tmp_path)
 
     def hashes() -> dict[str, str]:
