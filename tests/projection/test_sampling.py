@@ -14,10 +14,8 @@ from updp_rt.projection import Work, sampling
 from updp_rt.projection.candidates import Candidate, candidates, refusal
 
 
-def linear(rows: int, features: int, out: int, dtype: torch.dtype = torch.float16) -> Problem:
-    return Problem.make(
-        LINEAR, dtype, x=(rows, features), weight=(out, features), bias=(out,), residual=True, act="gelu"
-    )
+def linear(rows: int, depth: int, out: int, dtype: torch.dtype = torch.float16) -> Problem:
+    return Problem.make(LINEAR, dtype, x=(rows, depth), weight=(out, depth), bias=(out,), residual=True, act="gelu")
 
 
 WHOLE, BORDERS = linear(768, 96, 384), linear(700, 96, 360)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from updp_rt._cache import cache_folder
 from updp_rt.kernels.hip import build, compilers, manifest, objects
 from updp_rt.kernels.hip.compilers import CompilerError, find_compiler
 from updp_rt.kernels.hip.figures import Figures, amd_figures, count_instructions, nvidia_figures, occupancy
@@ -187,7 +188,7 @@ def test_objects_go_to_the_cache_where_the_package_cannot_be_written(
     place.install("clang-15", COPIES)
     monkeypatch.setattr(objects, "PACKAGED", place.objects / "absent" / "objects")
     (folder,) = build.build(["gfx908"])
-    assert folder == objects.cache_folder() / "gfx908"
+    assert folder == cache_folder() / "hip" / "gfx908"
     assert objects.load("gfx908").folder == folder
 
 
