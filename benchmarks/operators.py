@@ -15,34 +15,29 @@ from benchmarks.models import graphed
 from benchmarks.protocol import Measured, Wrong, race, turning
 from benchmarks.rotation import rotated
 from benchmarks.settings import Settings
-from updp_rt.backends import BACKENDS, Kernel, Problem, Weights, arguments
-from updp_rt.ops import accuracy
-from updp_rt.ops.library import plain_operator
+from updp_rt.backends import BACKENDS, Prepared
+from updp_rt.ops import CONV2D, Operator, Problem, Weights, accuracy
 from updp_rt.runtime import explanation
 from updp_rt.runtime.fused import fused_modules
 from updp_rt.runtime.roofline import peak
 
 _GRAPHED = 256  # calls in a graph, at most
-_JUDGED_ROWS = 256
 _ODD_IMAGES = ((2, 13, 7, 5), (3, 64, 14, 14))
 
 Check = Callable[[], dict[str, float]]  # error and bound of a kernel; raises `Wrong`
-Inputs = list[tuple[Tensor, Tensor | None]]
+Inputs = tuple[Tensor | None, ...]
 
 
-def operands(problem: Problem, device: torch.device) -> tuple[Tensor, Tensor | None, Weights]:
-    """Random x, second input and weights of `problem`; images and their kernels in channels_last."""
+def operands(problem: Problem, device: torch.device) -> tuple[Inputs, Weights]:
+    """Random inputs and weights of `problem`; images and their kernels in channels_last."""
 
     def draw(shape: tuple[int, ...]) -> Tensor:
         tensor = torch.randn(shape, device=device).to(problem.dtype)
         return tensor.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else tensor
 
-    other = draw(problem.output) if problem.residual else None
-    if problem.operator == "dual_linear":
-        other = draw((problem.x[0], problem.shape("w_a")[1]))
     # Scaled so that sums stay near one, whatever their length.
     weights = tuple(None if shape is None else draw(shape) * math.prod(shape[1:]) ** -0.5 for shape in problem.weights)
-    return draw(problem.x), other, weights
+    return tuple(None if shape is None else draw(shape) for shape in problem.inputs), weights
 
 
 def candidates(problem: Problem) -> list[str]:
@@ -55,20 +50,21 @@ def candidates(problem: Problem) -> list[str]:
     ]
 
 
-def prepare(name: str, problem: Problem, weights: Weights) -> Kernel:
+def prepare(name: str, problem: Problem, weights: Weights) -> Prepared:
     """The candidate called `name`, with these weights packed."""
     backend, _, config = name.partition(":")
     return BACKENDS[backend].prepare(problem, weights, config)
 
 
-def compiled(problem: Problem, weights: Weights, settings: Settings) -> Kernel:
+def compiled(problem: Problem, weights: Weights, settings: Settings) -> Prepared:
     """The plain operator under torch.compile, without graphs of its own."""
     torch._dynamo.reset()  # each problem is compiled for its own shapes
     # The graph is captured here, as the others' are: Inductor's own would copy the operands at each replay.
     given = settings.compile_mode
     mode = {"max-autotune": "max-autotune-no-cudagraphs", "reduce-overhead": "default"}.get(given or "", given)
-    run: Any = torch.compile(plain_operator(problem.operator), backend=settings.compiler, mode=mode, dynamic=False)
-    return lambda x, other: run(*arguments(problem, x, other, weights))
+    plain = BACKENDS["reference"].prepare(problem, weights, "")
+    run: Prepared = torch.compile(plain, backend=settings.compiler, mode=mode, dynamic=False)
+    return run
 
 
 @torch.inference_mode()
@@ -84,8 +80,8 @@ def race_kernels(
         names: as `candidates` gives them, "eager" and "compiled".
         known_wrong: candidates that are not to be timed, and why.
     """
-    x, other, weights = operands(problem, settings.place)
-    inputs = _rotated_inputs(problem, x, other, settings)
+    first, weights = operands(problem, settings.place)
+    inputs = _rotated_inputs(problem, settings)
 
     def prepared(name: str) -> Callable[[], object]:
         if known_wrong and name in known_wrong:
@@ -94,7 +90,7 @@ def race_kernels(
             kernel = compiled(problem, weights, settings)
         else:
             kernel = prepare("reference" if name == "eager" else name, problem, weights)
-        require_operator(problem, kernel(x, other), x, other, weights)
+        require_operator(problem, kernel(*first), first, weights)
         run = partial(_apply, kernel)
         return graphed(partial(_run_all, run, inputs))[0] if settings.on_gpu else turning(run, inputs)
 
@@ -109,19 +105,16 @@ def race_kernels(
     return found
 
 
-def require_operator(problem: Problem, found: Tensor, x: Tensor, other: Tensor | None, weights: Weights) -> None:
+def require_operator(problem: Problem, found: Tensor, inputs: Inputs, weights: Weights) -> None:
     """Judge a result on its end, where the incomplete tiles lie.
 
     Raises:
         Wrong: its error is above the runtime's bound.
     """
 
-    def tail(tensor: Tensor) -> Tensor:
-        return tensor[-_JUDGED_ROWS if tensor.dim() == 2 else -1 :]
-
-    _require(
-        problem.operator, tail(found), arguments(problem, tail(x), None if other is None else tail(other), weights)
-    )
+    operator = problem.operator
+    end = tuple(None if x is None else operator.tail(x) for x in inputs)
+    _require(operator, operator.tail(found), operator.assemble(end, weights, problem.attributes))
 
 
 @torch.inference_mode()
@@ -131,10 +124,11 @@ def check_kernel(name: str, problem: Problem, device: torch.device) -> dict[str,
     Raises:
         Wrong: it is off by more than the bound.
     """
-    x, other, weights = operands(problem, device)
+    inputs, weights = operands(problem, device)
     kernel = prepare(name, problem, weights)
     spoil_free_memory(problem.output, problem.dtype, device)
-    return _require(problem.operator, kernel(x, other), arguments(problem, x, other, weights))
+    args = problem.operator.assemble(inputs, weights, problem.attributes)
+    return _require(problem.operator, kernel(*inputs), args)
 
 
 def epilogue_checks(
@@ -144,14 +138,15 @@ def epilogue_checks(
 
     It is judged as a convolution that multiplies each channel by one.
     """
-    from updp_rt.kernels.triton import architecture, epilogue, tiles
+    from updp_rt.kernels.architecture import architecture
+    from updp_rt.kernels.triton import epilogue, tiles
 
     def check(shape: tuple[int, ...], tile: Any) -> dict[str, float]:
         channels = shape[1]
         y, residual = (torch.randn(shape, device=device).to(dtype, memory_format=torch.channels_last) for _ in range(2))
         bias, ones = torch.randn(channels, device=device).to(dtype), torch.ones(channels, 1, 1, 1, device=device)
         args = (y, ones.to(dtype), bias, residual, "gelu", (1, 1), (0, 0), channels)
-        return _require("conv2d", epilogue(y.clone(), bias, residual, "gelu", tile), args)
+        return _require(CONV2D, epilogue(y.clone(), bias, residual, "gelu", tile), args)
 
     for shape in _ODD_IMAGES:
         for tile in tiles("epilogue", architecture(device), dtype):
@@ -162,8 +157,8 @@ def problems_met(fast: nn.Module) -> dict[str, tuple[Problem, explanation.Row]]:
     """What an accelerated model runs: by the problem's name, the problem and what `explain` says of it."""
     problems = {
         choice.problem.key: choice.problem
-        for _, module in fused_modules(fast)
-        for site in module.fusion.sites.values()
+        for _, _, fusion in fused_modules(fast)
+        for site in fusion.sites.values()
         for choice in site.choices.values()
     }
     return {row.problem: (problems[row.problem], row) for row in explanation.explain(fast).rows}
@@ -179,7 +174,7 @@ def spread(problems: Mapping[str, Problem], count: int) -> list[str]:
     """Up to `count` keys: all operators in turn, and of each from the least to the most memory moved."""
     by_operator: dict[str, list[str]] = {}
     for key in sorted(problems, key=lambda key: problems[key].bytes_moved):
-        by_operator.setdefault(problems[key].operator, []).append(key)
+        by_operator.setdefault(problems[key].operator.name, []).append(key)
     share = max(1, count // max(1, len(by_operator)))
     chosen = [key for keys in by_operator.values() for key in _evenly(keys, share)]
     rest = [key for key in problems if key not in chosen]
@@ -194,28 +189,27 @@ def _evenly(keys: list[str], count: int) -> list[str]:
     return [keys[round(i * (len(keys) - 1) / max(1, count - 1))] for i in range(count)]
 
 
-def _require(operator: str, found: Tensor, args: tuple[Any, ...]) -> dict[str, float]:
+def _require(operator: Operator, found: Tensor, args: tuple[Any, ...]) -> dict[str, float]:
     verdict = accuracy(operator, found, args)
     if not verdict.passed:
         raise Wrong(f"its error of {verdict.error:.1e} is above the bound of {verdict.bound:.1e}")
     return {"error": verdict.error, "bound": verdict.bound}
 
 
-def _rotated_inputs(problem: Problem, x: Tensor, other: Tensor | None, settings: Settings) -> Inputs:
-    """Activations past the cache, the second one elsewhere in memory than the first."""
+def _rotated_inputs(problem: Problem, settings: Settings) -> list[Inputs]:
+    """Activations past the cache, those after the first elsewhere in memory than it."""
     most = {"most": _GRAPHED} if settings.on_gpu else {}
-    firsts = rotated(problem.x, problem.dtype, settings.place, **most)
-    if other is None:
-        return [(first, None) for first in firsts]
-    seconds = rotated(tuple(other.shape), problem.dtype, settings.place, **most)
-    half = len(seconds) // 2
-    return list(zip(firsts, cycle(seconds[half:] + seconds[:half]), strict=False))
+    shapes = [shape for shape in problem.inputs if shape is not None]
+    first, *others = (rotated(shape, problem.dtype, settings.place, **most) for shape in shapes)
+    turned = iter([first, *(cycle(other[len(other) // 2 :] + other[: len(other) // 2]) for other in others)])
+    columns = [cycle([None]) if shape is None else next(turned) for shape in problem.inputs]
+    return list(zip(*columns, strict=False))
 
 
-def _apply(kernel: Kernel, inputs: tuple[Tensor, Tensor | None]) -> Tensor:
+def _apply(kernel: Prepared, inputs: Inputs) -> Tensor:
     return kernel(*inputs)
 
 
-def _run_all(run: Callable[[tuple[Tensor, Tensor | None]], Tensor], inputs: Inputs) -> None:
-    for pair in inputs:
-        run(pair)
+def _run_all(run: Callable[[Inputs], Tensor], inputs: list[Inputs]) -> None:
+    for given in inputs:
+        run(given)

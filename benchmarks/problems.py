@@ -20,8 +20,9 @@ from torch import nn
 
 from benchmarks.models import MODELS
 from updp_rt.artifacts.atomic import write_text
-from updp_rt.backends import Geometry, Problem
+from updp_rt.backends.fused import lacks_kernel
 from updp_rt.blocks import make_progressive, merge_model, prunable_blocks, set_lambda
+from updp_rt.ops import CONV2D, DEPTHWISE_POINTWISE, DUAL_LINEAR, LINEAR, OPERATORS, Operator, Problem
 from updp_rt.projection.problems import model_problems
 
 PATH = Path(__file__).with_name("frozen.json")
@@ -33,28 +34,35 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 PROJECTED = ("deit_tiny_patch16_224", "convnext_tiny", "resnet34")
 PROJECTED_BATCH = 128
 
-# Input, weights, residual, activation, geometry. Of each operator: nothing a multiple of anything; multiples of 8 with
-# whole tiles of depth, whose kernels load several values a lane; fewer rows and columns than any tile.
-_ODD: dict[str, tuple[tuple[Any, ...], ...]] = {
-    "linear": (
-        ((37, 45), ((51, 45), (51,)), True, "gelu", Geometry()),
-        ((200, 128), ((136, 128), None), False, "relu", Geometry()),
-        ((1, 24), ((8, 24), (8,)), True, "silu", Geometry()),
+# Of each operator: nothing a multiple of anything; multiples of 8 with whole tiles of depth, whose kernels load several
+# values a lane; fewer rows and columns than any tile.
+_SAME = {"stride": (1, 1), "padding": (0, 0)}
+_ODD: dict[Operator, tuple[dict[str, Any], ...]] = {
+    LINEAR: (
+        {"x": (37, 45), "weight": (51, 45), "bias": (51,), "residual": True, "act": "gelu"},
+        {"x": (200, 128), "weight": (136, 128), "act": "relu"},
+        {"x": (1, 24), "weight": (8, 24), "bias": (8,), "residual": True, "act": "silu"},
     ),
-    "conv2d": (
-        ((2, 5, 13, 11), ((7, 5, 3, 3), (7,)), True, "gelu", Geometry((2, 2), (1, 1))),
-        ((2, 64, 14, 14), ((72, 64, 5, 5), None), False, "relu", Geometry(padding=(2, 2))),
-        ((1, 24, 7, 7), ((8, 24, 1, 1), (8,)), True, "relu6", Geometry()),
+    CONV2D: (
+        {"x": (2, 5, 13, 11), "weight": (7, 5, 3, 3), "bias": (7,), "residual": True, "act": "gelu", "groups": 1}
+        | {"stride": (2, 2), "padding": (1, 1)},
+        {"x": (2, 64, 14, 14), "weight": (72, 64, 5, 5), "act": "relu", "groups": 1}
+        | {"stride": (1, 1), "padding": (2, 2)},
+        {"x": (1, 24, 7, 7), "weight": (8, 24, 1, 1), "bias": (8,), "residual": True, "act": "relu6", "groups": 1}
+        | _SAME,
     ),
-    "depthwise_pointwise": (
-        ((2, 13, 11, 9), ((13, 1, 7, 7), (13,), (21, 13, 1, 1), (21,)), True, "gelu", Geometry(padding=(3, 3))),
-        ((2, 64, 14, 14), ((64, 1, 7, 7), None, (72, 64, 1, 1), None), False, "none", Geometry(padding=(3, 3))),
-        ((1, 24, 9, 9), ((24, 1, 3, 3), (24,), (8, 24, 1, 1), (8,)), False, "relu6", Geometry((2, 2), (1, 1))),
+    DEPTHWISE_POINTWISE: (
+        {"x": (2, 13, 11, 9), "w_dw": (13, 1, 7, 7), "b_dw": (13,), "w_pw": (21, 13, 1, 1), "b_pw": (21,)}
+        | {"residual": True, "act": "gelu", "stride": (1, 1), "padding": (3, 3)},
+        {"x": (2, 64, 14, 14), "w_dw": (64, 1, 7, 7), "w_pw": (72, 64, 1, 1)}
+        | {"act": "none", "stride": (1, 1), "padding": (3, 3)},
+        {"x": (1, 24, 9, 9), "w_dw": (24, 1, 3, 3), "b_dw": (24,), "w_pw": (8, 24, 1, 1), "b_pw": (8,)}
+        | {"act": "relu6", "stride": (2, 2), "padding": (1, 1)},
     ),
-    "dual_linear": (
-        ((37, 45), ((51, 45), (51, 23), (51,)), False, "gelu", Geometry()),
-        ((200, 128), ((136, 128), (136, 64), None), False, "relu", Geometry()),
-        ((1, 24), ((8, 24), (8, 40), (8,)), False, "none", Geometry()),
+    DUAL_LINEAR: (
+        {"x": (37, 45), "a": (37, 23), "w_x": (51, 45), "w_a": (51, 23), "bias": (51,), "act": "gelu"},
+        {"x": (200, 128), "a": (200, 64), "w_x": (136, 128), "w_a": (136, 64), "act": "relu"},
+        {"x": (1, 24), "a": (1, 40), "w_x": (8, 24), "w_a": (8, 40), "bias": (8,), "act": "none"},
     ),
 }
 ODD = tuple(_ODD)  # operators that have odd problems
@@ -62,22 +70,19 @@ ODD = tuple(_ODD)  # operators that have odd problems
 Met = dict[str, dict[str, int]]  # by model and variant: how often
 
 
-def odd_problems(operator: str, dtype: torch.dtype, device: torch.device) -> list[Problem]:
+def odd_problems(operator: Operator, dtype: torch.dtype, device: torch.device) -> list[Problem]:
     """Small problems of one operator that cross the borders of tiles."""
-    return [
-        Problem(operator, x, weights, residual, act, geometry, dtype, device.type)
-        for x, weights, residual, act, geometry in _ODD[operator]
-    ]
+    return [Problem.make(operator, dtype, device.type, **values) for values in _ODD[operator]]
 
 
 def square(size: int) -> Problem:
     """A product of two square float16 matrices."""
-    return Problem("linear", (size, size), ((size, size), None), False, "none", Geometry(), torch.float16, "cpu")
+    return Problem.make(LINEAR, torch.float16, x=(size, size), weight=(size, size), act="none")
 
 
 def has_bound(problem: Problem) -> bool:
     """Whether a GPU must reach its bound of the memory's bandwidth: ConvNeXt's merged block."""
-    return problem.operator == "depthwise_pointwise"
+    return problem.operator is DEPTHWISE_POINTWISE
 
 
 def projected_problems(dtypes: Sequence[torch.dtype] = DTYPES, models: Sequence[str] = PROJECTED) -> list[Problem]:
@@ -86,7 +91,7 @@ def projected_problems(dtypes: Sequence[torch.dtype] = DTYPES, models: Sequence[
         problem
         for dtype in dtypes
         for problem, _ in frozen_problems(models, PROJECTED_BATCH, dtype, "cpu", variants=("P0", "all"))
-        if problem.operator != "attention" and (problem.operator != "conv2d" or problem.geometry.groups == 1)
+        if lacks_kernel(problem) is None
     ]
 
 
@@ -100,8 +105,8 @@ def frozen_problems(
     """The problems that these models' variants meet at a batch size, each once."""
     for problem, met in _frozen():
         if any(variant in met.get(model, {}) for model in models for variant in variants):
-            first, *rest = problem.x
-            yield replace(problem, x=(first * batch, *rest), dtype=dtype, device=device), met
+            inputs = tuple(None if shape is None else (shape[0] * batch, *shape[1:]) for shape in problem.inputs)
+            yield replace(problem, inputs=inputs, dtype=dtype, device=device), met
 
 
 def find_problems(name: str) -> dict[Problem, dict[str, int]]:
@@ -136,14 +141,11 @@ def _merged(model: nn.Module, names: list[str]) -> nn.Module:
 
 
 def _record(problem: Problem) -> dict[str, Any]:
-    g = problem.geometry
+    operator = problem.operator
     return {
-        "operator": problem.operator,
-        "x": problem.x,
-        "weights": problem.weights,
-        "residual": problem.residual,
-        "act": problem.act,
-        "geometry": (g.stride, g.padding, g.groups),
+        "operator": operator.name,
+        "shapes": {n: problem.shape(n) for n in (*operator.inputs, *operator.weights) if problem.has(n)},
+        "attributes": dict(zip(operator.attributes, problem.attributes, strict=True)),
     }
 
 
@@ -153,8 +155,6 @@ def _frozen() -> tuple[tuple[Problem, Met], ...]:
 
 
 def _problem(record: dict[str, Any]) -> Problem:
-    weights = tuple(None if shape is None else tuple(shape) for shape in record["weights"])
-    stride, padding, groups = record["geometry"]
-    geometry = Geometry(tuple(stride), tuple(padding), groups)
-    x = tuple(record["x"])
-    return Problem(record["operator"], x, weights, record["residual"], record["act"], geometry, torch.float32, "cpu")
+    values = record["shapes"] | record["attributes"]
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return Problem.make(OPERATORS[record["operator"]], torch.float32, **values)

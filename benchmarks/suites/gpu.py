@@ -32,7 +32,7 @@ from benchmarks.protocol import Case, Measured, Record, Suite, Wrong, first_line
 from benchmarks.results import Row, by_case
 from benchmarks.settings import Settings
 from benchmarks.suites.models import over_best, time_variants
-from updp_rt.backends import Problem
+from updp_rt.ops import Operator, Problem
 from updp_rt.runtime.roofline import peak
 
 ROOFLINE_BOUND = 0.7  # what ConvNeXt's merged block must reach of the memory's bandwidth
@@ -69,7 +69,7 @@ def cases(settings: Settings) -> Iterator[Case]:
     met: dict[str, Met] = {}
     first = getattr(torch, dtype)
     for checked in sorted(DTYPES, key=lambda other: other != first):
-        for operator in (*ODD, *([EPILOGUE] if settings.on_gpu else [])):
+        for operator in (*ODD, *([None] if settings.on_gpu else [])):
             yield from _numerics_cases(operator, checked, settings, wrong)
     for batch in settings.batches or (1, 128, 32):
         for name in settings.models or MODELS:
@@ -85,10 +85,11 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _numerics_cases(operator: str, dtype: torch.dtype, settings: Settings, wrong: Wrongs) -> Iterator[Case]:
-    """One case an odd problem; what fails is noted in `wrong`."""
+def _numerics_cases(operator: Operator | None, dtype: torch.dtype, settings: Settings, wrong: Wrongs) -> Iterator[Case]:
+    """One case an odd problem of `operator`, or of the epilogue where that is None; what fails is noted in `wrong`."""
     checks: dict[str, dict[str, Callable[[], dict[str, float]]]] = {}
-    if operator == EPILOGUE:
+    tested = EPILOGUE if operator is None else operator.name
+    if operator is None:
         for key, name, check in epilogue_checks(dtype, settings.place):
             checks.setdefault(f"{key} {_short(dtype)}", {})[name] = check
     else:
@@ -103,11 +104,11 @@ def _numerics_cases(operator: str, dtype: torch.dtype, settings: Settings, wrong
                 found.values[name] = check()
             except Exception as error:  # a kernel that cannot even run is a finding, not the end
                 found.wrong[name] = str(error) if isinstance(error, Wrong) else f"it failed: {first_line(error)}"
-                wrong[operator, _short(dtype), name] = found.wrong[name]
+                wrong[tested, _short(dtype), name] = found.wrong[name]
         return found
 
     for key, named in checks.items():
-        about = {"part": "numerics", "operator": operator, "dtype": _short(dtype)}
+        about = {"part": "numerics", "operator": tested, "dtype": _short(dtype)}
         measured = partial(measure, key)
         yield Case(f"numerics {key}", about, tuple(named), measured, part="numerics", until=_UNTIL["numerics"])
 
@@ -132,7 +133,7 @@ def _model_case(
         for key, (problem, row) in problems_met(fast).items():
             found = met.setdefault(key, Met(problem, row.kernel, row.times_ms, row.demoted))
             found.where += [where] if where not in found.where else []
-            if reason := wrong.get((problem.operator, _short(problem.dtype), row.kernel)):
+            if reason := wrong.get((problem.operator.name, _short(problem.dtype), row.kernel)):
                 reasons.append(f"{row.kernel} for {key} was found wrong: {reason}")
         if reasons:
             raise Wrong("; ".join(reasons))
@@ -162,7 +163,7 @@ def _operator_case(key: str, met: Met, settings: Settings, wrong: Wrongs, on_dev
     problem = met.problem
     known = dict(met.demoted)
     for name in met.times_ms:
-        if reason := wrong.get((problem.operator, _short(problem.dtype), name)):
+        if reason := wrong.get((problem.operator.name, _short(problem.dtype), name)):
             known[name] = reason
     kernels = [name for name in met.times_ms if name != "reference"]
     names = ("eager", *(["compiled"] if compiled and on_device else []), *dict.fromkeys((*kernels, *known)))
@@ -180,7 +181,7 @@ def _operator_case(key: str, met: Met, settings: Settings, wrong: Wrongs, on_dev
             found.values.setdefault(name, {})["dispatch_ms"] = milliseconds
         return found
 
-    about: dict[str, Any] = {"part": "operators", "operator": problem.operator, "dtype": _short(problem.dtype)}
+    about: dict[str, Any] = {"part": "operators", "operator": problem.operator.name, "dtype": _short(problem.dtype)}
     about |= {"met": ", ".join(met.where), "chosen": met.kernel}
     about |= {"limit": ROOFLINE_BOUND} if has_bound(problem) else {}
     part = "compiled operators" if compiled and on_device else "operators"

@@ -16,7 +16,7 @@ from benchmarks.problems import Met, frozen_problems
 from benchmarks.protocol import Case, Measured, Record, Suite
 from benchmarks.results import Row, by_case
 from benchmarks.settings import Settings
-from updp_rt.backends import Problem
+from updp_rt.ops import Problem
 from updp_rt.runtime.memory import keep_freed_memory
 
 BASELINES = ("eager", "compiled")  # what remains are kernels
@@ -28,7 +28,7 @@ def cases(settings: Settings) -> Iterator[Case]:
         for dtype in settings.dtypes_or_default:
             chosen = frozen_problems(settings.models or MODELS, batch, getattr(torch, dtype), settings.device)
             for problem, met in chosen:
-                about = {"operator": problem.operator, "dtype": dtype, "batch": batch, "met": _where(met)}
+                about = {"operator": problem.operator.name, "dtype": dtype, "batch": batch, "met": _where(met)}
                 yield _case(problem, about, settings)
 
 

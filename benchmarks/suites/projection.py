@@ -18,7 +18,7 @@ from benchmarks.problems import PROJECTED, projected_problems, square
 from benchmarks.protocol import Case, Measured, Record, Suite, known
 from benchmarks.results import Row, by_case
 from benchmarks.settings import Settings
-from updp_rt.backends import Problem
+from updp_rt.ops import Problem
 from updp_rt.projection import LABEL
 from updp_rt.projection.candidates import LANGUAGES, Candidate, candidates, least_seconds
 
@@ -35,7 +35,7 @@ def cases(settings: Settings) -> Iterator[Case]:
     """The frozen problems, and the squares."""
     dtypes = [getattr(torch, name) for name in settings.dtypes or ("float16", "bfloat16", "float32")]
     for problem in projected_problems(dtypes, known("model", settings.models, PROJECTED)):
-        about = {"operator": problem.operator, "dtype": str(problem.dtype).removeprefix("torch.")}
+        about = {"operator": problem.operator.name, "dtype": str(problem.dtype).removeprefix("torch.")}
         key = problem.key.removesuffix(f" {problem.device}")
         yield Case(key, about, (), partial(_measure, problem))
     if settings.models is None and torch.float16 in dtypes:

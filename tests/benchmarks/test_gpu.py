@@ -18,7 +18,8 @@ from benchmarks.protocol import Record
 from benchmarks.results import Row, read
 from benchmarks.settings import Settings
 from benchmarks.suites import gpu
-from updp_rt.backends import BACKENDS, Geometry, Kernel, Problem, Weights
+from updp_rt.backends import BACKENDS, Prepared
+from updp_rt.ops import DEPTHWISE_POINTWISE, DUAL_LINEAR, LINEAR, Problem, Weights
 from updp_rt.runtime.table import forget_tables
 
 CPU = torch.device("cpu")
@@ -88,7 +89,7 @@ def test_speeds_of_a_wrong_kernel_are_withheld(tmp_path: Path, monkeypatch: pyte
     """A kernel that fails on odd shapes: none of its times, nor of a model that runs it."""
     prepare = operators.prepare
 
-    def half_right(name: str, problem: Problem, weights: Weights) -> Kernel:
+    def half_right(name: str, problem: Problem, weights: Weights) -> Prepared:
         kernel = prepare(name, problem, weights)
 
         def wrong(x: Tensor, other: Tensor | None) -> Tensor:
@@ -96,11 +97,11 @@ def test_speeds_of_a_wrong_kernel_are_withheld(tmp_path: Path, monkeypatch: pyte
             y.view(-1)[-1] = torch.nan
             return y
 
-        return wrong if problem.operator == "linear" and name != "reference" else kernel
+        return wrong if problem.operator is LINEAR and name != "reference" else kernel
 
     monkeypatch.setattr(operators, "prepare", half_right)
     # The reference would otherwise be chosen now and then, and the model reported.
-    monkeypatch.setattr(BACKENDS["reference"], "supports", lambda problem: (problem.operator != "linear", "off"))
+    monkeypatch.setattr(BACKENDS["reference"], "supports", lambda problem: (problem.operator is not LINEAR, "off"))
     found = run_gpu(tmp_path, pruned="1")
     wrong = {row["candidate"] for row in found["numerics"] if "wrong" in row}
     assert {row["operator"] for row in found["numerics"] if "wrong" in row} == {"linear"}
@@ -173,7 +174,7 @@ def test_budget_forecasts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert spent.allows("models", 0.8)
 
 
-@pytest.mark.parametrize("problem", odd_problems("depthwise_pointwise", torch.float32, CPU)[:1], ids=["odd"])
+@pytest.mark.parametrize("problem", odd_problems(DEPTHWISE_POINTWISE, torch.float32, CPU)[:1], ids=["odd"])
 def test_blocks_beside_their_bound(problem: Problem, tmp_path: Path) -> None:
     """A candidate that dispatch had demoted has no time; ConvNeXt's merged block has a bound to reach."""
     times = {"reference": 2.0, "vendor:epilogue": 1.0, "triton:a": 0.5}
@@ -193,11 +194,12 @@ def test_blocks_beside_their_bound(problem: Problem, tmp_path: Path) -> None:
 
 
 def test_spread_reaches_every_operator() -> None:
-    def problem(operator: str, rows: int, *weights: tuple[int, ...]) -> Problem:
-        return Problem(operator, (rows, 8), (*weights, None), False, "none", Geometry(), torch.float32, "cpu")
-
-    problems = {f"linear {rows}": problem("linear", rows, (8, 8)) for rows in range(1, 40)}
-    problems["dual"] = problem("dual_linear", 3, (8, 8), (8, 4))
+    problems = {
+        f"linear {rows}": Problem.make(LINEAR, torch.float32, x=(rows, 8), weight=(8, 8), act="none")
+        for rows in range(1, 40)
+    }
+    shapes = {"x": (3, 8), "a": (3, 4), "w_x": (8, 8), "w_a": (8, 4)}
+    problems["dual"] = Problem.make(DUAL_LINEAR, torch.float32, **shapes, act="none")
     chosen = operators.spread(problems, 6)
     assert len(set(chosen)) == 6
     assert {"dual", "linear 1", "linear 39"} <= set(chosen)
@@ -207,6 +209,6 @@ def test_spread_reaches_every_operator() -> None:
 def test_operands_fit_their_problem() -> None:
     for operator in ODD:
         for problem in odd_problems(operator, torch.float32, CPU):
-            x, other, weights = operators.operands(problem, CPU)
-            y = operators.prepare("reference", problem, weights)(x, other)
+            inputs, weights = operators.operands(problem, CPU)
+            y = operators.prepare("reference", problem, weights)(*inputs)
             assert y.shape == problem.output

@@ -27,7 +27,7 @@ from benchmarks.results import RESULTS, Result, Row, read
 from benchmarks.samples import Summary, ratio_interval
 from benchmarks.settings import Settings
 from updp_rt._timing import sample_side_by_side
-from updp_rt.backends import Problem
+from updp_rt.ops import Problem
 from updp_rt.ops.tolerance import Accuracy
 from updp_rt.runtime import dispatch
 from updp_rt.runtime.table import forget_tables

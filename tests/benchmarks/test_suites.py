@@ -24,7 +24,8 @@ from benchmarks.results import Result, Row, read
 from benchmarks.settings import Settings
 from benchmarks.studies import channels_accuracy, digits, progressive_vs_direct
 from benchmarks.suites import channels_speed, memory, paper
-from updp_rt.backends import Kernel, Problem, Weights
+from updp_rt.backends import Prepared
+from updp_rt.ops import Problem, Weights
 from updp_rt.runtime.table import forget_tables
 
 CHECKOUT = Path(__file__).parents[2]
@@ -91,7 +92,7 @@ def test_micro(tmp_path: Path) -> None:
 def test_a_wrong_kernel_gets_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare = operators.prepare
 
-    def half_right(name: str, problem: Problem, weights: Weights) -> Kernel:
+    def half_right(name: str, problem: Problem, weights: Weights) -> Prepared:
         kernel = prepare(name, problem, weights)
 
         def wrong(x: Tensor, other: Tensor | None) -> Tensor:

@@ -5,7 +5,7 @@ Where the runtime is loaded, their implementation is its dispatch (`dispatch_wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 from updp_rt.ops.operator import Operator
 from updp_rt.ops.problem import Problem
 
+_LIBRARY = torch.library.Library("updp_rt", "FRAGMENT")
 OPERATORS: dict[str, Operator] = {}
 OperatorT = TypeVar("OperatorT", bound=Operator)
 
@@ -44,18 +45,27 @@ def register(operator: OperatorT) -> OperatorT:
     if operator.name in OPERATORS:
         raise ValueError(f"there is an operator {operator.name!r} already: give yours another name")
 
-    def run(*args: Any) -> Tensor:
-        return operator.run_plain(*args) if _dispatch is None else _dispatch(operator, args)
+    qualified, defaults = f"updp_rt::{operator.name}", _defaults(operator)
+    count = len(defaults)
 
-    def count(*shapes: Any, out_shape: Any = None, **_: Any) -> int:
+    def run(*args: Any) -> Tensor:
+        if len(args) < count:  # torch leaves out trailing arguments that have their defaults
+            args = (*args, *defaults[len(args) :])
+        if not torch.is_grad_enabled():
+            return operator.run_plain(*args) if _dispatch is None else _dispatch(operator, args)
+        with torch.no_grad():
+            y = run(*args)
+        return without_gradient(y, args)
+
+    def count_flops(*shapes: Any, out_shape: Any = None, **_: Any) -> int:
         return operator.flops(_problem(operator, shapes))
 
-    qualified = f"updp_rt::{operator.name}"
     torch.library.define(qualified, operator.schema, tags=(torch.Tag.pt2_compliant_tag,))
-    torch.library.impl(qualified, "CompositeExplicitAutograd", _with_defaults(operator, run))
+    torch.library.impl(qualified, "CompositeExplicitAutograd", run)
     torch.library.register_fake(qualified, operator.fake)
-    torch.library.register_autograd(qualified, _no_backward)
-    register_flop_formula(overload(operator).overloadpacket)(count)
+    # `run` sees to gradients: an autograd kernel in Python would double what a call costs.
+    _LIBRARY.impl(operator.name, torch.library.fallthrough_kernel, "Autograd")
+    register_flop_formula(overload(operator).overloadpacket)(count_flops)
     OPERATORS[operator.name] = operator
     return operator
 
@@ -94,16 +104,38 @@ def dispatch_with(run: Callable[[Operator, tuple[Any, ...]], Tensor]) -> None:
     _dispatch = run
 
 
-def _with_defaults(operator: Operator, run: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """torch leaves out trailing arguments that have their defaults."""
+def without_gradient(y: Tensor, args: Iterable[Any]) -> Tensor:
+    """`y`, of which a gradient for those of `args` that want one is an `InferenceOnlyError`."""
+    wanting = [arg for arg in args if isinstance(arg, Tensor) and arg.requires_grad]
+    return _NoGradient.apply(y, *wanting) if wanting else y
+
+
+class _NoGradient(torch.autograd.Function):
+    """The identity, with an error for a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, *wanting: Tensor) -> Tensor:
+        ctx.count = len(wanting)
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return torch.ops.updp_rt.refuse_gradient(grads[0]), *(None,) * ctx.count
+
+
+def _refuse_gradient(grad: Tensor) -> Tensor:
+    raise InferenceOnlyError
+
+
+# An operator, so that a compiled model says so when it is asked for a gradient, and not when it is compiled.
+torch.library.define("updp_rt::refuse_gradient", "(Tensor grad) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+torch.library.impl("updp_rt::refuse_gradient", "CompositeExplicitAutograd", _refuse_gradient)
+torch.library.register_fake("updp_rt::refuse_gradient", torch.empty_like)
+
+
+def _defaults(operator: Operator) -> tuple[Any, ...]:
     schema = torch._C.parse_schema(f"updp_rt::{operator.name}{operator.schema}")
-    defaults = tuple(argument.default_value for argument in schema.arguments)
-    count = len(defaults)
-
-    def complete(*args: Any) -> Tensor:
-        return run(*args) if len(args) == count else run(*args, *defaults[len(args) :])
-
-    return complete
+    return tuple(argument.default_value for argument in schema.arguments)
 
 
 def _problem(operator: Operator, args: tuple[Any, ...]) -> Problem:
@@ -111,7 +143,3 @@ def _problem(operator: Operator, args: tuple[Any, ...]) -> Problem:
     inputs, weights, attributes = operator.separate(tuple(args[: len(operator.arguments)]))
     shapes = tuple(None if shape is None else operator.input_shape(shape) for shape in inputs)
     return Problem(operator, shapes, weights, attributes, torch.float32, "meta")
-
-
-def _no_backward(ctx: Any, *grads: Tensor) -> None:
-    raise InferenceOnlyError

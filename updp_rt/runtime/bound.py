@@ -6,12 +6,12 @@ Whoever calls an operator with the same tensors, a module or a compiled program,
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from updp_rt.backends import Prepared
 from updp_rt.ops import Operator, Problem
@@ -19,7 +19,8 @@ from updp_rt.runtime.dispatch import Choice, Policy, choose
 from updp_rt.runtime.tensors import Stamps
 
 _log = logging.getLogger("updp_rt")
-_bound: Any = WeakTensorKeyDictionary()  # first weight -> bound operators of the calls that it was given to
+# By the id of the first weight: the weight, and the bound operators of the calls that it was given to.
+_bound: dict[int, tuple[weakref.ref[Tensor], dict[Any, Bound]]] = {}
 _without_weights: dict[Any, Bound] = {}
 
 
@@ -98,20 +99,39 @@ def bind(
         sources: its weights and folds.
         policy: how implementations are chosen; None: as whoever bound them before chose.
     """
-    first = sources[0] if sources else None
-    known = _without_weights if first is None else _bound.setdefault(first, {})
-    key = (operator, attributes, tuple([s if isinstance(s, float) else id(s) for s in sources]))
-    bound: Bound | None = known.get(key)
+    known = _calls_of(sources[0]) if sources else _without_weights
     tensors = [source for source in sources if not isinstance(source, float)]
-    if bound is None or not bound.hold(tensors) or policy not in (None, bound.policy):
+    latest = (operator, attributes, *sources[len(tensors) :])  # numbers come last
+    bound = known.get(latest)
+    if bound is not None and policy in (None, bound.policy) and bound.hold(tensors):
+        return bound
+    key = (*latest, *map(id, tensors))
+    bound = known.get(key)
+    if bound is None or policy not in (None, bound.policy) or not bound.hold(tensors):
         wanted = policy or (Policy() if bound is None else bound.policy)
         bound = known[key] = Bound(operator, sources, attributes, wanted)
+    known[latest] = bound
     return bound
+
+
+def _calls_of(weight: Tensor) -> dict[Any, Bound]:
+    """The bound operators of the calls that `weight` was given to."""
+    number = id(weight)
+    entry = _bound.get(number)
+    if entry is None or entry[0]() is not weight:
+        entry = _bound[number] = (weakref.ref(weight, lambda gone: _drop(number, gone)), {})
+    return entry[1]
+
+
+def _drop(number: int, gone: weakref.ref[Tensor]) -> None:
+    entry = _bound.get(number)
+    if entry is not None and entry[0] is gone:
+        del _bound[number]
 
 
 def release(first: Tensor) -> None:
     """Forget what was packed from weights of which `first` is the first."""
-    _bound.pop(first, None)
+    _bound.pop(id(first), None)
 
 
 def run_operator(operator: Operator, args: tuple[Any, ...]) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from updp_rt.ops import Operator
-from updp_rt.ops.library import overload
+from updp_rt.ops.library import overload, without_gradient
 from updp_rt.runtime.bound import Bound, bind, release
 from updp_rt.runtime.dispatch import Choice, Policy
 
@@ -96,6 +96,8 @@ class Site:
         count = len(self.operator.weights)
         parts = (*inputs, *tensors[:count], *self.attributes)
         result: Tensor = self._overload(*[parts[i] for i in self._order], *tensors[count:], *self._floats)
+        if torch.is_grad_enabled() and torch.compiler.is_compiling():  # where the operator's own is not traced
+            return without_gradient(result, (*inputs, *tensors))
         return result
 
 
