@@ -1,5 +1,5 @@
 """Build script: pyproject.toml says the rest; here, how csrc is compiled: by ninja, which rebuilds what changed, into
-build/native. The folder kernels is the package updp_rt.kernels, by a link."""
+build/native."""
 
 import os
 import platform
@@ -108,7 +108,7 @@ class Build(build_ext):
 
 
 setup(
-    packages=find_packages(include=["updp_rt*"]),
+    packages=find_packages(include=["updp_rt*"]),  # with updp_rt.kernels, a link to the folder at the top level
     ext_modules=[Extension(target, sources(target)) for target in FOLDERS],
     cmdclass={"build_ext": Build},
 )

@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.backends.samples import judge, prepare, problem_of
 from tests.ops.calls import ACTIVATIONS, FORMS, FULL, Call, Form
 from tests.ops.test_operators import apart, backwards, expanded, offset
-from updp_rt.backends import BACKENDS, Backend, base
+from updp_rt.backends import BACKENDS, Backend, base, vendor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -160,15 +160,15 @@ def test_what_runs_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
         ("onednn", FULL["conv2d"], {"dtype": torch.float64}, "torch.float64 has no fused primitives"),
         ("onednn", replace(FULL["conv2d"], x=(0, 5, 7, 11)), {}, "oneDNN takes no empty tensors"),
         ("triton", FULL["linear"], {}, "Triton kernels run on GPUs"),
-        ("triton", FULL["attention"], {"device": "cuda"}, "grouped convolutions and attention have no Triton kernel"),
+        ("triton", FULL["attention"], {"device": "cuda"}, "attention has no kernel of the project's own"),
         ("triton", FULL["linear"], {"device": "cuda", "dtype": torch.float64}, "no kernel for torch.float64"),
         (
             "triton",
             Form("conv2d", (1, 6, 5, 5), 6, 0, (3, 3), groups=3),
             {"device": "cuda"},
-            "grouped convolutions and attention have no Triton kernel",
+            "grouped convolutions have no kernel of the project's own",
         ),
-        ("vendor", FULL["attention"], {"device": "cuda"}, "the reference calls the library's attention already"),
+        ("vendor", FULL["attention"], {"device": "cuda"}, "no library call followed by one epilogue makes attention"),
     ],
 )
 def test_reasons(
@@ -221,6 +221,7 @@ def test_vendor_offers_the_librarys_own_epilogue_where_it_has_one(
     form: Form, hip: str | None, configs: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(vendor, "_hip_epilogues", lambda device, dtype: ())  # which ask the GPU
     problem = problem_of(form.call(torch.float32))
     assert BACKENDS["vendor"].configs(replace(problem, device="cuda")) == configs
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import triton
 
-from updp_rt.kernels.checks import DTYPES
+from updp_rt.kernels import DTYPES
 from updp_rt.kernels.triton import ARCHITECTURES, OPERATORS, Tile, tiles
 from updp_rt.kernels.triton.ahead import compile_kernel
 from updp_rt.kernels.triton.isa import BUDGETS, figures, production_figures, production_kernels

@@ -15,7 +15,8 @@ from tests.kernels.emulator import emulated
 from tests.kernels.poison import poison_fresh_memory
 from tests.kernels.problems import Problem, spoiled
 from updp_rt.kernels import triton as operators
-from updp_rt.kernels.triton import ACTIVATIONS, OPERATORS, Tile, tiles
+from updp_rt.kernels.triton import OPERATORS, Tile, tiles
+from updp_rt.ops import ACTIVATIONS
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 EVERY_TILE = [
@@ -62,7 +63,8 @@ def run(problem: Problem, tile: Tile, **order: Any) -> Tensor:
     module = sys.modules[f"updp_rt.kernels.triton.{problem.operator}"]
     operands = problem.fresh_operands()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "wrap_triton", emulated(tile, **order))
+        name = f"{problem.operator}_kernel"
+        patch.setattr(module, name, emulated(getattr(module, name), tile, **order))
         poison_fresh_memory(patch)
         return getattr(operators, problem.operator)(*operands, tile)
 

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.problems import PROJECTED_BATCH, projected_problems, square
 from benchmarks.suites.projection import BOUND
-from updp_rt.ops import Problem
+from updp_rt.ops import LINEAR, Problem
 from updp_rt.projection.candidates import Candidate, candidates
 
 FROZEN = projected_problems()
@@ -31,7 +31,7 @@ def best(problem: Problem, language: str) -> Candidate:
 @pytest.mark.parametrize("problem", FROZEN, ids=lambda problem: problem.key.replace(" ", "-"))
 def test_the_best_hip_kernel_nears_the_roofline(problem: Problem) -> None:
     found = best(problem, "hip")
-    if problem.x[0] == PROJECTED_BATCH and problem.operator == "linear":
+    if problem.x[0] == PROJECTED_BATCH and problem.operator is LINEAR:
         # A classifier: its few rows take less time at the roofline than a kernel's loads need to come.
         assert found.projection.bound == "latency"
     elif problem.key in SHORT:

@@ -6,9 +6,17 @@ from updp_rt.verification.certificate import Certificate
 
 
 def changes_since(old: Certificate, new: Certificate) -> list[str]:
-    """One line for each part of the environment, the sources, the images and the kernels that differs."""
-    before = {**old.environment, **{f"sources of {name}": value for name, value in old.sources.items()}}
-    after = {**new.environment, **{f"sources of {name}": value for name, value in new.sources.items()}}
+    """One line for each part of the environment, each source file, the images and the kernels that differs."""
+    before = {
+        "engine": old.engine,
+        **old.environment,
+        **{f"source {path}": digest for path, digest in old.files.items()},
+    }
+    after = {
+        "engine": new.engine,
+        **new.environment,
+        **{f"source {path}": digest for path, digest in new.files.items()},
+    }
     found = [
         f"{key}: {before.get(key, 'absent')} then, {after.get(key, 'absent')} now"
         for key in {**before, **after}

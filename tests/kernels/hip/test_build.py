@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from updp_rt._cache import cache_folder
 from updp_rt.kernels.hip import build, compilers, manifest, objects
 from updp_rt.kernels.hip.compilers import CompilerError, find_compiler
 from updp_rt.kernels.hip.figures import Figures, amd_figures, count_instructions, nvidia_figures, occupancy
-from updp_rt.kernels.hip.manifest import Kernel, MissingObjectsError, read_manifest
+from updp_rt.kernels.hip.manifest import HipKernel, MissingObjectsError, read_manifest
 
 FIGURES = Figures(vgprs=64, agprs=32, sgprs=40, spills=0, scratch=0, lds=8192, occupancy=4)
 COPIES = 'while [ "$1" != -o ]; do last="$1"; shift; done; echo x >> "$0.calls"; cp "$last" "$2"'
@@ -187,7 +188,7 @@ def test_objects_go_to_the_cache_where_the_package_cannot_be_written(
     place.install("clang-15", COPIES)
     monkeypatch.setattr(objects, "PACKAGED", place.objects / "absent" / "objects")
     (folder,) = build.build(["gfx908"])
-    assert folder == objects.cache_folder() / "gfx908"
+    assert folder == cache_folder() / "hip" / "gfx908"
     assert objects.load("gfx908").folder == folder
 
 
@@ -242,17 +243,17 @@ def test_a_truncated_object_is_not_loaded(place: Place) -> None:
 
 
 def test_names_say_what_a_kernel_is() -> None:
-    kernel = Kernel.parse("depthwise_pointwise_bfloat16_64x128x32w8_any", FIGURES)
+    kernel = HipKernel.parse("depthwise_pointwise_bfloat16_64x128x32w8_any", FIGURES)
     assert (kernel.operator, kernel.dtype, kernel.tile) == ("depthwise_pointwise", "bfloat16", "64x128x32w8")
     assert (kernel.block, kernel.waves, kernel.aligned) == ((64, 128, 32), 8, False)
-    assert Kernel.parse("conv2d_float32_64x64x16w4", FIGURES).aligned
-    assert Kernel.parse("epilogue_float32_16x256w4", FIGURES).block == (16, 256)
+    assert HipKernel.parse("conv2d_float32_64x64x16w4", FIGURES).aligned
+    assert HipKernel.parse("epilogue_float32_16x256w4", FIGURES).block == (16, 256)
 
 
 @pytest.mark.parametrize("name", ["linear", "linear_float64_1x1x1w1", "linear_float16_64x64", "float16_64x64x32w4"])
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is not named operator_dtype_MxNxKwWAVES"):
-        Kernel.parse(name, FIGURES)
+        HipKernel.parse(name, FIGURES)
 
 
 @pytest.mark.parametrize(

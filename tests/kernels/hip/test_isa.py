@@ -5,25 +5,25 @@ from __future__ import annotations
 import pytest
 
 from updp_rt.kernels import hip
-from updp_rt.kernels.hip import Kernel
+from updp_rt.kernels.hip import HipKernel
 
 LDS = 64 * 1024  # bytes of a compute unit
 every_kernel = pytest.mark.parametrize("kernel", hip.load("gfx908").manifest.kernels, ids=lambda kernel: kernel.name)
 
 
 @every_kernel
-def test_nothing_spills(kernel: Kernel) -> None:
+def test_nothing_spills(kernel: HipKernel) -> None:
     assert (kernel.figures.spills, kernel.figures.scratch) == (0, 0)
 
 
 @every_kernel
-def test_two_waves_fit_a_simd(kernel: Kernel) -> None:
+def test_two_waves_fit_a_simd(kernel: HipKernel) -> None:
     assert kernel.figures.occupancy is not None
     assert kernel.figures.occupancy >= 2
     assert kernel.figures.lds <= LDS
 
 
 @every_kernel
-def test_contractions_run_on_the_matrix_units(kernel: Kernel) -> None:
+def test_contractions_run_on_the_matrix_units(kernel: HipKernel) -> None:
     assert kernel.figures.matrix is not None
     assert (kernel.figures.matrix > 0) == (kernel.operator != "epilogue")

@@ -12,8 +12,8 @@ from tests.kernels import problems
 from tests.kernels.poison import poison_fresh_memory
 from tests.kernels.problems import Problem, spoiled
 from updp_rt.kernels import hip
-from updp_rt.kernels.checks import ACTIVATIONS
-from updp_rt.kernels.hip import Kernel
+from updp_rt.kernels.hip import HipKernel
+from updp_rt.ops import ACTIVATIONS
 
 KERNELS = hip.load("gfx908").manifest.kernels
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -110,7 +110,7 @@ LAYERS: dict[str, list[Make]] = {
 }
 
 
-def run(problem: Problem, kernel: Kernel, *, backward: bool = False) -> Tensor:
+def run(problem: Problem, kernel: HipKernel, *, backward: bool = False) -> Tensor:
     """Call the operator as on a device, biases in float32 as the kernels take them.
 
     Args:
@@ -123,7 +123,7 @@ def run(problem: Problem, kernel: Kernel, *, backward: bool = False) -> Tensor:
         return getattr(hip, problem.operator)(*operands, kernel)
 
 
-def options(kernel: Kernel) -> list[dict[str, bool]]:
+def options(kernel: HipKernel) -> list[dict[str, bool]]:
     """With and without a bias and a residual."""
     given = [{"bias": True}, {"bias": False}]
     if kernel.operator == "dual_linear":
@@ -132,7 +132,7 @@ def options(kernel: Kernel) -> list[dict[str, bool]]:
 
 
 @every_kernel
-def test_every_epilogue(kernel: Kernel) -> None:
+def test_every_epilogue(kernel: HipKernel) -> None:
     for act in ACTIVATIONS:
         for given in options(kernel):
             problem = SMALL[kernel.operator](DTYPES[kernel.dtype], act, **given)
@@ -140,7 +140,7 @@ def test_every_epilogue(kernel: Kernel) -> None:
 
 
 @every_kernel
-def test_several_tiles_in_any_order(kernel: Kernel) -> None:
+def test_several_tiles_in_any_order(kernel: HipKernel) -> None:
     problem = LARGE[kernel.operator](DTYPES[kernel.dtype], "gelu")
     found = run(problem, kernel)
     assert problem.error(found) is None
@@ -150,7 +150,7 @@ def test_several_tiles_in_any_order(kernel: Kernel) -> None:
 @pytest.mark.parametrize(
     "kernel", [k for k in KERNELS if k.operator == "conv2d" and k.aligned], ids=lambda kernel: kernel.name
 )
-def test_rows_in_which_taps_share_pixels(kernel: Kernel) -> None:
+def test_rows_in_which_taps_share_pixels(kernel: HipKernel) -> None:
     dtype = DTYPES[kernel.dtype]
     for problem in (
         problems.conv2d((3, 40, 9, 31), 72, (3, 3), dtype, "relu6"),
@@ -164,22 +164,22 @@ def test_rows_in_which_taps_share_pixels(kernel: Kernel) -> None:
 
 
 @every_kernel
-def test_layers_of_the_models(kernel: Kernel) -> None:
+def test_layers_of_the_models(kernel: HipKernel) -> None:
     for make in LAYERS[kernel.operator]:
         problem = make(DTYPES[kernel.dtype], "relu")
         assert problem.error(run(problem, kernel)) is None
 
 
 @pytest.mark.parametrize("kernel", [k for k in KERNELS if not k.aligned], ids=lambda kernel: kernel.name)
-def test_sizes_that_vectors_do_not_fit(kernel: Kernel) -> None:
+def test_sizes_that_vectors_do_not_fit(kernel: HipKernel) -> None:
     for make in ODD[kernel.operator]:
-        for act, given in zip(ACTIVATIONS[1:], options(kernel) * 2, strict=False):
+        for act, given in zip(list(ACTIVATIONS)[1:], options(kernel) * 2, strict=False):
             problem = make(DTYPES[kernel.dtype], act, **given)
             assert problem.error(run(problem, kernel)) is None, (act, given)
 
 
 @every_kernel
-def test_nan_reaches_what_depends_on_it_and_nothing_else(kernel: Kernel) -> None:
+def test_nan_reaches_what_depends_on_it_and_nothing_else(kernel: HipKernel) -> None:
     problem = spoiled(LARGE[kernel.operator](DTYPES[kernel.dtype], "relu6"))
     assert problem.error(run(problem, kernel)) is None
 
@@ -188,7 +188,7 @@ def test_nan_reaches_what_depends_on_it_and_nothing_else(kernel: Kernel) -> None
 @pytest.mark.parametrize("size", [(1, 40, 8, 14), (2, 40, 7, 7), (1, 40, 6, 16)], ids=str)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_depthwise_strips_keep_a_value_to_the_windows_that_have_it(
-    kernel: Kernel, size: tuple[int, int, int, int], value: float
+    kernel: HipKernel, size: tuple[int, int, int, int], value: float
 ) -> None:
     problem = problems.depthwise_pointwise(size, 24, 7, DTYPES[kernel.dtype], "relu6")
     x = problem.operands[0]
