@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import updp_rt
 from tests.cli.test_cli import run
@@ -133,11 +134,13 @@ def test_the_demo_s_table_has_the_accelerated_models_with_their_verdicts(trained
         "batch_size": 8,
         "device": "cpu",
     }
-    fast = common.Accelerated("merged, accelerated", 2.0, 5.0, "passed")
-    with common.out.capture() as capture:
-        common.out.print(common.summary_table(summary, [fast]))
-    text = capture.get()
-    (line,) = (line for line in text.splitlines() if "merged, accelerated" in line)
-    assert "2.00 ms" in line
-    assert "2.50×" in line
-    assert "passed" in line
+    fast = [
+        common.Accelerated("baseline, accelerated", 200.0, 500.0, certified=True),
+        common.Accelerated("merged, accelerated", 2.0, 5.0, certified=False),
+    ]
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(common.summary_table(summary, fast))
+    lines = {line.strip().partition("  ")[0]: line.split() for line in capture.get().splitlines()}
+    assert lines["baseline, accelerated"][2:] == ["certified", "200.00", "ms", "2.50×"]
+    assert lines["merged, accelerated"][2:] == ["FAILED", "2.00", "ms", "2.50×"]
