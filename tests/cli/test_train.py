@@ -80,9 +80,9 @@ def test_a_trained_folder_is_pruned_and_another_count_takes_its_supernet_over(tr
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--pretrained",), "or in MODEL's place the folder of a saved model (and neither)"),
-        (("--checkpoint", "x.pt"), "or in MODEL's place the folder of a saved model (and neither)"),
-        (("--img-size", "48"), "a model for images of (3, 32, 32), and can take no others"),
+        (("--pretrained",), "or give the folder of a saved model as MODEL (and neither)"),
+        (("--checkpoint", "x.pt"), "or give the folder of a saved model as MODEL (and neither)"),
+        (("--img-size", "48"), "a model for images of (3, 32, 32); it takes no others"),
         (("--batch-size", "2000"), "batch_size is 2000, but there are 1078 training images: give 1078 or less"),
         (("--reuse", "nowhere"), "nowhere/run.json: not the folder of a pruning run"),
         (("--lr", "nan"), "finite number"),

@@ -32,7 +32,7 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
         return None
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise ValueError(f"{text!r} is no image size; write 224 or 160x192 (height x width)")
+        raise ValueError(f"{text!r} is not an image size; write 224 or 160x192 (height x width)")
     return int(parts[0]), int(parts[-1])
 
 
@@ -81,11 +81,11 @@ def load_or_create(target: str, size: tuple[int, int] | None = None) -> tuple[nn
 
 
 def check_classes(model: nn.Module, splits: Splits, data: str | None, *, pretrained: bool) -> None:
-    """Raise `ValueError` where the model was trained for another number of classes than its data have."""
+    """Raise `ValueError` if the model was trained for another number of classes than its data has."""
     classes = getattr(model, "pretrained_cfg", {}) if pretrained else vars(model)
     if classes.get("num_classes", splits.num_classes) != splits.num_classes:
         raise ValueError(
-            f"the model was trained for {classes['num_classes']} classes, {data!r} has {splits.num_classes}: "
+            f"the model was trained for {classes['num_classes']} classes, but {data!r} has {splits.num_classes}: "
             "fine-tune it on them first and give it as --checkpoint"
         )
 
@@ -123,7 +123,7 @@ def summary_table(summary: dict[str, Any], accelerated: Sequence[Accelerated] = 
         table.add_row(fast.label, verdict, "", "", "", f"{fast.latency_ms:.2f} ms", speedup)
     table.caption = (
         f"accuracy on {summary['images']} images of {summary['evaluated_on']}; the merged model predicts "
-        f"{'exactly what the subnet does' if summary['predictions_that_differ'] == 0 else 'otherwise than the subnet'}"
+        f"{'exactly what the subnet does' if summary['predictions_that_differ'] == 0 else 'not what the subnet does'}"
         f" ({summary['predictions_that_differ']} differ); latency of a batch of {summary['batch_size']} on "
         f"{summary['device']}, where the search predicted {summary['predicted_ms']:.2f} ms for the merged model by "
         "times of its blocks alone; depth counts convolutions and linear layers"
