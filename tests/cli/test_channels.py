@@ -67,7 +67,7 @@ def test_classes_are_counted_in_the_data(tmp_path: Path) -> None:
     assert read_manifest(folder).model_args.num_classes == 3
     status, _, err = run("channels", str(folder), "--data", "digits", "--rounds", "1")
     assert status == 2
-    assert "the model was trained for 3 classes, 'digits' has 10: fine-tune it" in err
+    assert "the model was trained for 3 classes, but 'digits' has 10: fine-tune it" in err
 
 
 @pytest.mark.parametrize(

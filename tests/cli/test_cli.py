@@ -68,7 +68,7 @@ def test_info() -> None:
     [
         (("inspect", "resnet_34"), "timm knows no model 'resnet_34'; perhaps one of: "),
         (("inspect", "vgg11"), "belongs to no family that can be pruned. Families: resnet"),
-        (("inspect", "resnet18", "--img-size", "big"), "'big' is no image size; write 224 or 160x192"),
+        (("inspect", "resnet18", "--img-size", "big"), "'big' is not an image size; write 224 or 160x192"),
         (("check", "resnet18", "--prune", "some"), "--prune takes 'all' or a number"),
         (("check", "resnet18", "--prune", "99"), "cannot prune 99 blocks: this model has 8"),
         (("check", "resnet18", "--dtype", "int8"), "--dtype takes float64 or float32"),

@@ -31,7 +31,7 @@ AT_ONCE = [
     ((*PRUNE, "--num-pruned", "2", "--set", "bogus=1"), "--set bogus: no such setting; there are num_pruned, "),
     ((*PRUNE, "--num-pruned", "2", "--set", "epoch=1"), "--set epoch: no such setting; did you mean epochs? "),
     ((*PRUNE, "--num-pruned", "2", "--set", "ramp=3"), "--set ramp: input should be less than 1, not '3'"),
-    ((*PRUNE, "--num-pruned", "2", "--img-size", "big"), "'big' is no image size"),
+    ((*PRUNE, "--num-pruned", "2", "--img-size", "big"), "'big' is not an image size"),
     (("verify", "test_vit", "--dtype", "int8"), "--dtype takes float32"),
     (("verify", "test_vit", "--device", "tpu"), "--device takes cpu, cuda or auto, not 'tpu'"),
     (("channels", "test_vit", "--limit", "fc"), "--limit takes PATTERN=SHARE"),

@@ -111,8 +111,8 @@ def test_grey_models_get_grey_pictures(tmp_path: Path, base: tuple[str, ...]) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("channels", "test_vit", "--mean", "0.5"), "options of pictures (--mean, --crop-pct ...) need --data"),
-        (("verify", "test_vit", "--crop-pct", "1"), "options of pictures (--mean, --crop-pct ...) need --data"),
+        (("channels", "test_vit", "--mean", "0.5"), "options for pictures (--mean, --crop-pct ...) need --data"),
+        (("verify", "test_vit", "--crop-pct", "1"), "options for pictures (--mean, --crop-pct ...) need --data"),
         (("channels", "test_vit", "--data", "DATA", "--mean", "half"), "--mean takes numbers, such as 0.5"),
         (
             ("channels", "test_vit", "--data", "DATA", "--mean", ".5,.5", "--img-size", "32"),

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import updp_rt
 from tests.cli.test_cli import run
@@ -79,9 +80,9 @@ def test_a_trained_folder_is_pruned_and_another_count_takes_its_supernet_over(tr
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--pretrained",), "or in MODEL's place the folder of a saved model (and neither)"),
-        (("--checkpoint", "x.pt"), "or in MODEL's place the folder of a saved model (and neither)"),
-        (("--img-size", "48"), "a model for images of (3, 32, 32), and can take no others"),
+        (("--pretrained",), "or give the folder of a saved model as MODEL (and neither)"),
+        (("--checkpoint", "x.pt"), "or give the folder of a saved model as MODEL (and neither)"),
+        (("--img-size", "48"), "a model for images of (3, 32, 32); it takes no others"),
         (("--batch-size", "2000"), "batch_size is 2000, but there are 1078 training images: give 1078 or less"),
         (("--reuse", "nowhere"), "nowhere/run.json: not the folder of a pruning run"),
         (("--lr", "nan"), "finite number"),
@@ -133,11 +134,13 @@ def test_the_demo_s_table_has_the_accelerated_models_with_their_verdicts(trained
         "batch_size": 8,
         "device": "cpu",
     }
-    fast = common.Accelerated("merged, accelerated", 2.0, 5.0, "passed")
-    with common.out.capture() as capture:
-        common.out.print(common.summary_table(summary, [fast]))
-    text = capture.get()
-    (line,) = (line for line in text.splitlines() if "merged, accelerated" in line)
-    assert "2.00 ms" in line
-    assert "2.50×" in line
-    assert "passed" in line
+    fast = [
+        common.Accelerated("baseline, accelerated", 200.0, 500.0, certified=True),
+        common.Accelerated("merged, accelerated", 2.0, 5.0, certified=False),
+    ]
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(common.summary_table(summary, fast))
+    lines = {line.strip().partition("  ")[0]: line.split() for line in capture.get().splitlines()}
+    assert lines["baseline, accelerated"][2:] == ["certified", "200.00", "ms", "2.50×"]
+    assert lines["merged, accelerated"][2:] == ["FAILED", "2.00", "ms", "2.50×"]

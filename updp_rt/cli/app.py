@@ -17,7 +17,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except Exception as error:
-            # What this package raises is made for users; of others what wrong files and values raise.
+            # What this package raises is meant for users; of others, what wrong files and values raise.
             ours = type(error).__module__.startswith("updp_rt.")
             if isinstance(error, typer.Exit) or not (ours or isinstance(error, ValueError | OSError | EOFError)):
                 raise

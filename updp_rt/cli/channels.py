@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 Limits = Annotated[
     list[str] | None,
-    typer.Option("--limit", metavar="PATTERN=SHARE", help="Most that layers of this name may lose, such as fc=0.2."),
+    typer.Option(
+        "--limit", metavar="PATTERN=SHARE", help="Largest share that layers of this name may lose, such as fc=0.2."
+    ),
 ]
 
 
@@ -42,7 +44,8 @@ def channels(
     pretrained: Annotated[bool, typer.Option("--pretrained", help="timm's pretrained weights.")] = False,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to prune (safetensors or torch).")] = None,
     num_classes: Annotated[
-        int | None, typer.Option(help="Of the data, where its folders don't say; else its architecture's.")
+        int | None,
+        typer.Option(help="Number of classes, if the data's folders don't say; by default the architecture's."),
     ] = None,
     in_chans: Channels = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at once, as they will be served.")] = 1,

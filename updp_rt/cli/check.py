@@ -17,7 +17,7 @@ def check(
     prune: Annotated[str, typer.Option("--prune", help="'all', or how many blocks.")] = "all",
     dtype: Annotated[str, typer.Option(help="float64 or float32.")] = "float64",
     img_size: Size = None,
-    seed: Annotated[int, typer.Option(help="Of weights, images and the blocks that are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of weights, images and the blocks that are drawn.")] = 0,
     json: AsJson = False,
 ) -> None:
     """Check the algebra on MODEL: λ = 0 is the timm model, and λ = 1 is the merged model.

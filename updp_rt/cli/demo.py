@@ -37,15 +37,15 @@ _BUDGETS = {
 def demo(
     model: Annotated[str, typer.Option(help=f"One of: {', '.join(_BUDGETS)}.")] = "deit_tiny_patch16_224",
     num_pruned: Annotated[int, typer.Option(min=1, help="How many blocks to prune.")] = 6,
-    seed: Annotated[int, typer.Option(help="Of weights, batches and the search.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of weights, batches and the search.")] = 0,
     out_folder: Annotated[
-        Path | None, typer.Option("--out", help="Folder for results.  [default: runs/demo-MODEL-pNUM]")
+        Path | None, typer.Option("--out", help="Folder for results. Default: runs/demo-MODEL-pNUM.")
     ] = None,
     json: AsJson = False,
 ) -> None:
     """Train a model on handwritten digits (32x32), prune it in four stages, merge it, compare, and write a report.
 
-    Killed, the same command goes on where it was; finished, it shows the results again.
+    If it is killed, the same command resumes it; once finished, it shows the results again.
     """
     if model not in _BUDGETS:
         raise ValueError(f"the demo runs {', '.join(_BUDGETS)}; for {model!r} use: updp-rt prune")
@@ -112,7 +112,7 @@ def _accelerated(baseline: Path, run: Path) -> list[Accelerated]:
         path = model / "certificate.json"
         if not path.is_file():
             certify(model, name_images("digits")).save(path)
-        verdicts.append("passed" if Certificate.load(path).passed else "FAILED")
+        verdicts.append(Certificate.load(path).passed)
     return [
         Accelerated("baseline, accelerated", times.baseline_accelerated, times.baseline, verdicts[0]),
         Accelerated("merged, accelerated", times.accelerated, times.baseline, verdicts[1]),

@@ -22,25 +22,29 @@ if TYPE_CHECKING:
 
 # By name of the transform: its option, the type of it, and what it is. Numbers come as text, one or several.
 _EVALUATION: dict[str, tuple[str, type, str]] = {
-    "mean": ("--mean", tuple, "Of pixels between 0 and 1: one number, or one a channel. Default: the model's."),
-    "std": ("--std", tuple, "Likewise. Default: the model's."),
+    "mean": ("--mean", tuple, "Mean of pixels between 0 and 1: one number, or one per channel. Default: the model's."),
+    "std": ("--std", tuple, "Their standard deviation, likewise. Default: the model's."),
     "interpolation": ("--interpolation", str, "Such as bilinear or bicubic. Default: the model's."),
-    "crop_pct": ("--crop-pct", float, "Share of the edge that evaluation keeps. Default: the model's; small: 1."),
+    "crop_pct": (
+        "--crop-pct",
+        float,
+        "Share of the edge that evaluation keeps. Default: the model's; 1 for small pictures.",
+    ),
     "crop_mode": ("--crop-mode", str, "center, squash or border. Default: the model's."),
 }
 _TRAINING: dict[str, tuple[str, type, str]] = {
-    "scale": ("--scale", tuple, "Area of training crops. Default: 0.08,1; of small pictures 0.8,1."),
+    "scale": ("--scale", tuple, "Area of training crops. Default: 0.08,1; 0.8,1 for small pictures."),
     "ratio": ("--ratio", tuple, "Aspect of training crops. Default: 0.75,1.33."),
     "hflip": ("--hflip", float, "Probability. Default: 0.5."),
     "vflip": ("--vflip", float, "Probability. Default: 0."),
     "color_jitter": (
         "--color-jitter",
         tuple,
-        "One number, or one each for brightness, contrast, saturation. Default: 0.4; of small pictures 0.",
+        "One number, or one each for brightness, contrast, saturation. Default: 0.4; 0 for small pictures.",
     ),
     "auto_augment": ("--aa", str, "Such as rand-m9-mstd0.5."),
-    "re_prob": ("--reprob", float, "Of random erasing. Default: 0."),
-    "no_aug": ("--no-aug", bool, "Train on what evaluation sees."),
+    "re_prob": ("--reprob", float, "Probability of random erasing. Default: 0."),
+    "no_aug": ("--no-aug", bool, "Train on what evaluation sees: no random changes."),
 }
 
 
@@ -60,7 +64,9 @@ class ImageOptions:
     def need(self, data: str | None) -> None:
         """Raise `ValueError` where options of pictures are given and no pictures."""
         if data is None and self != ImageOptions():
-            raise ValueError("options of pictures (--mean, --crop-pct ...) need --data: without it there are none")
+            raise ValueError(
+                "options for pictures (--mean, --crop-pct ...) need --data: without it there are no pictures"
+            )
 
 
 def reads_images(*, training: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -82,7 +88,7 @@ def reads_images(*, training: bool = False) -> Callable[[Callable[..., None]], C
         kept = [parameter for name, parameter in signature.parameters.items() if name != "images"]
         added = [_parameter(name, *option) for name, option in options.items()]
         added.append(
-            _parameter("class_map", "--class-map", Path, "The classes' numbers: .txt, one name a line, or .json.")
+            _parameter("class_map", "--class-map", Path, "The classes' numbers: .txt with one name per line, or .json.")
         )
         with_images.__signature__ = signature.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
         return with_images

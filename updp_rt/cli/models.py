@@ -58,7 +58,7 @@ def inspect(
         table.add_row(*row, merged or f"no: {block.reason}", style=None if block.reason is None else "dim")
     table.caption = (
         f"{report.prunable} of {len(report.blocks)} blocks can be pruned; "
-        f"the model has {_count(report.cost.params)} parameters and {_count(report.cost.macs)} MACs an image"
+        f"the model has {_count(report.cost.params)} parameters and {_count(report.cost.macs)} MACs per image"
     )
     if times:
         best = times.choose_bodies(times.blocks)

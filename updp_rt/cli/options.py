@@ -13,7 +13,7 @@ _FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".json", ".onnx")
 
 
 def model_or_folder(target: str | None) -> str | None:
-    """Refuse, before anything is loaded, a path that leads to no folder; what may be a name passes."""
+    """Refuse, before anything is loaded, a path that leads to no folder; anything that may be a name passes."""
     if target is None or Path(target).is_dir():
         return target
     takes = "give a timm model or a folder that updp-rt wrote"

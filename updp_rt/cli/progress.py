@@ -1,4 +1,4 @@
-"""How far a command is that counts what it does: a bar on a terminal, and without one a line now and then."""
+"""How far a command has got: a bar on a terminal, and without one a line now and then."""
 
 from __future__ import annotations
 

@@ -31,29 +31,31 @@ def prune(
     model: ModelOrFolder,
     data: Data = "digits",
     num_pruned: Annotated[int | None, typer.Option(help="How many blocks to prune.")] = None,
-    max_latency: Annotated[float | None, typer.Option(help="Or: latency, as a share of the baseline's.")] = None,
+    max_latency: Annotated[
+        float | None, typer.Option(help="Or the latency allowed, as a share of the baseline's.")
+    ] = None,
     out_folder: Folder = None,
     stage: Annotated[str, typer.Option(help="all, or one of: supernet, search, train, merge.")] = "all",
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from timm's pretrained weights.")] = False,
     checkpoint: Annotated[Path | None, typer.Option(help="Start from this checkpoint (safetensors or torch).")] = None,
     reuse: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Take over this run's supernet, and its search where that fits.")
+        Path | None, typer.Option(metavar="RUN", help="Take over this run's supernet, and its search if that fits.")
     ] = None,
     num_classes: NumClasses = None,
     in_chans: Channels = None,
     img_size: Size = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step and process.  [default: 64]")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that load data.  [default: 0]")] = None,
-    supernet_epochs: Annotated[int | None, typer.Option(help="[default: 4]")] = None,
-    trials: Annotated[int | None, typer.Option(help="Candidates the search evaluates.  [default: 24]")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of the subnet.  [default: 10]")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate of the subnet.  [default: 5e-4]")] = None,
-    schedule: Annotated[str | None, typer.Option(help="Of λ: linear or cosine.  [default: linear]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step and process. Default: 64.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that load data. Default: 0.")] = None,
+    supernet_epochs: Annotated[int | None, typer.Option(help="Epochs of the supernet. Default: 4.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Candidates the search evaluates. Default: 24.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of the subnet. Default: 10.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of the subnet. Default: 5e-4.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="How λ rises: linear or cosine. Default: linear.")] = None,
     direct: Annotated[bool, typer.Option("--direct", help="λ = 1 from the start, to compare with.")] = False,
     distill: Annotated[float | None, typer.Option(help="Weight of the baseline's outputs as targets, 0 to 1.")] = None,
     mixed_precision: Annotated[str | None, typer.Option(help="no, fp16 or bf16.")] = None,
-    accumulate: Annotated[int | None, typer.Option(help="Batches a step of the optimizer.")] = None,
-    seed: Annotated[int | None, typer.Option(help="[default: 0]")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Batches per step of the optimizer.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, batches and the search. Default: 0.")] = None,
     settings: Settings = None,
     json: AsJson = False,
     *,
@@ -64,7 +66,7 @@ def prune(
     How many blocks? `--max-latency 0.9 --stage search` shows what each further block costs and saves; `--reuse` then
     takes that run's supernet over.
 
-    Killed or stopped, the same command goes on where it was. Each stage can also run alone, on what the stages before
+    If it is killed or stopped, the same command resumes it. Each stage can also run alone, on what the stages before
     it left in the folder.
     """
     from updp_rt.pruning.config import STAGES, PruneConfig
@@ -74,7 +76,7 @@ def prune(
     if pretrained + (checkpoint is not None) + Path(model).is_dir() != 1:
         raise ValueError(
             "pruning starts from a trained model: give --pretrained or --checkpoint FILE (one of them), "
-            "or in MODEL's place the folder of a saved model (and neither)"
+            "or give the folder of a saved model as MODEL (and neither)"
         )
     named: dict[str, Any] = {
         "num_pruned": num_pruned,
@@ -139,7 +141,7 @@ def prune(
 @app.command(epilog="Example: updp-rt merge runs/deit-p6 --out deit_tiny_p6")
 def merge(
     folder: Annotated[Path, typer.Argument(help="Folder of a run whose subnet is trained.", show_default=False)],
-    out_folder: Annotated[Path | None, typer.Option("--out", help="Where to save.  [default: FOLDER/merged]")] = None,
+    out_folder: Annotated[Path | None, typer.Option("--out", help="Where to save. Default: FOLDER/merged.")] = None,
     form: Annotated[
         str, typer.Option(help="auto (fastest by the run's latency table), or a form such as conv, factored, linear.")
     ] = "auto",

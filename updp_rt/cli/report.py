@@ -26,7 +26,7 @@ Folder = Annotated[
 @app.command(epilog="Example: updp-rt profile runs/deit-p6 --batch 8")
 def profile(
     folder: Folder,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images at once.  [default: the run's, or 8]")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images at once. Default: the run's, or 8.")] = None,
     dtype: Annotated[str, typer.Option(help=f"One of {', '.join(DTYPES)}.")] = "float32",
     json: AsJson = False,
 ) -> None:
@@ -54,7 +54,7 @@ def profile(
 @app.command(epilog="Example: updp-rt report runs/deit-p6")
 def report(
     folder: Folder,
-    out_file: Annotated[Path | None, typer.Option("--out", help="Where to.  [default: FOLDER/report.html]")] = None,
+    out_file: Annotated[Path | None, typer.Option("--out", help="File to write. Default: FOLDER/report.html.")] = None,
     json: AsJson = False,
 ) -> None:
     """Write one self-contained HTML page about FOLDER: pictures, tables, and what is missing.

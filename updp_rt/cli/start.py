@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from updp_rt.data import Splits
 
 Data = Annotated[str, typer.Option(help="digits, an image folder, wds/PATH or hfds/NAME.")]
-NumClasses = Annotated[int | None, typer.Option(help="Of the data, where its folders don't say.")]
+NumClasses = Annotated[int | None, typer.Option(help="Number of classes, if the data's folders don't say.")]
 
 
 def open_start(
@@ -38,7 +38,7 @@ def open_start(
     Args:
         model: timm's name, or the folder of a saved model.
         fresh_head: whether pretrained weights may be of other classes, the head being trained from scratch.
-        check: raises where the model will not do, before any data is read.
+        check: raises if the model will not do, before any data is read.
 
     Raises:
         ValueError: no such model, data or checkpoint, or classes that differ.
@@ -50,7 +50,7 @@ def open_start(
     saved = Path(model).is_dir()
     start, input_size = load_or_create(model, size)
     if saved and hasattr(start, "patch_embed") and model_input_size(start) != input_size:
-        raise ValueError(f"{model}: a model for images of {model_input_size(start)}, and can take no others")
+        raise ValueError(f"{model}: a model for images of {model_input_size(start)}; it takes no others")
     if saved and in_chans not in (None, input_size[0]):
         raise ValueError(f"{model}: a model for images of {input_size[0]} channels: drop --in-chans")
     input_size = (in_chans or input_size[0], input_size[1], input_size[2])

@@ -1,4 +1,4 @@
-"""``updp-rt train``: a baseline trained on one's own data, to prune afterwards."""
+"""``updp-rt train``: a baseline trained on your own data, to prune afterwards."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def train(
     model: ModelOrFolder,
     data: Data = "digits",
     out_folder: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the trained model.  [default: runs/train-MODEL]")
+        Path | None, typer.Option("--out", help="Folder for the trained model. Default: runs/train-MODEL.")
     ] = None,
     pretrained: Annotated[
-        bool, typer.Option("--pretrained", help="Start from timm's pretrained weights, the head apart.")
+        bool, typer.Option("--pretrained", help="Start from timm's pretrained weights, except for the head.")
     ] = False,
     num_classes: NumClasses = None,
     in_chans: Channels = None,
     img_size: Size = None,
-    epochs: Annotated[int | None, typer.Option(help="[default: 30]")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate.  [default: 1e-3]")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step and process.  [default: 64]")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that load data.  [default: 0]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs. Default: 30.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate. Default: 1e-3.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step and process. Default: 64.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that load data. Default: 0.")] = None,
     mixed_precision: Annotated[str | None, typer.Option(help="no, fp16 or bf16.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights and batches.  [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights and batches. Default: 0.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any further setting of TrainConfig: weight_decay=0.01."),
@@ -45,7 +45,7 @@ def train(
 ) -> None:
     """Train MODEL on your data, from scratch, from timm's weights or from a folder's, and save it to be pruned.
 
-    Killed or stopped, the same command goes on where it was.
+    If it is killed or stopped, the same command resumes it.
     """
     from updp_rt.pruning.config import TrainConfig
 

@@ -43,16 +43,16 @@ def verify(
         str | None, typer.Option("--model", help="As `updp-rt check`, which does it.", show_default=False)
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at once: the shape that is certified.")] = 8,
-    dtype: Annotated[str | None, typer.Option(help=f"{', '.join(DTYPES)}.  [default: the first]")] = None,
+    dtype: Annotated[str | None, typer.Option(help=f"{', '.join(DTYPES)}. Default: the first.")] = None,
     data: Annotated[
-        str | None, typer.Option(help="Validation images of: digits, an image folder, wds/PATH.  [default: random]")
+        str | None, typer.Option(help="Validation images of: digits, an image folder, wds/PATH. Default: random.")
     ] = None,
     device: Device = "auto",
     prune: Annotated[str, typer.Option("--prune", help="With --model.")] = "all",
     img_size: Size = None,
-    seed: Annotated[int, typer.Option(help="Of what is drawn: images, adversarial inputs, weights.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of what is drawn: images, adversarial inputs, weights.")] = 0,
     out_file: Annotated[
-        Path | None, typer.Option("--out", help="The certificate.  [default: certificate.json in the model's folder]")
+        Path | None, typer.Option("--out", help="The certificate. Default: certificate.json in the model's folder.")
     ] = None,
     json: AsJson = False,
     *,
