@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from updp_rt._marks import source_type
 from updp_rt.runtime.fused import CannotFuseError, Fusion, Rule
 from updp_rt.runtime.rules.parts import conv_site, linear_site
 
@@ -43,7 +44,7 @@ class SequentialRule(Rule):
         names = list(module._modules)
         while names:
             name = names.pop(0)
-            if type(module._modules[name]) is not nn.Conv2d:
+            if source_type(module._modules[name]) is not nn.Conv2d:
                 continue
             run = [name]
             # Take the norm, then the activation, as long as the site can be made with them.

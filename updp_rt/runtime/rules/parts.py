@@ -8,6 +8,7 @@ from timm import layers
 from timm.layers import BatchNormAct2d, DropBlock2d, DropPath, LayerScale, LayerScale2d
 from torch import nn
 
+from updp_rt._marks import source_type
 from updp_rt.ops import CONV2D, LINEAR
 from updp_rt.ops.checks import Pair
 from updp_rt.reparam import MergeError, conv_padding
@@ -54,7 +55,7 @@ def layer_scale(module: nn.Module) -> Slot | None:
 
 def geometry(conv: nn.Module) -> tuple[Pair, Pair, int]:
     """Stride, padding and groups of a plain convolution; `CannotFuseError` for any other."""
-    if type(conv) is not nn.Conv2d:
+    if source_type(conv) is not nn.Conv2d:
         raise CannotFuseError(f"{type(conv).__name__} computes more than a plain convolution")
     if conv.padding_mode != "zeros" or conv.dilation not in (1, (1, 1)):
         raise CannotFuseError("only undilated convolutions padded with zeros have fused kernels")
@@ -115,7 +116,7 @@ def linear_site(
 
 def check_linear(layer: nn.Module) -> None:
     """Raise `CannotFuseError` unless `layer` is a plain linear layer."""
-    if type(layer) is not nn.Linear:
+    if source_type(layer) is not nn.Linear:
         raise CannotFuseError(f"{type(layer).__name__} computes more than a plain linear layer")
 
 
