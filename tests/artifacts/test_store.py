@@ -146,7 +146,7 @@ def test_damaged_weights(saved: Path, damage: str, message: str) -> None:
         ({"model_args": {"patch_size": 0}}, "timm cannot build"),
         ({"weights": "../../secret.safetensors"}, "damaged .*weights"),
         ({"weights": "/etc/passwd"}, "damaged .*weights"),
-        ({"blocks": {"blocks.99": {"body": "full", "form": "linear"}}}, "no prunable block"),
+        ({"blocks": {"blocks.99": {"body": "full", "form": "linear"}}}, "is not a prunable block"),
         ({"blocks": {"blocks.1": {"body": "full", "form": "conv"}}}, "no merged form 'conv'"),
         ({"blocks": {"blocks.1": {"body": "odd", "form": "linear"}}}, "no pruned body 'odd'"),
         ({"blocks": {}}, "not those of this architecture"),

@@ -141,7 +141,7 @@ def test_strict_raises_where_a_block_cannot_be_fused() -> None:
     with pytest.raises(updp_rt.AccelerationError, match=r"ResNet cannot be fused: Mish.* is not an activation"):
         updp_rt.accelerate(model, images, strict=True)
     with pytest.raises(updp_rt.AccelerationError, match=r"1\.0 cannot be fused: Mish.* is not an activation"):
-        updp_rt.accelerate(nn.Sequential(nn.Identity(), model.layer1), torch.randn(1, 64, 8, 8), strict=True)
+        updp_rt.accelerate(nn.Sequential(nn.Identity(), model.layer1).eval(), torch.randn(1, 64, 8, 8), strict=True)
 
 
 @torch.no_grad()

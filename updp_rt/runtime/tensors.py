@@ -108,7 +108,7 @@ def _probe(tensor: Tensor) -> Any:
         return None
     kind = ctypes.c_int64 if size >= 8 else ctypes.c_int8
     wide = ctypes.sizeof(kind)
-    return kind.from_address(tensor.data_ptr() + size // 2 // wide * wide - (wide if size // 2 + wide > size else 0))
+    return kind.from_address(tensor.data_ptr() + (size - wide) // 2 // wide * wide)
 
 
 def follow_optimizers() -> None:
