@@ -101,9 +101,14 @@ def _parse(app: Any, name: str, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", _commands("updp-rt"))
-def test_commands_take_what_is_shown(arguments: list[str]) -> None:
+def test_commands_take_what_is_shown(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from updp_rt.cli import app
 
+    monkeypatch.chdir(tmp_path)
+    for path in (Path(argument) for argument in arguments if "/" in argument):  # some commands look whether it is there
+        (path.parent if path.suffix else path).mkdir(parents=True, exist_ok=True)
+        if path.suffix:
+            path.touch()
     _parse(app, "updp-rt", arguments)
 
 

@@ -64,7 +64,7 @@ def test_classes_are_counted_in_the_data(tmp_path: Path) -> None:
     status, out, err = run("channels", "test_vit", *checkpoint, *options, "--json", "--out", str(folder))
     assert status == 0, err
     assert json.loads(out)["accuracy"].keys() == json.loads(out)["latency_ms"].keys()
-    assert read_manifest(folder).model_args.num_classes == 3
+    assert read_manifest(folder).model_args.given()["num_classes"] == 3
     status, _, err = run("channels", str(folder), "--data", "digits", "--rounds", "1")
     assert status == 2
     assert "the model was trained for 3 classes, but 'digits' has 10: fine-tune it" in err
@@ -81,7 +81,7 @@ def test_classes_are_counted_in_the_data(tmp_path: Path) -> None:
     ],
 )
 def test_errors_in_one_line(options: list[str], message: str) -> None:
-    status, _, err = run("channels", *options, "--img-size", "33", "--rounds", "1")
+    status, _, err = run("channels", *options, "--img-size", "32", "--rounds", "1")
     assert status == 2
     assert message in err
     assert len(err.strip().splitlines()) == 1

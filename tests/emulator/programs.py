@@ -72,7 +72,7 @@ class _Writer:
     def _loop(self, nesting: int, of: str, indent: str) -> list[str]:
         self.loops += 1
         count = f"n{self.loops}"
-        trips = f"({self.expression('u32', 1, of)} & 7)"  # reckoned anew before every trip
+        trips = f"({self.expression('u32', 1, of)} & 7)"  # computed again before every trip
         lines = [f"{indent}for (u32 {count} = 0; {count} < {trips}; ++{count}) {{"]
         lines += self.statements(self.rng.randrange(1, 4), nesting, of, indent + "  ")
         if self.rng.random() < 0.4:

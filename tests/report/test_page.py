@@ -345,7 +345,7 @@ def test_numbers_that_are_none_are_damage(whole: Path, copy_of: Copy) -> None:
     change(folder / "search.json", lambda found: found["candidates"][0].update(latency_ms=float("nan")))
     change(folder / "latency.json", lambda found: found.update(model_ms=float("inf")))
     html, missing = render(collect(folder))
-    assert dict(missing)["search front"].reason == "search.json is damaged: it holds numbers that are none."
+    assert dict(missing)["search front"].reason == "search.json is damaged: it holds NaN or infinity."
     assert "nothing was timed" in html, "the blocks' widths do without the table"
 
 

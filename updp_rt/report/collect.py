@@ -183,10 +183,10 @@ def read(path: Path, kind: type[ModelT], command: Command | None = None) -> Mode
 
 
 def _read_measured(path: Path, kind: type[ModelT], command: Command) -> ModelT | Missing:
-    """As `read`, of a file whose every number was measured: one that is none is damage."""
+    """As `read`, of a file whose every number was measured: NaN or infinity in it is damage."""
     found = read(path, kind, command)
     if isinstance(found, BaseModel) and not _finite(found.model_dump()):
-        return Missing(f"{path.name} is damaged: it holds numbers that are none.", command)
+        return Missing(f"{path.name} is damaged: it holds NaN or infinity.", command)
     return found
 
 
@@ -291,7 +291,7 @@ def _certificate(saved: Path, command: Command) -> Certified | Missing:
     except (ValueError, AttributeError):
         return Certified(found, "The saved model is missing or damaged, so this cannot be said to be its certificate.")
     if weights != found.model.weights_sha256:
-        return Certified(found, "It is of other weights than the saved model has now. Make it anew.")
+        return Certified(found, "It is of other weights than the saved model has now. Make it again.")
     return Certified(found, "")
 
 
