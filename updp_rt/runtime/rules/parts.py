@@ -57,6 +57,7 @@ def geometry(conv: nn.Module) -> tuple[Pair, Pair, int]:
     """Stride, padding and groups of a plain convolution; `CannotFuseError` for any other."""
     if source_type(conv) is not nn.Conv2d:
         raise CannotFuseError(f"{type(conv).__name__} computes more than a plain convolution")
+    assert isinstance(conv, nn.Conv2d)
     if conv.padding_mode != "zeros" or conv.dilation not in (1, (1, 1)):
         raise CannotFuseError("only undilated convolutions padded with zeros have fused kernels")
     try:
