@@ -68,9 +68,9 @@ def test_the_roofline_is_the_longer_of_arithmetic_and_traffic() -> None:
 def test_operators_pack_given_weights_once_follow_them_and_let_them_go() -> None:
     weight, x = torch.randn(6, 5), torch.randn(3, 5)
     assert torch.allclose(updp_rt.ops.linear(x, weight), x @ weight.T, atol=1e-5)
-    known = bound._bound[id(weight)][1]
+    known = bound._calls[id(weight)][1]
     updp_rt.ops.linear(x, weight)
-    assert bound._bound[id(weight)][1] is known
+    assert bound._calls[id(weight)][1] is known
     assert len(set(map(id, known.values()))) == 1
     weight.mul_(3)
     assert torch.allclose(updp_rt.ops.linear(x, weight), x @ weight.T, atol=1e-5)
@@ -78,7 +78,7 @@ def test_operators_pack_given_weights_once_follow_them_and_let_them_go() -> None
     del weight, known
     gc.collect()
     assert gone() is None
-    assert number not in bound._bound
+    assert number not in bound._calls
 
 
 def test_freed_memory_is_kept_unless_asked_not_to() -> None:

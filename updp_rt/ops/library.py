@@ -26,6 +26,7 @@ NO_GRADIENT = (
 )
 
 _dispatch: Callable[[Operator, tuple[Any, ...]], Tensor] | None = None
+_tracing: Callable[[], None] | None = None
 _kept = False
 
 
@@ -45,7 +46,7 @@ def register(operator: OperatorT) -> OperatorT:
     if operator.name in OPERATORS:
         raise ValueError(f"there is an operator {operator.name!r} already: give yours another name")
 
-    qualified, defaults = f"updp_rt::{operator.name}", _defaults(operator)
+    qualified, defaults = f"updp_rt::{operator.name}", operator.defaults
     count = len(defaults)
 
     def run(*args: Any) -> Tensor:
@@ -61,12 +62,17 @@ def register(operator: OperatorT) -> OperatorT:
             y = overload(operator).redispatch(keys & torch._C._after_autograd_keyset, *args)
         return without_gradient(y, args) if wants else y
 
+    def fake(*args: Any) -> Tensor:
+        if _tracing is not None:
+            _tracing()
+        return operator.fake(*args)
+
     def count_flops(*shapes: Any, out_shape: Any = None, **_: Any) -> int:
         return operator.flops(_problem(operator, shapes))
 
     torch.library.define(qualified, operator.schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(qualified, "CompositeExplicitAutograd", run)
-    torch.library.register_fake(qualified, operator.fake)
+    torch.library.register_fake(qualified, fake)
     _LIBRARY.impl(operator.name, run_with_autograd, "Autograd", with_keyset=True)
     register_flop_formula(overload(operator).overloadpacket)(count_flops)
     OPERATORS[operator.name] = operator
@@ -101,10 +107,13 @@ def kept_operators() -> Iterator[None]:
         _kept = before
 
 
-def dispatch_with(run: Callable[[Operator, tuple[Any, ...]], Tensor]) -> None:
-    """Have every operator, also those to come, run ``run(operator, args)`` with all arguments of its schema."""
-    global _dispatch  # noqa: PLW0603 - one runtime a process
-    _dispatch = run
+def dispatch_with(run: Callable[[Operator, tuple[Any, ...]], Tensor], tracing: Callable[[], None]) -> None:
+    """Have every operator, also those to come, run ``run(operator, args)`` with all arguments of its schema.
+
+    `tracing` is called whenever one is traced.
+    """
+    global _dispatch, _tracing
+    _dispatch, _tracing = run, tracing
 
 
 def without_gradient(y: Tensor, args: Iterable[Any]) -> Tensor:
@@ -134,11 +143,6 @@ def _refuse_gradient(grad: Tensor) -> Tensor:
 torch.library.define("updp_rt::refuse_gradient", "(Tensor grad) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
 torch.library.impl("updp_rt::refuse_gradient", "CompositeExplicitAutograd", _refuse_gradient)
 torch.library.register_fake("updp_rt::refuse_gradient", torch.empty_like)
-
-
-def _defaults(operator: Operator) -> tuple[Any, ...]:
-    schema = torch._C.parse_schema(f"updp_rt::{operator.name}{operator.schema}")
-    return tuple(argument.default_value for argument in schema.arguments)
 
 
 def _problem(operator: Operator, args: tuple[Any, ...]) -> Problem:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -110,8 +111,21 @@ class Operator(ABC):
 
     @cached_property
     def _optional(self) -> dict[str, bool]:
-        schema = torch._C.parse_schema(f"updp_rt::{self.name}{self.schema}")
-        return {arg.name: str(arg.type).startswith("Optional") for arg in schema.arguments}
+        return {arg.name: str(arg.type).startswith("Optional") for arg in self._parsed.arguments}
+
+    @cached_property
+    def _numbers(self) -> frozenset[str]:
+        """Folds that are no tensors; they come last."""
+        return frozenset(arg.name for arg in self._parsed.arguments if "Tensor" not in str(arg.type)) & set(self.folds)
+
+    @cached_property
+    def defaults(self) -> tuple[Any, ...]:
+        """Of all arguments of the schema, None for those without one."""
+        return tuple(arg.default_value for arg in self._parsed.arguments)
+
+    @cached_property
+    def _parsed(self) -> Any:
+        return torch._C.parse_schema(f"updp_rt::{self.name}{self.schema}")
 
     @cached_property
     def order(self) -> tuple[int, ...]:
@@ -137,6 +151,23 @@ class Operator(ABC):
             tuple([args[i] for i in weights]),
             tuple([tuple(args[i]) if isinstance(args[i], list) else args[i] for i in attributes]),
         )
+
+    @cached_property
+    def take_inputs(self) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+        """The inputs out of all arguments of the schema."""
+        return _taker([self.arguments.index(name) for name in self.inputs])
+
+    @cached_property
+    def take_sources(self) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+        """The weights and folds out of all arguments of the schema."""
+        folds = range(len(self.arguments), len(self.arguments) + len(self.folds))
+        return _taker([*(self.arguments.index(name) for name in self.weights), *folds])
+
+    @cached_property
+    def take_values(self) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+        """All arguments of the schema that are no tensors."""
+        numbers = [len(self.arguments) + i for i, name in enumerate(self.folds) if name in self._numbers]
+        return _taker([*(self.arguments.index(name) for name in self.attributes), *numbers])
 
     def effective(self, weights: Weights, folds: tuple[Any, ...]) -> Weights:
         """The weights that the operator multiplies with, detached: those given, with `folds` worked in."""
@@ -173,6 +204,13 @@ class Operator(ABC):
 
     def __repr__(self) -> str:
         return f"<operator {self.name}>"
+
+
+def _taker(places: list[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """Takes what stands at these places."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return (lambda args: (args[places[0]],)) if places else (lambda args: ())
 
 
 class RowOperator(Operator):

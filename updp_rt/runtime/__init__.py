@@ -6,6 +6,7 @@ from updp_rt.runtime.certify import VerificationError, verify
 from updp_rt.runtime.dispatch import AccelerationError
 from updp_rt.runtime.explanation import Explanation, explain
 from updp_rt.runtime.fused import refresh
+from updp_rt.runtime.inductor import register_with_inductor
 from updp_rt.runtime.lowering import accelerate, prewarm, restore
 
 __all__ = [
@@ -20,4 +21,4 @@ __all__ = [
     "verify",
 ]
 
-dispatch_with(run_operator)
+dispatch_with(run_operator, register_with_inductor)

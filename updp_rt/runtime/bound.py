@@ -19,9 +19,19 @@ from updp_rt.runtime.dispatch import Choice, Policy, choose
 from updp_rt.runtime.tensors import Stamps
 
 _log = logging.getLogger("updp_rt")
-# By the id of the first weight: the weight, and the bound operators of the calls that it was given to.
-_bound: dict[int, tuple[weakref.ref[Tensor], dict[Any, Bound]]] = {}
-_without_weights: dict[Any, Bound] = {}
+
+
+class _Calls:
+    """The calls that one first weight was given to."""
+
+    def __init__(self) -> None:
+        self.bound: dict[Any, Bound] = {}
+        # By the inputs met: what was bound, its attributes and numbers, and the call prepared.
+        self.quick: dict[Any, tuple[Bound, tuple[Any, ...], Prepared]] = {}
+
+
+_calls: dict[int, tuple[weakref.ref[Tensor], _Calls]] = {}  # by the id of the first weight
+_without_weights = _Calls()
 
 
 class Bound:
@@ -59,6 +69,10 @@ class Bound:
     def __call__(self, *inputs: Tensor | None) -> Tensor:
         call = self._calls.get(_signature(inputs))
         return (self._choose(inputs) if call is None else call)(*inputs)
+
+    def prepared(self, inputs: tuple[Any, ...]) -> Prepared | None:
+        """The call chosen for inputs like these; None where there is none yet."""
+        return self._calls.get(_signature(inputs))
 
     @contextmanager
     def recorded(self) -> Iterator[dict[str, Choice]]:
@@ -99,45 +113,55 @@ def bind(
         sources: its weights and folds.
         policy: how implementations are chosen; None: as whoever bound them before chose.
     """
-    known = _calls_of(sources[0]) if sources else _without_weights
+    known = _calls_of(sources)
     tensors = [source for source in sources if not isinstance(source, float)]
-    latest = (operator, attributes, *sources[len(tensors) :])  # numbers come last
-    bound = known.get(latest)
-    if bound is not None and policy in (None, bound.policy) and bound.hold(tensors):
-        return bound
-    key = (*latest, *map(id, tensors))
-    bound = known.get(key)
+    key = (operator, attributes, *sources[len(tensors) :], *map(id, tensors))  # numbers come last
+    bound = known.bound.get(key)
     if bound is None or policy not in (None, bound.policy) or not bound.hold(tensors):
         wanted = policy or (Policy() if bound is None else bound.policy)
-        bound = known[key] = Bound(operator, sources, attributes, wanted)
-    known[latest] = bound
+        bound = known.bound[key] = Bound(operator, sources, attributes, wanted)
+        known.quick.clear()
     return bound
-
-
-def _calls_of(weight: Tensor) -> dict[Any, Bound]:
-    """The bound operators of the calls that `weight` was given to."""
-    number = id(weight)
-    entry = _bound.get(number)
-    if entry is None or entry[0]() is not weight:
-        entry = _bound[number] = (weakref.ref(weight, lambda gone: _drop(number, gone)), {})
-    return entry[1]
-
-
-def _drop(number: int, gone: weakref.ref[Tensor]) -> None:
-    entry = _bound.get(number)
-    if entry is not None and entry[0] is gone:
-        del _bound[number]
 
 
 def release(first: Tensor) -> None:
     """Forget what was packed from weights of which `first` is the first."""
-    _bound.pop(id(first), None)
+    _calls.pop(id(first), None)
 
 
 def run_operator(operator: Operator, args: tuple[Any, ...]) -> Tensor:
     """``torch.ops.updp_rt.<operator>(*args)`` on the implementation chosen for it."""
-    inputs, weights, attributes = operator.separate(args)
-    return bind(operator, (*weights, *args[len(operator.arguments) :]), attributes)(*inputs)
+    inputs, sources, values = operator.take_inputs(args), operator.take_sources(args), operator.take_values(args)
+    known, key = _calls_of(sources), (operator, _signature(inputs))
+    found = known.quick.get(key)
+    if found is not None:
+        bound, given, call = found
+        if given == values and bound.hold(sources):
+            return call(*inputs)
+    _, _, attributes = operator.separate(args)
+    bound = bind(operator, sources, attributes)
+    y = bound(*inputs)
+    prepared = bound.prepared(inputs)
+    if prepared is not None:
+        known.quick[key] = (bound, values, prepared)
+    return y
+
+
+def _calls_of(sources: tuple[Any, ...]) -> _Calls:
+    if not sources:
+        return _without_weights
+    weight = sources[0]
+    number = id(weight)
+    entry = _calls.get(number)
+    if entry is None or entry[0]() is not weight:
+        entry = _calls[number] = (weakref.ref(weight, lambda gone: _drop(number, gone)), _Calls())
+    return entry[1]
+
+
+def _drop(number: int, gone: weakref.ref[Tensor]) -> None:
+    entry = _calls.get(number)
+    if entry is not None and entry[0] is gone:
+        del _calls[number]
 
 
 def _signature(inputs: tuple[Any, ...]) -> Any:

@@ -11,15 +11,10 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
-from operator import itemgetter
 from typing import Any, ClassVar
 
 import torch
-from timm.layers import DropBlock2d, DropPath
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from updp_rt._marks import source_type
 from updp_rt.ops import Operator
@@ -27,49 +22,13 @@ from updp_rt.ops.library import exports_plain
 from updp_rt.runtime.dispatch import Policy
 from updp_rt.runtime.site import Site, Slot
 from updp_rt.runtime.tensors import HeldStamps
+from updp_rt.runtime.watching import MOODY, Watched, is_transformed
 
 _log = logging.getLogger("updp_rt")
 
 # Of a fused module's own; no module of a user's can be called so.
 _FUSION = "_updp_rt_fusion"
 _classes: dict[tuple[Rule, type[nn.Module]], type[nn.Module]] = {}
-
-# Attributes of modules that change nothing of what they compute in eval mode.
-_IDLE_ATTRIBUTES = frozenset(
-    (
-        "training",
-        "inplace",
-        "momentum",
-        "p",
-        "drop_prob",
-        "scale_by_keep",
-        "kernel_size",
-        "transposed",
-        "output_padding",
-        "in_channels",
-        "out_channels",
-        "in_features",
-        "out_features",
-        "num_features",
-        "affine",
-        "grad_checkpointing",
-    )
-)
-
-
-_autocast, _tracing = torch._C._is_any_autocast_enabled, torch._C._get_tracing_state
-_transforms = torch._C._functorch.peek_interpreter_stack
-
-
-def is_transformed() -> bool:
-    """Whether calls are under autocast, recorded or transformed by torch, or seen by hooks of every module."""
-    return bool(
-        _autocast()
-        or _tracing() is not None
-        or _transforms() is not None
-        or torch_module._global_forward_hooks
-        or torch_module._global_forward_pre_hooks
-    )
 
 
 class CannotFuseError(Exception):
@@ -182,15 +141,7 @@ class Fusion:
             return self._active_while_compiling()
         if is_transformed() or any(self._hooks):
             return False
-        try:
-            changed = (
-                [get(held) for get, held in self._getters] != self._values
-                or self._holders != self._then
-                or list(map(len, self._own)) != self._sizes  # a forward of an instance's own, say
-            )
-        except (KeyError, RuntimeError):  # gone, or tensors, which do not compare
-            changed = True
-        if changed:
+        if self._watched.changed():
             return self._plan_again()
         if self._trained:
             self.forget()
@@ -208,32 +159,30 @@ class Fusion:
             site.forget()
 
     def _active_while_compiling(self) -> bool:
-        """As `active`, in what the compiler can follow and guard."""
+        """As `active`, in what the compiler can follow; it guards the parts and their attributes, not hooks to come."""
         if exports_plain() or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             return False
+        if not self._ready():
+            return False
         for held, name, member, _ in self.members:
-            if held.get(name) is not member or member.training != self.owner.training:
+            if held.get(name) is not member:
                 return False
-            if len(member._forward_hooks) + len(member._forward_pre_hooks):
-                return False
-        for module, names, seen in self._attributes:
+        for module, names, seen in self._watched.attributes:
             for name, value in zip(names, seen, strict=True):
                 if getattr(module, name) != value:
                     return False
-        return self.usable
+        return True
+
+    @torch._dynamo.assume_constant_result
+    def _ready(self) -> bool:
+        return self.usable and not any(self._hooks)
 
     def _watch(self) -> None:
         members = [member for _, _, member, _ in self.members]
         self._hooks = [h for m in members for h in (m._forward_hooks, m._forward_pre_hooks)]
-        self._attributes = [(m, *_attributes(m)) for m in (self.owner, *members)]
-        self._getters = [(itemgetter(*names), m.__dict__) for m, names, _ in self._attributes if names]
-        self._values = [get(held) for get, held in self._getters]
-        self._holders = list({id(held): held for held, *_ in self.members}.values())
-        self._then = [dict(held) for held in self._holders]
-        self._own = [m.__dict__ for m in members]
-        self._sizes = list(map(len, self._own))
+        self._watched = Watched((self.owner, *members))
         self._weights = HeldStamps(held for site in self.sites.values() for held in site.held)
-        self.usable = not any(m.training for m in members if isinstance(m, _MOODY))
+        self.usable = not any(m.training for m in members if isinstance(m, MOODY))
 
     def _plan_again(self) -> bool:
         """The owner has changed: plan for it as it is now."""
@@ -245,22 +194,6 @@ class Fusion:
             found = Fusion.idle(self.rule, self.owner, self.policy)
         self.owner.__dict__[_FUSION] = found
         return found.usable
-
-
-# Modules that do something else in training.
-_MOODY = (_BatchNorm, _DropoutNd, DropPath, DropBlock2d)
-
-
-def _attributes(module: nn.Module) -> tuple[tuple[str, ...], tuple[Any, ...]]:
-    """Names and values of what may decide what `module` computes besides its tensors and children."""
-    names = [
-        name
-        for name, value in module.__dict__.items()
-        if not name.startswith("_") and name not in _IDLE_ATTRIBUTES and not isinstance(value, Tensor | nn.Module)
-    ]
-    if isinstance(module, _MOODY):
-        names.append("training")
-    return tuple(names), tuple(module.__dict__[name] for name in names)
 
 
 class Fused(nn.Module):

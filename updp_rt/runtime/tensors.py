@@ -34,7 +34,7 @@ class Stamps:
             if tensor is None:
                 self._seen.append((-1, -1, None, 0))
             else:
-                probe = _probe(tensor)
+                probe = _probe(tensor) if tensor.dim() > 1 else None
                 self._seen.append((tensor.data_ptr(), tensor._version, probe, 0 if probe is None else probe.value))
 
     def hold(self, tensors: Sequence[Tensor | None]) -> bool:

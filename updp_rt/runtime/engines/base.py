@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from updp_rt.runtime.fused import is_transformed
+from updp_rt.runtime.watching import Watched, is_transformed
 
 # Of a model's own that runs on an engine; no module of a user's can be called so.
 _STATE = "_updp_rt_engine"
@@ -44,6 +44,9 @@ class EngineState(ABC):
         modules = list(model.modules())
         self._modules = modules
         self._hooks = [h for m in modules[1:] for h in (m._forward_hooks, m._forward_pre_hooks)]
+        self._watched = Watched(modules)
+        self._sized = [m._parameters for m in modules if m._parameters]
+        self._sizes = list(map(len, self._sized))
 
     @abstractmethod
     def prepare(self, example: Tensor) -> None:
@@ -62,7 +65,9 @@ class EngineState(ABC):
             return False
         if is_transformed() or torch._C._len_torch_dispatch_stack() or any(self._hooks):
             return False
-        return not any([module.training for module in self._modules])  # noqa: C419 - quicker
+        if any([module.training for module in self._modules]):  # noqa: C419 - quicker
+            return False
+        return not self._watched.changed() and list(map(len, self._sized)) == self._sizes
 
 
 class OnEngine(nn.Module):
