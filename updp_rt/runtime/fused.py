@@ -188,7 +188,7 @@ class Fusion:
                 or self._holders != self._then
                 or list(map(len, self._own)) != self._sizes  # a forward of an instance's own, say
             )
-        except (KeyError, RuntimeError):  # gone, or tensors, which do not compare
+        except (KeyError, RuntimeError, ValueError):  # gone, or tensors and arrays, which do not compare
             changed = True
         if changed:
             return self._plan_again()
@@ -285,6 +285,14 @@ class Fused(nn.Module):
             self.__dict__[_FUSION] = Fusion.planned(rule, self, policy)
         except CannotFuseError:
             self.__dict__[_FUSION] = Fusion.idle(rule, self, policy)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self.__dict__[_FUSION].forget()  # torch swaps no tensor that others point to
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.__dict__[_FUSION].forget()
+        super()._load_from_state_dict(*args, **kwargs)
 
     def __prepare_scriptable__(self) -> nn.Module:
         raise TypeError(
