@@ -120,7 +120,7 @@ def tiles(operator: str, arch: str, dtype: torch.dtype) -> tuple[Tile, ...]:
         ValueError: unknown operator, architecture or dtype.
     """
     if operator not in OPERATORS:
-        raise ValueError(f"operator {operator!r} is none of {', '.join(OPERATORS)}")
+        raise ValueError(f"unknown operator {operator!r}: choose among {', '.join(OPERATORS)}")
     if arch not in TABLES:
         known = {"gfx9": "gfx90a", "sm_": "sm_90"}
         nearest = next((table for prefix, table in known.items() if arch.startswith(prefix)), None)

@@ -196,7 +196,7 @@ def test_training_runs_the_sources_code_and_later_inference_follows() -> None:
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv2"])
 @torch.no_grad()
 def test_a_norm_alone_in_training_mode_does_what_the_sources_does(name: str) -> None:
-    """As when statistics are estimated anew."""
+    """As when statistics are estimated again."""
     model, images = model_and_images(name)
     fast = updp_rt.accelerate(model, images)
     for each in (model, fast):

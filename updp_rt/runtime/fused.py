@@ -219,6 +219,14 @@ class Fused(nn.Module):
         except CannotFuseError:
             self.__dict__[_FUSION] = Fusion.idle(rule, self, policy)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self.__dict__[_FUSION].forget()  # torch swaps no tensor that others point to
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.__dict__[_FUSION].forget()
+        super()._load_from_state_dict(*args, **kwargs)
+
     def __prepare_scriptable__(self) -> nn.Module:
         raise TypeError(
             "torch.jit.script compiles source code, which an accelerated model runs past: script "

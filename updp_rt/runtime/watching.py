@@ -74,7 +74,7 @@ class Watched:
                 or self._holders != self._then
                 or list(map(len, self._own)) != self._sizes  # a forward of an instance's own, say
             )
-        except (KeyError, RuntimeError):  # gone, or tensors, which do not compare
+        except (KeyError, RuntimeError, ValueError):  # gone, or tensors and arrays, which do not compare
             return True
 
 

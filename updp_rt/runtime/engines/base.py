@@ -41,7 +41,10 @@ class EngineState(ABC):
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.ready: set[Key] = set()
-        modules = list(model.modules())
+
+    def watch(self) -> None:
+        """Take the model for what it is now; once it is changed, its modules run it."""
+        modules = list(self.model.modules())
         self._modules = modules
         self._hooks = [h for m in modules[1:] for h in (m._forward_hooks, m._forward_pre_hooks)]
         self._watched = Watched(modules)
@@ -109,6 +112,7 @@ def attach(model: nn.Module, state: EngineState) -> None:
         _classes[state.engine, source] = type(source.__name__, (OnEngine, source), names)
     model.__dict__[_STATE] = state
     model.__class__ = _classes[state.engine, source]
+    state.watch()
 
 
 def detach(model: nn.Module) -> None:

@@ -29,7 +29,7 @@ _IDLE = (nn.Identity, nn.Dropout, nn.Dropout2d, DropPath, DropBlock2d)
 
 
 def activation(module: nn.Module | None) -> str:
-    """The fused activation that `module` is; `CannotFuseError` if it is none of them."""
+    """The fused activation that `module` is; `CannotFuseError` for any other."""
     if module is None:
         return "none"
     name = _ACTIVATIONS.get(type(module))
