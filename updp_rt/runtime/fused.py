@@ -173,9 +173,11 @@ class Fusion:
                     return False
         return True
 
-    @torch._dynamo.assume_constant_result
     def _ready(self) -> bool:
         return self.usable and not any(self._hooks)
+
+    # As torch.compiler.assume_constant_result does, which loads the whole compiler: evaluated once, without guards.
+    _ready._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def _watch(self) -> None:
         members = [member for _, _, member, _ in self.members]

@@ -30,6 +30,10 @@ class CompiledEngine(Engine):
         attach(model, _Compiled(model, type(model).forward))
 
 
+# What the compiler would guard, and sizes it would assert, are checked before a call (`serves`), in a tenth of the time.
+_OPTIONS: dict[str, Any] = {"guard_filter_fn": lambda entries: [False] * len(entries), "size_asserts": False}
+
+
 class _Compiled(EngineState):
     engine = "compiled"
 
@@ -43,10 +47,9 @@ class _Compiled(EngineState):
         for inference in (False, True):
             with torch.inference_mode(inference), torch.no_grad():  # leaving inference_mode turns gradients on
                 x = example.clone()
-                # What the compiler would guard is checked before each call (`serves`), in a tenth of the time. It keeps
-                # programs by code object, so each gets its own.
+                # The compiler keeps programs by code object, so each gets its own.
                 own = _own_code(lambda x: forward(model, x))
-                run = torch.compile(own, dynamic=False, options={"guard_filter_fn": _no_guards})
+                run = torch.compile(own, dynamic=False, options=_OPTIONS)
                 run(x)
                 self._runs[key_of(x)] = run
                 self.ready.add(key_of(x))
@@ -59,10 +62,6 @@ def _own_code(function: Any) -> Any:
     """`function` with a code object that no other has."""
     code = function.__code__.replace()
     return FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
-
-
-def _no_guards(entries: Any) -> list[bool]:
-    return [False] * len(entries)
 
 
 def _has_compiler() -> bool:
