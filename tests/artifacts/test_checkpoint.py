@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -52,6 +53,17 @@ def assert_loads(path: Path, state: State) -> None:
         lambda s: {"state_dict": {k: v + 1 for k, v in s.items()}, "state_dict_ema": s},
         lambda s: {f"module._orig_mod.{k}": v for k, v in s.items()},
         lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()}},
+        lambda s: {"state_dict": {"loss.weight": torch.ones(3), **{f"model.net.{k}": v for k, v in s.items()}}},
+        lambda s: {"n_averaged": torch.tensor(7), **{f"module.{k}": v for k, v in s.items()}},
+        lambda s: {
+            "model": {k: v + 1 for k, v in s.items()},
+            "model_ema": {"n": torch.ones(1), **{f"module.{k}": s[k] for k in s}},
+        },
+        lambda s: {"net": s, "optimizer": {"state": {0: {"step": torch.ones(())}}}, "accuracy": np.float64(0.5)},
+        lambda s: {"model": {"state_dict": s}, "args": argparse.Namespace(output=Path("out"))},
+        lambda s: {**s, "epoch": 3},
+        lambda s: {k.replace("layer1.0.", "layer1.0._orig_mod."): v for k, v in s.items()},
+        lambda s: {k: v for k, v in s.items() if "num_batches" not in k},
     ],
 )
 def test_what_training_scripts_write(wrap: Callable[[State], Any], state: State, tmp_path: Path) -> None:
@@ -104,7 +116,7 @@ OLD = {"_use_new_zipfile_serialization": False}
         (lambda s: altered(saved(s)), "damaged: .*a checksum in it is wrong"),
         (lambda s: saved(s, **OLD)[:-100], "truncated or damaged"),
         (lambda s: saved(s, **OLD)[:50], "truncated or damaged"),
-        (lambda s: saved(small()), r"pickled objects \(timm\.models.*weights_only=False\)\.state_dict\(\)"),
+        (lambda s: saved(small()), r"pickled objects \(timm\.models.*weights_only=False\).*found\.state_dict\(\)"),
         (lambda s: saved(small(), **OLD), r"pickled objects \(timm\.models"),
         (lambda s: saved({"model": small()}), "pickled objects"),
         (lambda s: pickle.dumps([1, 2]), "not written by torch.save, or damaged"),
@@ -116,6 +128,13 @@ OLD = {"_use_new_zipfile_serialization": False}
             r"no state_dict of tensors in it \(it holds epoch, optimizer\)",
         ),
         (lambda s: saved({}), "it holds nothing"),
+        (
+            lambda s: saved({f"{who}.{k}": v for who in ("student", "teacher") for k, v in s.items()}),
+            r"several models of these names \(student\.\* and teacher\.\*\)",
+        ),
+        (lambda s: saved({k: v.int() for k, v in s.items()}), "weight is of int32"),
+        (lambda s: saved(s | {"fc.weight": s["fc.weight"].to_sparse()}), "fc.weight is of float32, sparse"),
+        (lambda s: saved({k: v for k, v in s.items() if "fc." not in k}), "fc.weight is missing.*num_classes=0"),
     ],
 )
 def test_what_is_no_file_of_weights(
@@ -173,3 +192,10 @@ def test_weights_that_are_not_finite(name: str, state: State, tmp_path: Path) ->
     save_file(changed, tmp_path / "w.safetensors")
     with pytest.raises(ArtifactError, match=f"{name} holds values that are not finite"):
         load_checkpoint(small(), tmp_path / "w.safetensors")
+
+
+def test_position_embeddings_of_another_size(tmp_path: Path) -> None:
+    save_file(timm.create_model("test_vit", img_size=64).state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(ArtifactError, match=r"pos_embed is .*images of the size that one was for \(img_size") as caught:
+        load_checkpoint(timm.create_model("test_vit", img_size=32), tmp_path / "w.safetensors")
+    assert "num_classes" not in str(caught.value)

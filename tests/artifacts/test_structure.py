@@ -215,6 +215,27 @@ def test_what_cannot_be_rebuilt_is_refused_with_a_way_out(
     assert not (tmp_path / "no").exists()
 
 
+def test_weights_in_another_memory_format_are_the_same_weights(tmp_path: Path) -> None:
+    model = create("resnet10t", num_classes=3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loaded = updp_rt.load(updp_rt.save(model, tmp_path / "m"))
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_norms_that_were_made_to_synchronise(tmp_path: Path) -> None:
+    assert_comes_back(nn.SyncBatchNorm.convert_sync_batchnorm(create("test_resnet")), tmp_path)
+
+
+def test_wrappers_are_named_as_such(tmp_path: Path) -> None:
+    model = create("test_resnet")
+    for wrapped, name in ((torch.compile(model), "_orig_mod"), (nn.DataParallel(model), "module")):
+        with pytest.raises(ArtifactError, match=rf"is a wrapper: give the model in it, which is its \.{name}$"):
+            updp_rt.save(wrapped, tmp_path / "m")  # type: ignore[arg-type]
+    model.register_buffer("seen", torch.zeros(1))
+    with pytest.raises(ArtifactError, match="only this model has seen beside its layers"):
+        updp_rt.save(model, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
 def test_a_progressive_model_is_to_be_merged_first(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is a ProgressiveBasicBlock"):
         updp_rt.save(make_progressive(create("test_resnet")), tmp_path)

@@ -13,7 +13,7 @@ from timm.models.efficientnet import EfficientNet
 from torch import nn
 
 import updp_rt
-from updp_rt.blocks import MergedBlock, check, check_model, progressive
+from updp_rt.blocks import MergedBlock, check, check_model, progressive, prunable_blocks
 from updp_rt.blocks.randomize import randomize
 from updp_rt.reparam import AffineConv, move_padding
 
@@ -158,6 +158,15 @@ def test_the_model_is_left_alone() -> None:
     check_model(model, prune=2)
     assert model.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_models_that_deepcopy_refuses() -> None:
+    model = timm.create_model("test_resnet").eval()
+    nn.utils.parametrizations.weight_norm(model.fc)
+    block = next(iter(prunable_blocks(model)))
+    model.get_submodule(block).register_forward_hook(lambda module, args, output: setattr(module, "kept", output))
+    model(torch.randn(1, 3, 32, 32))
+    assert check_model(model, prune=1, input_size=(3, 32, 32)).passed
 
 
 def test_randomize_moves_everything_that_defaults_would_hide() -> None:

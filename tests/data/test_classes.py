@@ -214,3 +214,27 @@ def test_shards_name_what_they_leave_out(tmp_path: Path, caplog: pytest.LogCaptu
     make_shards(tmp_path, {"train": [0] * 4, "val": [0] * 4, "test": [0, 1]}, torn=["val001", "val003"])
     with pytest.raises(PicturesError, match=r"2 of 4 pictures cannot be read: .*val001, .*val003; replace"):
         load_splits(f"wds/{tmp_path}", (3, 32, 32), num_classes=4)
+
+
+@pytest.mark.parametrize("held", [{"train/cat/images": 2, "train/dog/images": 2}, {"train/photos": 3}])
+def test_a_single_class_is_a_folder_put_wrongly(tmp_path: Path, held: dict[str, int]) -> None:
+    name = next(iter(held)).rpartition("/")[2]
+    with pytest.raises(ValueError, match=rf"train: all \d pictures are of one class, '{name}', as the innermost"):
+        splits_of(make_folder(tmp_path, {**held, f"val/{name}": 1}))
+
+
+def test_what_may_not_be_meant_is_said(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"train/cat/left": 2, "train/cat/right": 2, "train/dog/left": 2, "val/left": 1})
+    (tmp_path / "train/dog/left/a.heic").write_bytes(b"of another kind")
+    (tmp_path / "train/labels.TXT").write_text("cat")
+    (tmp_path / "train/.DS_Store").write_bytes(b"")
+    notes = "\n".join(splits_of(tmp_path).describe())  # type: ignore[attr-defined]
+    assert f"'left' is in 2, such as {tmp_path}/train/cat/left and {tmp_path}/train/dog/left" in notes
+    assert "files passed over, since they are no pictures by their names: 1 .heic, 1 .txt" in notes
+    assert "DS_Store" not in notes
+
+
+def test_a_class_map_from_windows(tmp_path: Path) -> None:
+    (tmp_path / "map.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\n")
+    (tmp_path / "map.json").write_bytes(b'\xef\xbb\xbf{"cat": 0, "dog": 1}')
+    assert read_class_map(tmp_path / "map.txt") == read_class_map(tmp_path / "map.json") == {"cat": 0, "dog": 1}

@@ -180,3 +180,11 @@ def test_files_are_closed(tmp_path: Path) -> None:
 
     assert Pictures(Reader([(str(tmp_path / "0.png"), 0)]), 3, to_tensor)[0][0].shape == (40, 40, 3)
     assert all(file.closed for file in opened)
+
+
+def test_pixels_of_unknown_range_are_refused_at_the_start_with_the_reason(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"train/ant": 4, "train/bee": 4, "val/ant": 2}, suffix="tiff")
+    for path in (tmp_path / "train/bee").iterdir():
+        Image.fromarray(np.ones((40, 40), np.float32)).save(path)
+    with pytest.raises(PicturesError, match=r"4 of 8 pictures cannot be read: .*4.tiff \(floating-point pixels"):
+        load_splits(str(tmp_path), (3, 32, 32))

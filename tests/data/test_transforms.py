@@ -163,3 +163,9 @@ def test_the_digits_have_one_way_and_take_a_mean(tmp_path: Path) -> None:
         load_splits("digits", (3, 32, 32), class_map=tmp_path)
     with pytest.raises(ValueError, match="crop_pct does not apply to them"):
         load_splits("digits", (3, 32, 32), transforms={"crop_pct": 0.9})
+
+
+@pytest.mark.parametrize("policy", ["foo", "autoaug"])
+def test_a_policy_that_timm_lacks(tmp_path: Path, policy: str) -> None:
+    with pytest.raises(ValueError, match=f"auto_augment '{policy}' is none of timm's.*try rand-m9"):
+        folder(tmp_path, (40, 40), transforms={"auto_augment": policy})

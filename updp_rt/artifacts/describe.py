@@ -34,11 +34,18 @@ def describe_model(model: nn.Module, model_args: dict[str, Any] | None = None) -
         ArtifactError: the model was not created by timm, or what is built from all this is another model.
     """
     name = architecture(model)
+    wrapped = next((a for a in ("_orig_mod", "module") if isinstance(getattr(model, a, None), nn.Module)), None)
+    if wrapped is not None and source_type(model).__module__.startswith(("torch.", "timm.utils.")):
+        raise ArtifactError(
+            f"this {source_type(model).__name__} is a wrapper: give the model in it, which is its .{wrapped}"
+        )
     if not timm.is_model(name):
         raise ArtifactError(
             f"this {source_type(model).__name__} does not name a timm architecture: create it with timm.create_model"
         )
+    # Another memory format adds up in another order.
     here = to_source(copy_model(model)).cpu().eval()
+    here.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     args, unknown = _find_arguments(here, name, model_args or {})
     size = model_input_size(here)
     description = Description(

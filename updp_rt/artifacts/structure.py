@@ -21,7 +21,7 @@ _KINDS: dict[str, type[nn.Module]] = {
     kind.__name__: kind
     for kind in (
         *(nn.Identity, nn.Sequential, nn.Flatten, nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d),
-        *(nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, nn.RMSNorm),
+        *(nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, nn.RMSNorm),
         *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout),
         *(nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
         *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus),
@@ -97,6 +97,10 @@ def put_settings(model: nn.Module, settings: dict[str, Any] | None) -> None:
 def _compare(ours: nn.Module, theirs: nn.Module, path: str, found: Layers) -> None:
     if _differ(ours, theirs):
         if not path:
+            odd = sorted(_shapes(ours).keys() ^ _shapes(theirs).keys())
+            if _kind(ours) is _kind(theirs) and odd:
+                whose = "this model" if odd[0] in _shapes(ours) else "the one that timm builds"
+                raise ArtifactError(f"only {whose} has {', '.join(odd)} beside its layers")
             raise ArtifactError(f"timm builds another {_kind(theirs).__name__} than this {_kind(ours).__name__}")
         found[path] = _describe(ours, path)
         return

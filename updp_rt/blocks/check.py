@@ -6,7 +6,6 @@ a merge that ignores padding goes wrong, are reported apart from the interior.
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from updp_rt._copies import copy_model
 from updp_rt.blocks.inspect import architecture, form_label, model_input_size
 from updp_rt.blocks.model import (
     make_progressive,
@@ -114,7 +114,7 @@ def check_model(
     chosen = names if prune is None else random.Random(seed).sample(names, prune)
     size = input_size or model_input_size(model)
     bodies = pruned_bodies(model)
-    baseline = randomize(copy.deepcopy(model).eval().to(dtype), seed)
+    baseline = randomize(copy_model(model).eval().to(dtype), seed)
     images = torch.randn(1, *size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
     before = _run(baseline, chosen, images)
     bound = FLOAT64_BOUND * torch.finfo(dtype).eps / torch.finfo(torch.float64).eps

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,7 +15,7 @@ SPLITS = {
     "validation": ("validation", "val", "valid", "eval"),
     "test": ("test",),
 }
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".jfif", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class FolderReader:
     """Pictures as timm's readers give them: an open file and a class by index, and a name for messages."""
 
     samples: list[tuple[str, int]]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -43,9 +45,10 @@ def read_train(root: Path, classes: Mapping[str, int] | None = None) -> tuple[Fo
     """The pictures of the training split, and the index of each class: by name, or as `classes` says.
 
     Raises:
-        ValueError: no class folders, pictures beside them, a class without pictures, or one that `classes` lacks.
+        ValueError: no class folders or a single class, pictures beside them, a class without pictures, or one that
+            `classes` lacks.
     """
-    found = _pictures_by_class(root)
+    found, others = _pictures_by_class(root)
     if not found:
         raise ValueError(
             f"{root}: holds no class folders; put the pictures of each class into one, as {root}/cat/1.jpg"
@@ -57,8 +60,14 @@ def read_train(root: Path, classes: Mapping[str, int] | None = None) -> tuple[Fo
             f"({', '.join(sorted(_SUFFIXES))}) or remove the folder"
         )
     if classes is None:
+        if len(found) == 1:
+            (name, (_, pictures)) = found.popitem()
+            raise ValueError(
+                f"{root}: all {len(pictures)} pictures are of one class, {name!r}, as the innermost folder is called; "
+                f"put the pictures of each class into a folder of its own, as {root}/cat/1.jpg"
+            )
         classes = number_classes(found)
-    return _samples(found, classes, "the class map lacks it"), dict(classes)
+    return _samples(found, classes, "the class map lacks it", others), dict(classes)
 
 
 def read_split(root: Path, classes: Mapping[str, int]) -> FolderReader:
@@ -67,8 +76,8 @@ def read_split(root: Path, classes: Mapping[str, int]) -> FolderReader:
     Raises:
         ValueError: no pictures at all, or some of a class that is not in train.
     """
-    found = _pictures_by_class(root)
-    reader = _samples(found, classes, "train has no such class")
+    found, others = _pictures_by_class(root)
+    reader = _samples(found, classes, "train has no such class", others)
     if not len(reader):
         raise ValueError(f"{root}: holds no pictures in class folders, such as {root}/{next(iter(classes))}/1.jpg")
     return reader
@@ -86,7 +95,7 @@ def read_class_map(path: Path) -> dict[str, int]:
         ValueError: another kind of file, one that cannot be read, or an index that is not a whole number from 0.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows' editors mark the start of a file
         if path.suffix == ".txt":
             names = [line.strip() for line in text.splitlines() if line.strip()]
             found = {name: index for index, name in enumerate(names)}
@@ -103,7 +112,9 @@ def read_class_map(path: Path) -> dict[str, int]:
     return found
 
 
-def _samples(found: dict[str, tuple[str, list[str]]], classes: Mapping[str, int], why: str) -> FolderReader:
+def _samples(
+    found: dict[str, tuple[str, list[str]]], classes: Mapping[str, int], why: str, others: Counter[str]
+) -> FolderReader:
     unknown = [name for name, (_, pictures) in found.items() if pictures and name not in classes]
     if unknown:
         folder, pictures = found[unknown[0]]
@@ -112,7 +123,23 @@ def _samples(found: dict[str, tuple[str, list[str]]], classes: Mapping[str, int]
             f"{_and_more(len(unknown), 'such folder')}; known are {_some(list(classes))}"
         )
     samples = [(path, classes[name]) for name, (_, pictures) in found.items() for path in pictures]
-    return FolderReader(sorted(samples, key=lambda sample: _natural(sample[0])))
+    return FolderReader(sorted(samples, key=lambda sample: _natural(sample[0])), tuple(_notes(found, others)))
+
+
+def _notes(found: dict[str, tuple[str, list[str]]], others: Counter[str]) -> Iterator[str]:
+    """What may not be as it was meant: classes in several folders, files that are no pictures by their names."""
+    for name, (_, pictures) in found.items():
+        folders = sorted({os.path.dirname(path) for path in pictures})
+        if len(folders) > 1:
+            yield (
+                f"the innermost folders name the classes: {name!r} is in {len(folders)}, such as {folders[0]} and "
+                f"{folders[1]}"
+            )
+            break
+    if others:
+        most = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:8]
+        kinds = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in most)
+        yield f"files passed over, since they are no pictures by their names: {kinds}"
 
 
 def _natural(name: str) -> tuple[Any, str]:
@@ -122,8 +149,8 @@ def _natural(name: str) -> tuple[Any, str]:
     return natural_key(name), name
 
 
-def _pictures_by_class(root: Path) -> dict[str, tuple[str, list[str]]]:
-    """For each class, the first folder of that name and its pictures.
+def _pictures_by_class(root: Path) -> tuple[dict[str, tuple[str, list[str]]], Counter[str]]:
+    """For each class, the first folder of that name and its pictures; and the suffixes of other files, counted.
 
     A class is the innermost folder that holds pictures, or nothing; folders in between group them. Hidden files and
     folders are passed over, links are followed.
@@ -133,16 +160,20 @@ def _pictures_by_class(root: Path) -> dict[str, tuple[str, list[str]]]:
     """
     held: dict[str, list[str]] = {}
     empty = []
+    others = Counter[str]()
     for folder, names, files in os.walk(root, followlinks=True, onerror=_raise):
         real = os.path.realpath(folder)
         names[:] = [n for n in names if n[0] != "." and not _contains(os.path.realpath(f"{folder}/{n}"), real)]
         for name in files:
             path = os.path.join(folder, name)
-            if os.path.splitext(name)[1].lower() in _SUFFIXES:
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in _SUFFIXES:
                 if name[0] != ".":
                     held.setdefault(folder, []).append(path)
             elif os.path.islink(path) and not os.path.exists(path):  # a class folder that would be missing unseen
                 raise ValueError(f"{path}: a link to something that is not there; repair or remove it")
+            elif name[0] != ".":
+                others[suffix] += 1
         if folder not in held and not names and folder != str(root):
             empty.append(folder)
     if str(root) in held:
@@ -160,7 +191,7 @@ def _pictures_by_class(root: Path) -> dict[str, tuple[str, list[str]]]:
             raise ValueError(
                 f"{outer}: holds both pictures and a folder of pictures, {folder}: which names the class? Move one away"
             )
-    return classes
+    return classes, others
 
 
 def _contains(outer: str, inner: str) -> bool:

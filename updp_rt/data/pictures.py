@@ -67,9 +67,13 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
         if values.size and (values.min() < 0 or values.max() > 65535):
             raise ValueError("more than 16 bits per pixel")
         image = Image.fromarray(np.round(values / 257).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("floating-point pixels, whose range is unknown")
+    _check_mode(image)
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def _check_mode(image: Image.Image) -> None:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, whose range is unknown")
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
@@ -139,6 +143,7 @@ def refuse_torn(first: Sequence[str], torn: int, pictures: int) -> None:
 def _look(file: Any) -> tuple[int, int]:
     """A picture's ``(width, height)``; decodes it only if it does not end as its format does."""
     with Image.open(file) as image:
+        _check_mode(image)
         end = _ENDS.get(image.format or "")
         if end is None:
             return image.size

@@ -45,6 +45,7 @@ def open_folder(
         )
     train, numbers = read_train(train_root, classes)
     evaluated = [read_split(root, numbers) for root in (val_root, test_root) if root is not None]
+    notes = dict.fromkeys(note for reader in (train, *evaluated) for note in reader.notes)
     if num_classes is not None and num_classes <= max(numbers.values()):
         raise ValueError(f"{data!r} has {len(numbers)} classes, more than the {num_classes} that --num-classes says")
     sizes: list[tuple[int, int]] = []
@@ -53,7 +54,8 @@ def open_folder(
     for reader in (train, *evaluated):
         found = survey(reader)
         names = [reader.filename(index) for index in found.torn]
-        refuse_torn(names[:3], len(names), len(found.sizes) + len(names))
+        first = [f"{name} ({why})" for name, why in zip(names[:3], found.torn.values(), strict=False)]
+        refuse_torn(first, len(names), len(found.sizes) + len(names))
         for name, why in zip(names, found.torn.values(), strict=True):
             _logger.warning("left out: %s: cannot be read (%s)", name, why)
         torn += names
@@ -73,8 +75,8 @@ def open_folder(
         return Subset(fitted, kept), Subset(Pictures(train, channels, evaluation), held_out), val
 
     named = ", ".join(torn[:8]) + (" ..." if len(torn) > 8 else "")
-    notes = (f"left out, since they cannot be read: {len(torn)} ({named})",) if torn else ()
-    return Source(sizes, num_classes or max(numbers.values()) + 1, make, notes)
+    left_out = (f"left out, since they cannot be read: {len(torn)} ({named})",) if torn else ()
+    return Source(sizes, num_classes or max(numbers.values()) + 1, make, (*notes, *left_out))
 
 
 def open_hub(

@@ -73,7 +73,13 @@ def make_transform(
     settings |= augmentation.model_dump(exclude={"no_aug"})
     if not any(augmentation.color_jitter):
         settings["color_jitter"] = None
-    return create_transform(input_size, is_training=True, **settings)
+    try:
+        return create_transform(input_size, is_training=True, **settings)
+    except (AssertionError, KeyError, ValueError) as error:  # timm's code has a language of its own for these
+        raise ValueError(
+            f"the transforms of pictures: auto_augment {augmentation.auto_augment!r} is none of timm's ({error}); try "
+            "rand-m9-mstd0.5, original or 3a"
+        ) from error
 
 
 def _repeat(key: str, value: Any, channels: int) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -10,6 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from updp_rt._copies import copy_model
 from updp_rt._timing import time_side_by_side
 from updp_rt.blocks import find_family, prunable_blocks, set_lambda
 from updp_rt.blocks.inspect import form_label
@@ -84,7 +84,7 @@ def measure_latency(
     """
     progress = progress or Progress(show=False)
     device = example.device
-    model = copy.deepcopy(model).eval()
+    model = copy_model(model).eval()
     progressive = find_family(model).progressive
     names = prunable_blocks(model)
     inputs = block_inputs(model, names, example)
@@ -116,7 +116,7 @@ def measure_block(progressive: type[ProgressiveBlock], block: nn.Module, x: Tens
     """Time one block beside all its merged forms on the input `x`."""
     candidates: dict[str, nn.Module] = {"baseline": block}
     for body, forms in progressive.forms.items():
-        pruned = progressive(copy.deepcopy(block), "block", body)
+        pruned = progressive(copy_model(block), "block", body)
         set_lambda(pruned, 1.0)
         candidates |= {f"{body}/{form}": pruned.merge(form).eval() for form in forms}
     calls = {key: partial(prepare(module, x), x) for key, module in candidates.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from updp_rt._copies import copy_model
 from updp_rt.artifacts.atomic import atomic_path, write_json, write_text
 from updp_rt.artifacts.describe import describe_model
 from updp_rt.artifacts.preprocessing import Augmentation
@@ -81,7 +81,7 @@ class Run:
         show_progress: bool = True,
     ) -> None:
         self.augmentation, self.notes = augmentation, notes
-        self.model, self.folder, self.config = copy.deepcopy(model), Path(folder), config
+        self.model, self.folder, self.config = copy_model(model), Path(folder), config
         self.reuse = None if reuse is None else Path(reuse)
         self.names = prunable_blocks(model)
         check_num_pruned(self.names, config.num_pruned)

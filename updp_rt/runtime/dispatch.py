@@ -82,6 +82,9 @@ def choose(
         AccelerationError: under a strict policy, where a candidate disagrees with the reference or fails to run.
         ValueError: the policy's backends cannot run the problem.
     """
+    if problem.device not in ("cpu", "cuda"):
+        why = f"nothing is measured on {problem.device}"
+        return Choice(problem, "reference", why, provisional=True), BACKENDS["reference"].prepare(problem, weights, "")
     with _lock:
         choice, call = _Chooser(problem, weights, inputs, policy, prepared).choose()
         prepared[choice.candidate] = call
@@ -104,7 +107,8 @@ class _Chooser:
         self.device = x.device
         self.table = table_for(self.device)
         self.entry = self.table.entries.get(problem.key) or Entry()
-        self.demoted = {name: reason for name, reason in self.entry.failed.items() if name != "reference"}
+        self.entry.failed.pop("reference", None)  # it defines what is right: such a table is not believed
+        self.demoted = dict(self.entry.failed)
         self.refused: dict[str, str] = {}
         self.candidates = list(self._candidates())
         if not self.candidates:

@@ -204,6 +204,11 @@ class Fused(nn.Module):
     _updp_rt_fused = True
     _updp_rt_rule: ClassVar[Rule]
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Who makes another of this class, as a slice of a Sequential does, gets one of the source's.
+        self.__class__ = source_type(self)
+        self.__init__(*args, **kwargs)  # type: ignore[misc]
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         fusion: Fusion = self.__dict__[_FUSION]
         # The class is made on the fly, so copies and pickles name what it is made of.
