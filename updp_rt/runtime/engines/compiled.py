@@ -30,7 +30,7 @@ class CompiledEngine(Engine):
         attach(model, _Compiled(model, type(model).forward))
 
 
-# What the compiler would guard, and sizes it would assert, are checked before a call (`serves`), in a tenth of the time.
+# What the compiler would guard, and the sizes it would assert, `serves` checks before a call, in a tenth of the time.
 _OPTIONS: dict[str, Any] = {"guard_filter_fn": lambda entries: [False] * len(entries), "size_asserts": False}
 
 
