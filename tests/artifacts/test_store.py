@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,15 @@ def merged_model(name: str = "test_vit", **arguments: Any) -> nn.Module:
     return merge_model(subnet)
 
 
+@pytest.fixture(scope="module")
+def saved_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return updp_rt.save(merged_model(), tmp_path_factory.mktemp("saved") / "model", accuracy=0.875)
+
+
 @pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    return updp_rt.save(merged_model(), tmp_path / "model", accuracy=0.875)
+def saved(saved_once: Path, tmp_path: Path) -> Path:
+    """A folder of its own for each test to damage."""
+    return shutil.copytree(saved_once, tmp_path / "model")
 
 
 def edit(folder: Path, **changes: Any) -> None:
@@ -41,7 +48,7 @@ def edit(folder: Path, **changes: Any) -> None:
         ("test_vit", {}),
         ("test_vit", {"img_size": (48, 64), "patch_size": 8, "num_classes": 10}),
         ("resnet18", {"in_chans": 1, "num_classes": 0}),
-        ("mobilenetv2_050", {"num_classes": 7, "global_pool": "max"}),
+        ("mobilenetv2_035", {"num_classes": 7, "global_pool": "max"}),
         ("convnext_atto", {"num_classes": 3}),
         ("deit_tiny_distilled_patch16_224", {"img_size": 32}),
     ],
@@ -80,8 +87,8 @@ def test_the_manifest_says_what_it_is(saved: Path) -> None:
 
 def test_saving_again_replaces_the_old_model(saved: Path) -> None:
     first = read_manifest(saved).weights
-    updp_rt.save(merged_model("resnet18"), saved)
-    assert read_manifest(saved).architecture == "resnet18"
+    updp_rt.save(merged_model("test_resnet"), saved)
+    assert read_manifest(saved).architecture == "test_resnet"
     assert sorted(p.name for p in saved.iterdir()) == sorted(["manifest.json", read_manifest(saved).weights])
     assert first != read_manifest(saved).weights
 
@@ -92,7 +99,7 @@ def test_a_failure_while_saving_keeps_the_old_model(saved: Path, monkeypatch: py
 
     monkeypatch.setattr("updp_rt.artifacts.store.write_text", fail)
     with pytest.raises(OSError, match="no space"):
-        updp_rt.save(merged_model("resnet18"), saved)
+        updp_rt.save(merged_model("test_resnet"), saved)
     assert read_manifest(saved).architecture == "test_vit"
     updp_rt.load(saved)
 
