@@ -28,7 +28,7 @@ class Counted:
     def __init__(self) -> None:
         self.graphs, self.calls, self.operators = 0, 0, []  # type: ignore[var-annotated]
 
-    def __call__(self, graph: fx.GraphModule, examples: list[Tensor]) -> Any:
+    def __call__(self, graph: fx.GraphModule, examples: list[Tensor], **_: Any) -> Any:
         self.graphs += 1
         self.operators += operators_in(graph.graph)
 
