@@ -140,7 +140,7 @@ def prune_channels(
     """
     if copies not in EXPORTS:
         raise ChannelError(f"unknown copies {copies!r}: choose among {', '.join(EXPORTS)}")
-    if any(source_type(m) is not type(m) or type(m).__module__ == "updp_rt.runtime.fused" for m in model.modules()):
+    if any(source_type(module) is not type(module) for module in model.modules()):
         raise ChannelError("an accelerated model cannot be pruned: updp_rt.restore it, prune, and accelerate again")
     if any(module.training and isinstance(module, _OTHER_IN_TRAINING) for module in model.modules()):
         raise ChannelError("only a model in eval mode can be pruned: call model.eval() first")
