@@ -324,6 +324,16 @@ def test_a_model_on_an_engine_is_refused_by_its_mark() -> None:
         updp_rt.prune_channels(nn.Sequential(model), X)
 
 
+def test_what_is_not_finite_is_refused_by_name() -> None:
+    model = Layers(lambda s, x: s.c(s.b(s.a(x)))).eval()
+    with pytest.raises(updp_rt.ChannelError, match="example_input holds NaN or infinity"):
+        updp_rt.prune_channels(model, X / 0)
+    with torch.no_grad():
+        next(iter(model.b.parameters()))[0] = float("nan")
+    with pytest.raises(updp_rt.ChannelError, match=r"b\.weight holds NaN or infinity"):
+        updp_rt.prune_channels(model, X)
+
+
 # Modes.
 
 
