@@ -10,9 +10,10 @@ import timm
 import torch
 from pydantic import ValidationError
 from timm.data import resolve_data_config
+from torch import nn
 
 import updp_rt
-from updp_rt.artifacts import read_manifest
+from updp_rt.artifacts import ArtifactError, read_manifest
 from updp_rt.artifacts.preprocessing import Preprocessing, model_preprocessing, set_preprocessing
 from updp_rt.blocks import make_progressive, merge_model, prunable_blocks, set_lambda
 
@@ -84,3 +85,23 @@ def test_grey_models_take_the_mean_of_three_and_other_counts_say_nothing(tmp_pat
 def test_values_that_no_picture_can_have_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(changes))):
         Preprocessing.model_validate({**GIVEN.model_dump(), **changes})
+
+
+def test_wrappers_say_what_their_model_says_and_one_value_is_for_all_channels() -> None:
+    model = timm.create_model("test_vit")
+    own = model_preprocessing(model, 3)
+    assert own is not None
+    assert own.mean == (0.5,) * 3
+    assert model_preprocessing(nn.DataParallel(model), 3) == model_preprocessing(torch.compile(model), 3) == own
+    model.pretrained_cfg = {"mean": (0.4,), "std": (0.2,)}
+    found = model_preprocessing(model, 3)
+    assert found is not None
+    assert (found.mean, found.std) == ((0.4,) * 3, (0.2,) * 3)
+
+
+@pytest.mark.parametrize("change", [{"interpolation": "random"}, {"crop_mode": "pad"}, {"std": (0.0, 1.0, 1.0)}])
+def test_a_configuration_that_cannot_be_followed_is_one_line(change: dict[str, object], tmp_path: Path) -> None:
+    model = timm.create_model("test_vit")
+    model.pretrained_cfg = {**model.pretrained_cfg, **change}
+    with pytest.raises(ArtifactError, match=rf"^the model's pretrained_cfg: {next(iter(change))}[^\n]*set another"):
+        updp_rt.save(model, tmp_path / "m")

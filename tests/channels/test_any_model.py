@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import updp_rt
 from updp_rt.channels import ChannelResult, Selecting, Selection, mask_model, select_input
 from updp_rt.channels.check import check_equal
+from updp_rt.runtime.engines.base import OnEngine
 
 X = torch.randn(2, 3, 6, 6)
 
@@ -314,6 +315,23 @@ def test_an_accelerated_model_is_refused_by_its_mark() -> None:
     fast = updp_rt.accelerate(model, X, backends=["reference"])
     with pytest.raises(updp_rt.ChannelError, match=r"updp_rt\.restore it"):
         updp_rt.prune_channels(fast, X)
+
+
+def test_a_model_on_an_engine_is_refused_by_its_mark() -> None:
+    model = Layers(lambda s, x: s.c(s.b(s.a(x)))).eval()
+    model.__class__ = type("Compiled", (OnEngine, Layers), {})
+    with pytest.raises(updp_rt.ChannelError, match=r"updp_rt\.restore it"):
+        updp_rt.prune_channels(nn.Sequential(model), X)
+
+
+def test_what_is_not_finite_is_refused_by_name() -> None:
+    model = Layers(lambda s, x: s.c(s.b(s.a(x)))).eval()
+    with pytest.raises(updp_rt.ChannelError, match="example_input holds NaN or infinity"):
+        updp_rt.prune_channels(model, X / 0)
+    with torch.no_grad():
+        next(iter(model.b.parameters()))[0] = float("nan")
+    with pytest.raises(updp_rt.ChannelError, match=r"b\.weight holds NaN or infinity"):
+        updp_rt.prune_channels(model, X)
 
 
 # Modes.

@@ -83,7 +83,7 @@ def test_info() -> None:
             "did you mean lr? there are num_pruned, ",
         ),
         (("prune", "resnet18", "--pretrained", "--num-pruned", "2", "--data", "nowhere"), "no data set 'nowhere'"),
-        (("merge", "nowhere"), "nowhere/run.json: not the folder of a pruning run"),
+        (("merge", "nowhere"), "nowhere: not the folder of a pruning run (it has no run.json)"),
         (("demo", "--model", "resnet50"), "the demo runs deit_tiny_patch16_224, "),
     ],
 )

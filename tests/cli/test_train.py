@@ -54,6 +54,16 @@ def test_the_same_training_is_not_done_twice_and_another_is_refused(trained: Pat
     assert {path: path.stat().st_mtime_ns for path in trained.iterdir() if path.name != "log.txt"} == before
 
 
+def test_a_training_that_failed_before_its_first_epoch_does_not_hold_its_folder(tmp_path: Path) -> None:
+    options = ("train", "test_vit", "--img-size", "32", "--epochs", "1", "--batch-size", "512", "--out", str(tmp_path))
+    status, _, error = run(*options, "--lr", "1e9")
+    assert status == 2
+    assert "try a smaller learning rate" in error
+    status, out, error = run(*options, "--lr", "1e-3")
+    assert status == 0, error
+    assert "--num-pruned 3" in out, "of this model six blocks can be pruned"
+
+
 SHORT = ("--batch-size", "128", "--epochs", "1", "--trials", "3", "--set", "supernet_epochs=0")
 
 
@@ -84,7 +94,7 @@ def test_a_trained_folder_is_pruned_and_another_count_takes_its_supernet_over(tr
         (("--checkpoint", "x.pt"), "or give the folder of a saved model as MODEL (and neither)"),
         (("--img-size", "48"), "a model for images of (3, 32, 32); it takes no others"),
         (("--batch-size", "2000"), "batch_size is 2000, but there are 1078 training images: give 1078 or less"),
-        (("--reuse", "nowhere"), "nowhere/run.json: not the folder of a pruning run"),
+        (("--reuse", "nowhere"), "nowhere: not the folder of a pruning run (it has no run.json)"),
         (("--lr", "nan"), "finite number"),
     ],
 )

@@ -146,6 +146,13 @@ def test_hooks_of_parts_that_came_later_fire(counted: Counted) -> None:
     assert_same(fast, source, images)
 
 
+@pytest.mark.xfail(reason="a slice takes its model's class, which looks for an engine")
+@torch.no_grad()
+def test_slices_run_by_their_modules(counted: Counted) -> None:
+    source, fast, images = compiled_twins()
+    assert_same(fast[:1], source[:1], images)
+
+
 def test_training_runs_and_is_followed(counted: Counted) -> None:
     source, fast, images = compiled_twins()
     for each in (source, fast):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import nn
+
+from updp_rt.artifacts.errors import ArtifactError, first_error
 
 PerChannel = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1, max_length=16)]
 PerChannelPositive = Annotated[
@@ -81,17 +83,27 @@ def model_preprocessing(model: nn.Module | None, channels: int) -> Preprocessing
 
     Without a model, timm's defaults. A model of grey pictures whose configuration is for colour takes the mean of the
     three channels' values.
+
+    Raises:
+        ArtifactError: its configuration holds something that pictures cannot go through.
     """
     from timm.data import resolve_data_config
 
+    while model is not None and not hasattr(model, "pretrained_cfg"):  # DataParallel and the like
+        model = getattr(model, "module", None)
     config = resolve_data_config({}, pretrained_cfg=getattr(model, "pretrained_cfg", None) or {"crop_pct": None})
     values = {key: config[key] for key in Preprocessing.model_fields}
     for key in ("mean", "std"):
         if channels == 1 and len(values[key]) == 3:
             values[key] = (sum(values[key]) / 3,)
+        if len(values[key]) == 1:  # for all channels, as timm takes it
+            values[key] = tuple(values[key]) * channels
         if len(values[key]) != channels:
             return None
-    return Preprocessing.model_validate(values)
+    try:
+        return Preprocessing.model_validate(values)
+    except ValidationError as error:
+        raise ArtifactError(f"the model's pretrained_cfg: {first_error(error)}; set another value there") from error
 
 
 def set_preprocessing(model: nn.Module, preprocessing: Preprocessing, input_size: tuple[int, int, int]) -> None:

@@ -134,13 +134,14 @@ def prune_channels(
             price of more arithmetic. ``naive``: no reordering, a gather wherever something is dropped; to compare with.
 
     Raises:
-        ChannelError: a model whose norms or dropout are in train mode, or one that is accelerated; torch.export cannot
-            follow it; no layer can be pruned; a setting makes no sense; the exported model would not compute the same.
+        ChannelError: a model whose norms or dropout are in train mode, one that is accelerated, or one that holds NaN;
+            torch.export cannot follow it; no layer can be pruned; a setting makes no sense; the exported model
+            would not compute the same.
         ValueError: the model cannot be copied.
     """
     if copies not in EXPORTS:
         raise ChannelError(f"unknown copies {copies!r}: choose among {', '.join(EXPORTS)}")
-    if any(source_type(m) is not type(m) or type(m).__module__ == "updp_rt.runtime.fused" for m in model.modules()):
+    if any(source_type(module) is not type(module) for module in model.modules()):
         raise ChannelError("an accelerated model cannot be pruned: updp_rt.restore it, prune, and accelerate again")
     if any(module.training and isinstance(module, _OTHER_IN_TRAINING) for module in model.modules()):
         raise ChannelError("only a model in eval mode can be pruned: call model.eval() first")
@@ -148,6 +149,7 @@ def prune_channels(
         raise ChannelError("example_input holds no numbers: give images, or a tuple of all that the model takes")
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ChannelError("a model on the meta device has no weights to choose by: load them first")
+    _check_finite(model, example_input)
     batches = [images] if isinstance(images, Tensor | dict) else list(images or ())
     if masks is None:
         check_budget(amount, scope, limits or {})
@@ -187,6 +189,16 @@ def prune_channels(
             except ChannelError as error:
                 failures.append(error)
     raise ChannelError("; at first: ".join(dict.fromkeys((str(failures[-1]), str(failures[0])))))
+
+
+def _check_finite(model: nn.Module, example: Inputs) -> None:
+    # A mask, among the buffers or the inputs, may well hold infinity.
+    buffers = (name for name, tensor in model.named_buffers() if tensor.isnan().any())
+    weights = (name for name, tensor in model.named_parameters() if not tensor.isfinite().all())
+    for name in (*weights, *buffers):
+        raise ChannelError(f"{name} holds NaN or infinity: give other weights")
+    if isinstance(example, Tensor) and not example.isfinite().all():
+        raise ChannelError("example_input holds NaN or infinity: give another")
 
 
 def _closures(found: Trace) -> Iterable[tuple[str, ...]]:

@@ -60,6 +60,7 @@ def train(
     config, size = read_settings(TrainConfig, named, settings or []), parse_size(img_size)
 
     from updp_rt.artifacts import read_manifest
+    from updp_rt.blocks.model import find_blocks
     from updp_rt.pruning import train_baseline
     from updp_rt.pruning.trainer import seed_everything
 
@@ -90,4 +91,8 @@ def train(
         print_json({"folder": str(folder), "accuracy": accuracy})
         return
     out.print(f"accuracy {100 * accuracy:.2f}% on {len(splits.test)} test images; saved in {folder}", soft_wrap=True)  # type: ignore[arg-type]
-    out.print(f"prune it: updp-rt prune {folder} --data {data} --num-pruned 4", soft_wrap=True)
+    if blocks := sum(block.prunable for block in find_blocks(start)):
+        pruned = (blocks + 1) // 2
+        out.print(f"prune it: updp-rt prune {folder} --data {data} --num-pruned {pruned}", soft_wrap=True)
+    else:
+        out.print(f"prune its channels: updp-rt channels {folder} --data {data} --out FOLDER", soft_wrap=True)

@@ -104,7 +104,8 @@ def train_baseline(
 
 
 def _claim(folder: Path, identity: dict[str, Any]) -> None:
-    if not is_begun(folder, TRAIN):
+    """Make the folder this training's, unless an epoch of another is in it."""
+    if not is_begun(folder, TRAIN) or not any((folder / name).exists() for name in (CHECKPOINT, MANIFEST)):
         write_json(folder / TRAIN, identity)
         return
     changed = differing(identity, read_identity(folder / TRAIN, {"config"}))

@@ -43,6 +43,8 @@ def is_begun(folder: Path, identity: str) -> bool:
 
 def read_identity(path: Path, keys: set[str]) -> dict[str, Any]:
     """What a folder says it is; raises `RunError` if that is missing or lacks one of `keys`."""
+    if not path.exists():
+        raise RunError(f"{path.parent}: not the folder of a pruning run (it has no {path.name})")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -206,8 +206,9 @@ class Fused(nn.Module):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Who makes another of this class, as a slice of a Sequential does, gets one of the source's.
-        self.__class__ = source_type(self)
-        self.__init__(*args, **kwargs)  # type: ignore[misc]
+        made: Any = self
+        made.__class__ = source_type(self)
+        made.__init__(*args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         fusion: Fusion = self.__dict__[_FUSION]
