@@ -129,7 +129,6 @@ def test_changed_weights_and_parts_are_followed(counted: Counted) -> None:
         assert_same(fast, source, images)
 
 
-@pytest.mark.xfail(reason="a compiled program does not look for hooks on parts that replaced others")
 @torch.no_grad()
 def test_hooks_of_parts_that_came_later_fire(counted: Counted) -> None:
     source, fast, images = compiled_twins()
@@ -146,7 +145,6 @@ def test_hooks_of_parts_that_came_later_fire(counted: Counted) -> None:
     assert_same(fast, source, images)
 
 
-@pytest.mark.xfail(reason="a slice takes its model's class, which looks for an engine")
 @torch.no_grad()
 def test_slices_run_by_their_modules(counted: Counted) -> None:
     source, fast, images = compiled_twins()

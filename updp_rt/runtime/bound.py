@@ -165,11 +165,11 @@ def _drop(number: int, gone: weakref.ref[Tensor]) -> None:
 
 
 def _signature(inputs: tuple[Any, ...]) -> Any:
-    """What a choice depends on besides the weights: shapes and dtypes of all inputs."""
+    """What a choice depends on besides the weights: shapes and dtypes of all inputs, and where the first is."""
     x = inputs[0]
     if len(inputs) == 1:
-        return x.shape, x.dtype
+        return x.shape, x.dtype, x.device
     if len(inputs) == 2:  # as nearly all operators have
         other = inputs[1]
-        return (x.shape, x.dtype) if other is None else (x.shape, x.dtype, other.shape, other.dtype)
-    return tuple([None if x is None else (x.shape, x.dtype) for x in inputs])
+        return (x.shape, x.dtype, x.device) if other is None else (x.shape, x.dtype, x.device, other.shape, other.dtype)
+    return x.device, *[None if given is None else (given.shape, given.dtype) for given in inputs]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from updp_rt._marks import source_type
 from updp_rt.runtime.watching import Watched, is_transformed
 
 # Of a model's own that runs on an engine; no module of a user's can be called so.
@@ -77,6 +78,12 @@ class OnEngine(nn.Module):
     """Base of the classes of models that run on an engine, to tell them by."""
 
     _updp_rt_fused = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Who makes another of this class, as a slice of a Sequential does, gets one of the source's.
+        made: Any = self
+        made.__class__ = source_type(self)
+        made.__init__(*args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # The class is made on the fly. A copy runs by its modules, until it is prepared for an engine again.
