@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from updp_rt.backends import Prepared
-from updp_rt.ops import Operator, Problem
+from updp_rt.ops import Operator, Problem, Weights
 from updp_rt.runtime.dispatch import Choice, Policy, choose
 from updp_rt.runtime.tensors import Stamps
 
@@ -53,15 +53,14 @@ class Bound:
     ) -> None:
         self.operator, self.attributes, self.policy = operator, attributes, policy
         self.choices: dict[str, Choice] = {}
-        self._stamps = Stamps([source for source in sources if not isinstance(source, float)])
+        tensors = [source for source in sources if not isinstance(source, float)]
+        self._stamps, self._numbers = Stamps(tensors), sources[len(tensors) :]
         if not self._stamps.trackable:
             _log.warning(
                 "weights moved or made under torch.inference_mode() keep no record of updates, so they are packed "
                 "again at every call, which is slow: call .to() or load them outside inference_mode"
             )
         self.hold = self._stamps.hold
-        count = len(operator.weights)
-        self._weights = operator.effective(sources[:count], sources[count:])
         self._calls: dict[Any, Prepared] = {}
         # By whether each input is given, then by candidate: shared by all shapes that choose the same one.
         self._prepared: dict[tuple[bool, ...], dict[str, Prepared]] = {}
@@ -85,15 +84,15 @@ class Bound:
             self.choices, self._calls = choices | self.choices, calls | self._calls
 
     def _choose(self, inputs: tuple[Any, ...]) -> Prepared:
-        operator = self.operator
+        operator, weights = self.operator, self._weights()
         try:
-            operator.check(*operator.assemble(inputs, self._weights, self.attributes))
+            operator.check(*operator.assemble(inputs, weights, self.attributes))
         except ValueError:
             # What only torch's own operators take, an image without a batch, or refuse in words of their own.
             return self._plain
-        problem = Problem.of(operator, inputs, self._weights, self.attributes)
+        problem = Problem.of(operator, inputs, weights, self.attributes)
         prepared = self._prepared.setdefault(tuple(x is not None for x in inputs), {})
-        choice, call = choose(problem, self._weights, inputs, self.policy, prepared)
+        choice, call = choose(problem, weights, inputs, self.policy, prepared)
         if not choice.provisional:
             self.choices[problem.key] = choice
             self._calls[_signature(inputs)] = call
@@ -101,7 +100,12 @@ class Bound:
 
     def _plain(self, *inputs: Tensor | None) -> Tensor:
         operator = self.operator
-        return operator.in_layout(operator.plain(*operator.assemble(inputs, self._weights, self.attributes)))
+        return operator.in_layout(operator.plain(*operator.assemble(inputs, self._weights(), self.attributes)))
+
+    def _weights(self) -> Weights:
+        """The weights that are multiplied with; not kept, since whoever is chosen packs them."""
+        count, tensors = len(self.operator.weights), self._stamps.aliases
+        return self.operator.effective(tuple(tensors[:count]), (*tensors[count:], *self._numbers))
 
 
 def bind(

@@ -29,7 +29,7 @@ class Stamps:
         self.trackable = not any(tensor is not None and tensor.is_inference() for tensor in tensors)
         self._seen: list[tuple[int, int, Any, int]] = []
         # Aliases keep the storages, so that no other tensor can take their addresses, and they can be read.
-        self._aliases = [None if tensor is None else tensor.detach() for tensor in tensors]
+        self.aliases = [None if tensor is None else tensor.detach() for tensor in tensors]
         for tensor in tensors if self.trackable else ():
             if tensor is None:
                 self._seen.append((-1, -1, None, 0))
