@@ -79,7 +79,7 @@ def test_a_failing_model_ends_with_status_one(folder: Path, monkeypatch: pytest.
     from updp_rt.runtime.site import Site
 
     call = Site.__call__
-    monkeypatch.setattr(Site, "__call__", lambda self, x, other=None: call(self, x, other).clamp(max=50.0))
+    monkeypatch.setattr(Site, "__call__", lambda self, *inputs: call(self, *inputs).clamp(max=50.0))
     status, out, _ = run("verify", str(folder), "--batch", "2")
     assert status == 1
     assert "FAILED: " in out

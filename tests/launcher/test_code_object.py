@@ -69,8 +69,8 @@ def test_tells_the_architecture(arch):
 
 @pytest.mark.parametrize("arch", ["gfx908", "gfx90a", "gfx942"])
 def test_reads_tritons_code_objects(arch):
+    from updp_rt.kernels.triton import tiles
     from updp_rt.kernels.triton.ahead import compile_kernel
-    from updp_rt.kernels.triton.tiles import tiles
 
     compiled = compile_kernel("linear", torch.float16, tiles("linear", arch, torch.float16)[0], arch)
     (kernel,) = describe(compiled.asm["hsaco"], arch)["kernels"]

@@ -83,7 +83,7 @@ def test_a_folder_projects_as_its_model(tmp_path: Path) -> None:
         (("--arch", "gfx90a"), "--arch takes gfx908"),
         (("--dtype", "int8"), "--dtype takes float32"),
         (("--backend", "cuda"), "--backend takes hip"),
-        (("--img-size", "big"), "no image size"),
+        (("--img-size", "big"), "is not an image size"),
     ],
 )
 def test_wrong_options_are_named(arguments: tuple[str, ...], message: str) -> None:
