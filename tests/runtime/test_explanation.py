@@ -39,6 +39,14 @@ def test_every_operator_is_explained() -> None:
     assert "dual_linear" in str(explanation)
 
 
+def test_times_are_of_the_candidates_that_might_run() -> None:
+    model, images = model_and_images("vit-merged")
+    every = updp_rt.accelerate(model, images)
+    alone = updp_rt.accelerate(model, images, backends=["reference"])
+    assert all(row.times_ms.keys() == {"reference"} for row in updp_rt.explain(alone).rows)
+    assert all(len(row.times_ms) > 1 for row in updp_rt.explain(every).rows)
+
+
 def test_shapes_met_later_are_explained_too() -> None:
     model, images = model_and_images("resnet18")
     fast = updp_rt.accelerate(model, images)

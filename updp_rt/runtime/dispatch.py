@@ -243,7 +243,9 @@ class _Chooser:
         return self._chosen(name, why, provisional=not known), call
 
     def _chosen(self, name: str, why: str, provisional: bool = False) -> Choice:
-        return Choice(self.problem, name, why, self.entry.times_ms, self.refused, self.demoted, provisional=provisional)
+        # Of those that might run: what another policy measured, or what is wrong here, is no rival.
+        times = {n: ms for n, ms in self.entry.times_ms.items() if n in self.candidates and n not in self.demoted}
+        return Choice(self.problem, name, why, times, self.refused, self.demoted, provisional=provisional)
 
 
 def _first_line(error: Exception) -> str:
