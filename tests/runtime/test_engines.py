@@ -231,3 +231,14 @@ def test_two_processes_share_a_compilers_cache(tmp_path: Path) -> None:
             | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TORCHINDUCTOR_COMPILE_THREADS": "1"},
             cwd=Path(__file__).parents[2],
         )
+
+
+@torch.no_grad()
+def test_programs_are_for_strides_and_dtypes_too(counted: Counted) -> None:
+    source, fast, images = compiled_twins()
+    calls = counted.calls
+    assert_same(fast, source, images.to(memory_format=torch.channels_last))
+    assert counted.calls == calls
+    source.double(), fast.double()
+    assert not fast.__dict__["_updp_rt_engine"].serves(fast, (images,), {})
+    assert torch.allclose(fast(images.double()), source(images.double()))

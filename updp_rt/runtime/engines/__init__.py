@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from updp_rt.runtime.engines.base import Engine, detach, engine_of
 from updp_rt.runtime.engines.compiled import CompiledEngine
 from updp_rt.runtime.engines.modules import ModulesEngine
@@ -21,9 +19,4 @@ def parse_engine(name: str) -> Engine:
     return ENGINES[name]
 
 
-def has_engine(model: nn.Module) -> bool:
-    """Whether `model` runs on another engine than its modules."""
-    return engine_of(model) != "modules"
-
-
-__all__ = ["ENGINES", "Engine", "detach", "engine_of", "has_engine", "parse_engine"]
+__all__ = ["ENGINES", "Engine", "detach", "engine_of", "parse_engine"]

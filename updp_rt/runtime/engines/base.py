@@ -16,8 +16,8 @@ from updp_rt.runtime.watching import Watched, is_transformed
 _STATE = "_updp_rt_engine"
 _classes: dict[tuple[str, type[nn.Module]], type[nn.Module]] = {}
 
-# A run of the whole model, by the shape, dtype and device of its input, and whether under inference_mode.
-Key = tuple[torch.Size, torch.dtype, torch.device, bool, bool]
+# A run of the whole model, by the shape, strides, dtype and device of its input, and whether under inference_mode.
+Key = tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device, bool, bool]
 
 
 class Engine(ABC):
@@ -42,6 +42,7 @@ class EngineState(ABC):
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.ready: set[Key] = set()
+        self._addresses: list[int] = []
 
     def watch(self) -> None:
         """Take the model for what it is now; once it is changed, its modules run it."""
@@ -49,8 +50,8 @@ class EngineState(ABC):
         self._modules = modules
         self._hooks = [h for m in modules[1:] for h in (m._forward_hooks, m._forward_pre_hooks)]
         self._watched = Watched(modules)
-        self._sized = [m._parameters for m in modules if m._parameters]
-        self._sizes = list(map(len, self._sized))
+        self._holders = [held for m in modules for held in (m._parameters, m._buffers) if held]
+        self._addresses, self._forms = [], [_form(tensor) for tensor in self._tensors()]
 
     @abstractmethod
     def prepare(self, example: Tensor) -> None:
@@ -71,7 +72,20 @@ class EngineState(ABC):
             return False
         if any([module.training for module in self._modules]):  # noqa: C419 - quicker
             return False
-        return not self._watched.changed() and list(map(len, self._sized)) == self._sizes
+        return not self._watched.changed() and self._forms_hold()
+
+    def _tensors(self) -> list[Tensor]:
+        return [tensor for held in self._holders for tensor in held.values() if tensor is not None]
+
+    def _forms_hold(self) -> bool:
+        """Whether weights have the shapes, strides and dtypes that programs were made for; seen where they moved."""
+        tensors = self._tensors()
+        addresses = list(map(Tensor.data_ptr, tensors))
+        if addresses != self._addresses:
+            if [_form(tensor) for tensor in tensors] != self._forms:
+                return False
+            self._addresses = addresses
+        return True
 
 
 class OnEngine(nn.Module):
@@ -100,9 +114,13 @@ def _bare(kind: type[nn.Module]) -> nn.Module:
     return empty
 
 
+def _form(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
 def key_of(x: Tensor) -> Key:
     """What a run depends on besides the weights."""
-    return x.shape, x.dtype, x.device, torch.is_inference_mode_enabled(), x.is_inference()
+    return x.shape, x.stride(), x.dtype, x.device, torch.is_inference_mode_enabled(), x.is_inference()
 
 
 def attach(model: nn.Module, state: EngineState) -> None:
