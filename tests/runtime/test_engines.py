@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, fx, nn
 
 import updp_rt
 from tests.runtime.small import assert_same, small_model, twins
 from updp_rt.ops import kept_operators
+from updp_rt.runtime import bound
 from updp_rt.runtime.engines import ENGINES, engine_of
 from updp_rt.runtime.fused import fused_modules
 
@@ -74,6 +76,44 @@ def test_a_compiled_model_is_the_same_drop_in(counted: Counted) -> None:
     assert [set(vars(m)) for m in back.modules()] == [set(vars(m)) for m in source.modules()]
     assert_same(back, source, images)
     assert engine_of(back) == "modules"
+
+
+def test_inputs_may_be_made_in_any_mode_and_served_in_any_other(counted: Counted) -> None:
+    compiled_twins()  # so that the one to follow is not the first
+    source, fast, images = compiled_twins()
+    with torch.inference_mode():
+        made_inside = images.clone()
+    graphs = counted.graphs
+    for x in (images, made_inside):
+        for mode in (torch.no_grad, torch.inference_mode):
+            with mode():
+                before = counted.calls
+                assert_same(fast, source, x)
+                assert counted.calls == before + 1
+                assert fast(x).is_inference() == (mode is torch.inference_mode)
+    assert counted.graphs == graphs, "one program serves all"
+
+
+@torch.no_grad()
+def test_operators_without_weights_keep_to_the_models_backends() -> None:
+    """Attention has no weights by which to tell whose it is."""
+    vit = VisionTransformer(16, 4, num_classes=3, embed_dim=8, depth=1, num_heads=2, mlp_ratio=2).eval()
+    images = torch.randn(2, 3, 16, 16)
+    alone = updp_rt.accelerate(vit, images, engine="compiled", backends=["reference"])
+    every = updp_rt.accelerate(vit, images, engine="compiled")
+    asked: list[Any] = []
+    choose = bound.choose
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            bound,
+            "choose",
+            lambda problem, w, x, policy, p: [asked.append(policy.backends)] and choose(problem, w, x, policy, p),
+        )
+        updp_rt.prewarm(alone, torch.randn(3, 3, 16, 16))
+        assert set(asked) == {("reference",)}
+        asked.clear()
+        updp_rt.prewarm(every, torch.randn(3, 3, 16, 16))
+        assert set(asked) == {None}
 
 
 @torch.no_grad()

@@ -56,6 +56,15 @@ def test_shapes_met_later_are_explained_too() -> None:
     assert len(updp_rt.explain(fast).rows) == 2 * before
 
 
+def test_shapes_of_other_models_are_not() -> None:
+    """Attention has no weights by which to tell whose it is."""
+    model, images = model_and_images("vit-merged")
+    fast = updp_rt.accelerate(model, images)
+    before = updp_rt.explain(fast).rows
+    updp_rt.accelerate(model, images[:1])
+    assert updp_rt.explain(fast).rows == before
+
+
 def test_a_model_that_is_not_accelerated_is_an_error() -> None:
     with pytest.raises(ValueError, match="is not accelerated"):
         updp_rt.explain(model_and_images("resnet18")[0])

@@ -6,6 +6,7 @@ Whoever calls an operator with the same tensors, a module or a compiled program,
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,17 +22,28 @@ from updp_rt.runtime.tensors import Stamps
 _log = logging.getLogger("updp_rt")
 
 
-class _Calls:
-    """The calls that one first weight was given to."""
+class Calls:
+    """The calls that one first weight was given to, or those of one caller without weights.
 
-    def __init__(self) -> None:
+    Args:
+        policy: how implementations are chosen where nobody says.
+    """
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        self.policy = policy or Policy()
         self.bound: dict[Any, Bound] = {}
         # By the inputs met: what was bound, its attributes and numbers, and the call prepared.
         self.quick: dict[Any, tuple[Bound, tuple[Any, ...], Prepared]] = {}
 
 
-_calls: dict[int, tuple[weakref.ref[Tensor], _Calls]] = {}  # by the id of the first weight
-_without_weights = _Calls()
+class _Caller(threading.local):
+    """Who calls operators without weights, which nothing else tells one model's from another's."""
+
+    calls = Calls()
+
+
+_calls: dict[int, tuple[weakref.ref[Tensor], Calls]] = {}  # by the id of the first weight
+_caller = _Caller()
 
 
 class Bound:
@@ -122,7 +134,7 @@ def bind(
     key = (operator, attributes, *sources[len(tensors) :], *map(id, tensors))  # numbers come last
     bound = known.bound.get(key)
     if bound is None or policy not in (None, bound.policy) or not bound.hold(tensors):
-        wanted = policy or (Policy() if bound is None else bound.policy)
+        wanted = policy or (known.policy if bound is None else bound.policy)
         bound = known.bound[key] = Bound(operator, sources, attributes, wanted)
         known.quick.clear()
     return bound
@@ -131,6 +143,16 @@ def bind(
 def release(first: Tensor) -> None:
     """Forget what was packed from weights of which `first` is the first."""
     _calls.pop(id(first), None)
+
+
+@contextmanager
+def calling(calls: Calls) -> Iterator[None]:
+    """Within it, operators without weights are called in `calls`, in this thread."""
+    before, _caller.calls = _caller.calls, calls
+    try:
+        yield
+    finally:
+        _caller.calls = before
 
 
 def run_operator(operator: Operator, args: tuple[Any, ...]) -> Tensor:
@@ -151,14 +173,14 @@ def run_operator(operator: Operator, args: tuple[Any, ...]) -> Tensor:
     return y
 
 
-def _calls_of(sources: tuple[Any, ...]) -> _Calls:
+def _calls_of(sources: tuple[Any, ...]) -> Calls:
     if not sources:
-        return _without_weights
+        return _caller.calls
     weight = sources[0]
     number = id(weight)
     entry = _calls.get(number)
     if entry is None or entry[0]() is not weight:
-        entry = _calls[number] = (weakref.ref(weight, lambda gone: _drop(number, gone)), _Calls())
+        entry = _calls[number] = (weakref.ref(weight, lambda gone: _drop(number, gone)), Calls())
     return entry[1]
 
 

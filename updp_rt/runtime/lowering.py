@@ -87,7 +87,7 @@ def accelerate(
             supported, reason = chosen.supports(model, example)
             if not supported:
                 raise AccelerationError(f"engine {engine!r} cannot run this model here: {reason}")
-        chosen.attach(model)
+        chosen.attach(model, policy)
         prewarm(model, *examples)
         if certify:
             source = restore(model)

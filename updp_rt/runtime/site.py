@@ -55,7 +55,9 @@ class Site:
         bound = self._bound
         if bound is None:
             sources = (*self._tensors(), *self._floats)
-            bound = self._bound = bind(self.operator, sources, self.attributes, self.policy)
+            # Without weights nothing tells one model's operator from another's, and each explains its own shapes.
+            own = bind if sources else Bound
+            bound = self._bound = own(self.operator, sources, self.attributes, self.policy)
         return bound(*inputs)
 
     def check(self) -> None:

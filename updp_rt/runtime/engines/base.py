@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from updp_rt._marks import source_type
+from updp_rt.runtime.dispatch import Policy
 from updp_rt.runtime.watching import Watched, is_transformed
 
 # Of a model's own that runs on an engine; no module of a user's can be called so.
 _STATE = "_updp_rt_engine"
 _classes: dict[tuple[str, type[nn.Module]], type[nn.Module]] = {}
 
-# A run of the whole model, by the shape, strides, dtype and device of its input, and whether under inference_mode.
-Key = tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device, bool, bool]
+# A run of the whole model, by the shape, strides, dtype and device of its input.
+Key = tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device]
 
 
 class Engine(ABC):
@@ -30,8 +31,12 @@ class Engine(ABC):
         """Whether this engine can run `model` on inputs like `example`, and if not, why."""
 
     @abstractmethod
-    def attach(self, model: nn.Module) -> None:
-        """Have `model` run on this engine, in place, for the inputs that `prepare` will be given."""
+    def attach(self, model: nn.Module, policy: Policy) -> None:
+        """Have `model` run on this engine, in place, for the inputs that `prepare` will be given.
+
+        Args:
+            policy: how implementations of operators are chosen.
+        """
 
 
 class EngineState(ABC):
@@ -120,7 +125,7 @@ def _form(tensor: Tensor) -> tuple[Any, ...]:
 
 def key_of(x: Tensor) -> Key:
     """What a run depends on besides the weights."""
-    return x.shape, x.stride(), x.dtype, x.device, torch.is_inference_mode_enabled(), x.is_inference()
+    return x.shape, x.stride(), x.dtype, x.device
 
 
 def attach(model: nn.Module, state: EngineState) -> None:

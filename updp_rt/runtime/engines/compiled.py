@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from updp_rt.runtime.bound import Calls, calling
+from updp_rt.runtime.dispatch import Policy
 from updp_rt.runtime.engines.base import Engine, EngineState, Key, attach, key_of
 
 
@@ -26,8 +28,8 @@ class CompiledEngine(Engine):
             return False, "torch.compile needs a C++ compiler for the CPU, and there is none"
         return True, ""
 
-    def attach(self, model: nn.Module) -> None:
-        attach(model, _Compiled(model, type(model).forward))
+    def attach(self, model: nn.Module, policy: Policy) -> None:
+        attach(model, _Compiled(model, type(model).forward, policy))
 
 
 # What the compiler would guard, and the sizes it would assert, `serves` checks before a call, in a tenth of the time.
@@ -37,25 +39,23 @@ _OPTIONS: dict[str, Any] = {"guard_filter_fn": lambda entries: [False] * len(ent
 class _Compiled(EngineState):
     engine = "compiled"
 
-    def __init__(self, model: nn.Module, forward: Callable[..., Any]) -> None:
+    def __init__(self, model: nn.Module, forward: Callable[..., Any], policy: Policy) -> None:
         super().__init__(model)
-        self._forward = forward
+        self._forward, self._calls = forward, Calls(policy)
         self._runs: dict[Key, Callable[[Tensor], Any]] = {}
 
     def prepare(self, example: Tensor) -> None:
         model, forward = self.model, self._forward
-        for inference in (False, True):
-            with torch.inference_mode(inference), torch.no_grad():  # leaving inference_mode turns gradients on
-                x = example.clone()
-                # The compiler keeps programs by code object, so each gets its own.
-                own = _own_code(lambda x: forward(model, x))
-                run = torch.compile(own, dynamic=False, options=_OPTIONS)
-                run(x)
-                self._runs[key_of(x)] = run
-                self.ready.add(key_of(x))
+        # The compiler keeps programs by code object, so each gets its own; and it takes options out of what it is given.
+        run = torch.compile(_own_code(lambda x: forward(model, x)), dynamic=False, options={**_OPTIONS})
+        with torch.inference_mode(False), torch.no_grad():  # leaving inference_mode turns gradients on
+            self._runs[key_of(example)] = run
+            self.run(example.clone())
+        self.ready.add(key_of(example))
 
     def run(self, x: Tensor) -> Any:
-        return self._runs[key_of(x)](x)
+        with calling(self._calls):
+            return self._runs[key_of(x)](x)
 
 
 def _own_code(function: Any) -> Any:

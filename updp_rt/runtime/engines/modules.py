@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from updp_rt.runtime.dispatch import Policy
 from updp_rt.runtime.engines.base import Engine
 
 
@@ -15,5 +16,5 @@ class ModulesEngine(Engine):
     def supports(self, model: nn.Module, example: Tensor) -> tuple[bool, str]:
         return True, ""
 
-    def attach(self, model: nn.Module) -> None:
+    def attach(self, model: nn.Module, policy: Policy) -> None:
         pass
