@@ -51,6 +51,16 @@ def copy_model(model: M, shared: Iterable[Tensor] = ()) -> M:
     return copied
 
 
+def share_tensors(model: M) -> M:
+    """A copy of `model` that holds the same parameters and buffers: to run in another mode, or with hooks."""
+    return copy_model(model, (*model.parameters(), *model.buffers()))
+
+
+def copy_shapes(model: M) -> M:
+    """A copy of `model` on the device ``meta``, where tensors are shapes alone."""
+    return share_tensors(model).to("meta")
+
+
 class _CopyValues(TorchFunctionMode):
     """Copies tensors that a computation made, without the graph of it."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from updp_rt._copies import copy_model
+from updp_rt._copies import copy_shapes
 from updp_rt._marks import source_type, to_source
 from updp_rt.blocks.model import find_blocks, find_family, make_progressive, merge_model, pruned_bodies, set_lambda
 
@@ -63,7 +63,7 @@ def inspect(model: nn.Module, input_size: tuple[int, int, int] | None = None) ->
     """
     family = find_family(model)
     size = input_size or model_input_size(model)
-    model = to_source(copy_model(model)).to("meta").eval()
+    model = to_source(copy_shapes(model)).eval()
     total, costs = count_costs(model, size)
     merged: dict[str, dict[str, Cost]] = {}
     names = [block.name for block in find_blocks(model) if block.prunable]
@@ -89,7 +89,7 @@ def form_label(body: str, form: str, bodies: int) -> str:
 
 def count_costs(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[Cost, dict[str, Cost]]:
     """Cost of `model` for one image, and of each of its submodules by name; shapes alone are followed."""
-    model = to_source(copy_model(model)).to("meta").requires_grad_(False)
+    model = to_source(copy_shapes(model)).requires_grad_(False)
     example = torch.zeros(1, *input_size, device="meta", dtype=next(model.parameters()).dtype)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(example)

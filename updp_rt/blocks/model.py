@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from updp_rt._copies import copy_model
+from updp_rt._copies import copy_model, copy_shapes
 from updp_rt._marks import source_type, to_source
 from updp_rt.blocks import convnext, mobilenetv2, resnet, vit
 from updp_rt.blocks.family import Family
@@ -157,7 +157,7 @@ def _reason(family: Family, name: str, module: nn.Module) -> str | None:
         return reason
     try:
         # The algebra has the last word: a merge of shapes alone (no values) finds what it refuses.
-        block = family.progressive(to_source(copy_model(module)).to("meta"), name)
+        block = family.progressive(to_source(copy_shapes(module)), name)
         block.lam = 1.0
         block.merge()
     except MergeError as error:

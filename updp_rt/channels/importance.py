@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from updp_rt._copies import share_tensors
 from updp_rt.channels.errors import ChannelError
 from updp_rt.channels.inputs import Inputs, arguments, count_images
-from updp_rt.channels.sizes import share_tensors
 from updp_rt.channels.trace import Trace
 
 Scores = dict[str, NDArray[np.float64]]

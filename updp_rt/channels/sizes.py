@@ -8,13 +8,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from updp_rt._copies import copy_model
-
-
-def share_tensors(model: nn.Module) -> nn.Module:
-    """A copy of `model` that holds the same parameters and buffers: to run in another mode, or with hooks."""
-    return copy_model(model, (*model.parameters(), *model.buffers()))
-
 
 def get_tensor(model: nn.Module, name: str) -> Tensor:
     """A parameter, buffer or plain tensor by its name."""

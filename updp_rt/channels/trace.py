@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from updp_rt._copies import share_tensors
 from updp_rt.channels.atoms import Channels, Ints
 from updp_rt.channels.errors import ChannelError, one_line
 from updp_rt.channels.graph import Graph, modules_of, operator_name
 from updp_rt.channels.inputs import Inputs, arguments
 from updp_rt.channels.operators import RULES
 from updp_rt.channels.select import can_select
-from updp_rt.channels.sizes import share_tensors
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class _Compiled(EngineState):
 
     def prepare(self, example: Tensor) -> None:
         model, forward = self.model, self._forward
-        # The compiler keeps programs by code object, so each gets its own; and it takes options out of what it is given.
+        # The compiler keeps programs by code object, so each gets its own, and takes options out of what it is given.
         run = torch.compile(_own_code(lambda x: forward(model, x)), dynamic=False, options={**_OPTIONS})
         with torch.inference_mode(False), torch.no_grad():  # leaving inference_mode turns gradients on
             self._runs[key_of(example)] = run
