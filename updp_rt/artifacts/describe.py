@@ -8,6 +8,7 @@ import timm
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from updp_rt._copies import copy_model
@@ -152,7 +153,8 @@ def baseline(description: Description) -> nn.Module:
 def rebuild(description: Description, state: dict[str, Tensor]) -> nn.Module:
     """The described model with the weights `state`, in eval mode; raises `ArtifactError` where they don't fit."""
     # Shapes first, without memory: a manifest that asks for more than the file holds must not allocate it.
-    shapes = skeleton(description, "meta")
+    with _Unfilled():
+        shapes = skeleton(description, "meta")
     if description.channels is not None:
         check_fits(shapes, description.input_size)
     state = with_tied(state, description.tied)
@@ -164,15 +166,31 @@ def rebuild(description: Description, state: dict[str, Tensor]) -> nn.Module:
             f"the weights are not those of this architecture: {odd} is {found.get(odd, 'missing')}, "
             f"{expected.get(odd, 'nothing')} was expected"
         )
-    model = skeleton(description)
+    with _Unfilled():
+        model = skeleton(description)
     model.load_state_dict(state, strict=True, assign=True)
     tie(model, description.tied)
     return model
 
 
 def _build_meta(name: str, args: ModelArgs) -> nn.Module:
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         return build(name, args)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Parameters made within it are not initialised, which takes most of the time that a model is built in."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        if func in _FILLING and isinstance(args[0], nn.Parameter):
+            return args[0]
+        return func(*args, **kwargs)
+
+
+_FILLING = {Tensor.uniform_, Tensor.normal_, Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_}
 
 
 def _with_merged_blocks(model: nn.Module, description: Description) -> nn.Module:
