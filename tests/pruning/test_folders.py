@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,6 +13,7 @@ from filelock import FileLock
 from torch.utils.data import DataLoader
 
 import updp_rt
+from tests.processes import CONTEXT, start
 from tests.pruning.conftest import run_pruning, small_model, small_split
 from tests.pruning.test_pipeline import QUICK, table
 from updp_rt.pruning import RunError, stages
@@ -50,10 +50,8 @@ def _hold(folder: str, pipe: Connection) -> None:
 
 
 def test_a_second_process_is_refused_and_the_first_one_s_death_frees_the_folder(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    other = context.Process(target=_hold, args=(str(tmp_path / "run"), theirs))
-    other.start()
+    ours, theirs = CONTEXT.Pipe()
+    other = start(_hold, str(tmp_path / "run"), theirs)
     assert ours.recv() == "held"
     with pytest.raises(RunError, match="run: another process is writing it; wait for it, or choose another folder"):
         run_pruning(tmp_path / "run", **QUICK)

@@ -5,10 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,13 +17,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 import updp_rt
+from tests.processes import finish, start
 from tests.pruning.conftest import run_pruning, small_model, small_split
 from updp_rt.blocks import merge_origins, progressive_blocks, prunable_blocks
 from updp_rt.pruning import LatencyTable, RunError, stages
 from updp_rt.pruning.latency import BlockLatency
 from updp_rt.pruning.pipeline import STAGES, merge_folder, run_stages
-
-ROOT = Path(__file__).parents[2]
 
 
 def results(folder: Path) -> dict[str, object]:
@@ -243,39 +238,22 @@ def test_distillation_and_accumulation_run(tmp_path: Path) -> None:
 
 def test_mixed_precision_leaves_no_autocast_behind(tmp_path: Path) -> None:
     """In a process of its own: Accelerate's precision is set once a process."""
-    code = _KILLED.replace("run_pruning(Path(sys.argv[1]))", _MIXED)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], env=environment, check=True, timeout=300)
+    finish(start(_prune_in_bfloat16, tmp_path / "run"))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["merged"]["accuracy"] == summary["subnet"]["accuracy"]
 
 
-_MIXED = """
-result = run_pruning(Path(sys.argv[1]), mixed_precision="bf16", supernet_epochs=1, epochs=1, trials=2)
-assert "forward" not in vars(result.subnet), vars(result.subnet)["forward"]
-x = torch.randn(4, 3, 32, 32)
-with torch.no_grad():
-    torch.testing.assert_close(result.merge()(x), result.subnet(x), rtol=1e-4, atol=1e-4)
-"""
+def _prune_in_bfloat16(folder: Path) -> None:
+    result = run_pruning(folder, mixed_precision="bf16", supernet_epochs=1, epochs=1, trials=2)
+    assert "forward" not in vars(result.subnet), vars(result.subnet)["forward"]
+    x = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(result.merge()(x), result.subnet(x), rtol=1e-4, atol=1e-4)
 
 
-_KILLED = """
-import sys
-from pathlib import Path
-
-import updp_rt
-import torch
-
-torch.set_num_threads(1)
-from tests.pruning.conftest import run_pruning
-
-run_pruning(Path(sys.argv[1]))
-"""
-
-
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", _KILLED, str(folder)], env=environment, stderr=subprocess.DEVNULL)
+def _prune(folder: Path) -> None:
+    torch.set_num_threads(1)
+    run_pruning(folder)
 
 
 def reached(folder: Path, sign: str) -> bool:
@@ -286,7 +264,7 @@ def reached(folder: Path, sign: str) -> bool:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict:
     folder = tmp_path_factory.mktemp("whole") / "run"
-    assert start(folder).wait(timeout=300) == 0
+    finish(start(_prune, folder))
     return results(folder)
 
 
@@ -294,16 +272,16 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict:
 def test_a_run_killed_at_any_stage_ends_the_same(sign: str, undisturbed: dict, tmp_path: Path) -> None:
     """kill -9 once the log shows `sign`, then go on: bit for bit what an undisturbed run gives."""
     killed = tmp_path / "killed"
-    process = start(killed)
+    process = start(_prune, killed)
     deadline = time.monotonic() + 300
     while not reached(killed, sign):
-        assert process.poll() is None, "the run ended before it could be killed"
+        assert process.is_alive(), "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert not (killed / "summary.json").exists()
-    assert start(killed).wait(timeout=300) == 0
+    finish(start(_prune, killed))
     assert_identical(results(killed), undisturbed)
     assert not list(killed.glob(".*.tmp"))
     assert not list(killed.glob("*.ckpt"))

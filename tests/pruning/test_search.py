@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.processes import finish, start
 from updp_rt.pruning.search import Candidate, SearchResult, search_blocks
 
 NAMES = [f"block.{i}" for i in range(8)]
@@ -105,13 +105,9 @@ def _share(path: str) -> None:
 
 
 def test_processes_share_one_study(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_share, args=(str(tmp_path),)) for _ in range(2)]
+    workers = [start(_share, str(tmp_path)) for _ in range(2)]
     for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-        assert worker.exitcode == 0
+        finish(worker)
     candidates, _ = search(tmp_path, trials=24)
     assert len(candidates) == 24
 

@@ -95,7 +95,7 @@ def test_inputs_may_be_made_in_any_mode_and_served_in_any_other(counted: Counted
 
 
 @torch.no_grad()
-def test_operators_without_weights_keep_to_the_models_backends() -> None:
+def test_operators_without_weights_keep_to_the_models_backends(counted: Counted) -> None:
     """Attention has no weights by which to tell whose it is."""
     vit = VisionTransformer(16, 4, num_classes=3, embed_dim=8, depth=1, num_heads=2, mlp_ratio=2).eval()
     images = torch.randn(2, 3, 16, 16)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
-import subprocess
-import sys
+import platform
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ import torch
 import updp_rt
 from tests.runtime.conftest import model_and_images
 from updp_rt.ops import LINEAR, Problem
-from updp_rt.runtime import bound
+from updp_rt.runtime import bound, memory
 from updp_rt.runtime.roofline import Peak, peak
 
 
@@ -98,16 +98,13 @@ def test_operators_pack_given_weights_once_follow_them_and_let_them_go() -> None
     assert number not in bound._calls
 
 
-def test_freed_memory_is_kept_unless_asked_not_to() -> None:
-    code = (
-        "import ctypes, updp_rt.runtime.memory as memory;"
-        "ctypes.CDLL = lambda name: type('libc', (), {'mallopt': staticmethod(lambda *a: print(a) or 1)});"
-        "print(memory.keep_freed_memory())"
-    )
-    shown = {}
-    for value in ("", "system"):
-        environment = {"UPDP_RT_MALLOC": value, "PATH": "", "PYTHONPATH": ":".join(sys.path)}
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-        shown[value] = done.stdout.split("\n")
-    assert shown["system"][0] == "False"
-    assert shown[""][0] in ("(-3, 33554432)", "False")  # False where the C library is not glibc
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library is left as it is")
+@pytest.mark.parametrize(("setting", "asked"), [("", [(-3, 32 << 20), (-1, 512 << 20)]), ("system", [])])
+def test_freed_memory_is_kept_unless_asked_not_to(
+    setting: str, asked: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setenv("UPDP_RT_MALLOC", setting)
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=lambda *a: seen.append(a) or 1))
+    assert memory.keep_freed_memory.__wrapped__() == (setting == "")
+    assert seen == asked
