@@ -1,4 +1,4 @@
-# make demo: the main job on real images.   make test: all tests.   Each sets up .venv first, on a fresh machine too.
+# make demo: the main job on real images.   make test: the tests.   Each sets up .venv first, on a fresh machine too.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ BROWSER := $(VENV)/.browser
 MEASURED := models memory merged_speed channels_speed progressive_vs_direct channels_accuracy
 SUITES := micro blocks paper gpu $(MEASURED)
 
-.PHONY: demo test lint bench $(SUITES:%=bench-%) projection wheel setup clean
+.PHONY: demo test test-slow lint bench $(SUITES:%=bench-%) projection wheel setup clean
 
 demo: setup
 	$(BIN)/updp-rt demo $(ARGS)
@@ -20,6 +20,10 @@ demo: setup
 # One thread a worker: small tensors gain nothing from more, and workers must not fight over the cores.
 test: lint $(BROWSER)
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n auto $(ARGS)
+
+# What takes longer: larger models, and Triton's kernels for other architectures than gfx908.
+test-slow: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n auto -m slow $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

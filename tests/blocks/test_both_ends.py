@@ -15,11 +15,17 @@ from updp_rt.blocks.randomize import randomize
 
 BOUND = 1e-12
 
+NARROW = (64, 32, 48, 40)
+
 # (model, arguments, input size, which blocks): sizes are odd and small, so that borders are a large part.
 VARIANTS = [
     ("resnet18", {}, (3, 65, 97)),
     ("resnet18", {"norm_layer": partial(timm.layers.GroupNorm, num_groups=4)}, (3, 65, 65)),
-    ("resnet34", {"in_chans": 1, "drop_path_rate": 0.1, "act_layer": nn.SiLU}, (1, 75, 65)),
+    (
+        "resnet34",
+        {"channels": (64, 32, 48, 40), "in_chans": 1, "drop_path_rate": 0.1, "act_layer": nn.SiLU},
+        (1, 75, 65),
+    ),
     ("mobilenetv2_100", {}, (3, 65, 97)),
     ("mobilenetv2_050", {"act_layer": nn.Hardswish}, (3, 75, 65)),
     ("mobilenetv2_140", {"drop_path_rate": 0.1}, (3, 65, 65)),

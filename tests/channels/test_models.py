@@ -19,11 +19,12 @@ from updp_rt.channels import mask_model, prune_channels
 from updp_rt.channels.trace import trace
 
 BOUND = 1e-12
+DENSE = {"block_config": (2, 3, 4, 2)}  # its four blocks, shallower
 MODELS: list[tuple[str, dict, tuple[int, int]]] = [
     ("resnet18", {}, (33, 47)),
     ("resnet34", {}, (32, 33)),
     ("resnet50", {}, (33, 33)),
-    ("densenet121", {}, (33, 33)),
+    ("densenet121", DENSE, (33, 33)),
     ("mobilenetv2_100", {}, (33, 47)),
     ("efficientnetv2_rw_t", {}, (33, 33)),
     ("convnext_tiny", {}, (33, 47)),
@@ -60,7 +61,7 @@ def test_masked_and_exported_agree(name: str, arguments: dict, size: tuple[int, 
 
 @pytest.mark.parametrize("name", ["resnet50", "densenet121", "mobilenetv2_100", "regnety_002"])
 def test_constrained_masks_select_nothing(name: str) -> None:
-    model = build(name, {})
+    model = build(name, DENSE if name == "densenet121" else {})
     x = torch.randn(1, 3, 33, 33, dtype=torch.float64)
     result = prune_channels(model, x, constrained=True)
     assert result.error < BOUND
@@ -104,7 +105,7 @@ def test_shapes_are_those_of_the_channels_kept() -> None:
 @pytest.mark.parametrize("name", ["resnet18", "densenet121"])
 def test_one_mask_for_all_keeps_everything_in_one_place(name: str) -> None:
     """Masks that agree wherever channels are shared need no copy, in any order."""
-    model = build(name, {})
+    model = build(name, DENSE if name == "densenet121" else {})
     x = torch.randn(1, 3, 33, 33, dtype=torch.float64)
     found = trace(model, x)
     draw = np.random.default_rng(3).random(found.size) < 0.5

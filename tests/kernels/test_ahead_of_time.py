@@ -16,7 +16,12 @@ from updp_rt.kernels.triton.isa import BUDGETS, figures, production_figures, pro
 
 SHARED_MEMORY = {"gfx908": 64, "gfx90a": 64, "gfx942": 64, "sm_90": 227}  # KB a workgroup may have
 EVERY_KERNEL = [
-    pytest.param(arch, *kernel, id=f"{arch}-{name.replace(' ', '-')}")
+    pytest.param(
+        arch,
+        *kernel,
+        id=f"{arch}-{name.replace(' ', '-')}",
+        marks=() if arch == "gfx908" else pytest.mark.slow,
+    )
     for arch in ARCHITECTURES
     for name, *kernel in production_kernels(arch)
 ]

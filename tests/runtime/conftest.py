@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -27,6 +28,11 @@ def own_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     forget_tables()
 
 
+# Narrow and shallow: each kind of block is there, and each kind of neighbour.
+_RESNET: dict[str, Any] = {"channels": (64, 32, 48, 64), "num_classes": 7}
+_MOBILENET: dict[str, Any] = {"depth_multiplier": 0.5, "num_classes": 7}
+
+
 def _vit(name: str = "vit_tiny_patch16_224", **options: object) -> nn.Module:
     return timm.create_model(name, img_size=48, depth=2, num_classes=7, **options)
 
@@ -44,20 +50,20 @@ def merged(model: nn.Module, form: str | None = None) -> nn.Module:
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
-    "resnet18": lambda: timm.create_model("resnet18", num_classes=7),
-    "resnet18d": lambda: timm.create_model("resnet18d", num_classes=7),
-    "resnet26": lambda: timm.create_model("resnet26", num_classes=7),
-    "seresnet18": lambda: timm.create_model("seresnet18", num_classes=7),
-    "mobilenetv2": lambda: timm.create_model("mobilenetv2_035", num_classes=7),
-    "efficientnet": lambda: timm.create_model("efficientnet_b0", num_classes=7),
+    "resnet18": lambda: timm.create_model("resnet18", **_RESNET),
+    "resnet18d": lambda: timm.create_model("resnet18d", **_RESNET),
+    "resnet26": lambda: timm.create_model("resnet26", **_RESNET),
+    "seresnet18": lambda: timm.create_model("seresnet18", **_RESNET),
+    "mobilenetv2": lambda: timm.create_model("mobilenetv2_035", **_MOBILENET),
+    "efficientnet": lambda: timm.create_model("test_efficientnet", num_classes=7),
     "convnext": lambda: _convnext(conv_mlp=False),
     "convnext-convmlp": lambda: _convnext(conv_mlp=True),
     "convnextv2": lambda: _convnext(use_grn=True, ls_init_value=None),
     "vit": _vit,
     "vit-layerscale": lambda: _vit(init_values=0.1),
     "vit-qknorm": lambda: _vit(qk_norm=True),
-    "resnet18-merged": lambda: merged(timm.create_model("resnet18", num_classes=7)),
-    "mobilenetv2-merged": lambda: merged(timm.create_model("mobilenetv2_035", num_classes=7)),
+    "resnet18-merged": lambda: merged(timm.create_model("resnet18", **_RESNET)),
+    "mobilenetv2-merged": lambda: merged(timm.create_model("mobilenetv2_035", **_MOBILENET)),
     "convnext-merged": lambda: merged(_convnext(conv_mlp=False), "factored"),
     "vit-merged": lambda: merged(_vit(init_values=0.1)),
 }
