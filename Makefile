@@ -19,7 +19,7 @@ demo: setup
 
 # One thread a worker: small tensors gain nothing from more, and workers must not fight over the cores.
 test: lint $(BROWSER)
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n auto $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n auto --dist worksteal $(ARGS)
 
 # What takes longer: larger models, and Triton's kernels for other architectures than gfx908.
 test-slow: setup

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import updp_rt  # noqa: F401 - see above
@@ -22,11 +23,17 @@ def _seeded() -> None:
     torch.default_generator.manual_seed(0)  # the CPU's alone, which takes a thousandth of the time
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _measured_in_passing() -> Iterator[None]:
+@contextmanager
+def measured_in_passing() -> Iterator[None]:
     """Dispatch calls each candidate a few times: which is the fastest matters to no test, that all are tried does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dispatch, "time_side_by_side", _in_passing)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _measured_in_passing() -> Iterator[None]:
+    with measured_in_passing():
         yield
 
 

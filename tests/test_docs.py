@@ -28,12 +28,14 @@ READMES = [
 # One process for all of them, so that torch is imported once; each snippet has a namespace of its own.
 RUN = """
 import json, sys, traceback
+from tests.conftest import measured_in_passing
 failed = {}
-for name, snippet in json.load(sys.stdin).items():
-    try:
-        exec(compile(snippet, name, "exec"), {"__name__": "__main__"})
-    except BaseException:
-        failed[name] = traceback.format_exc()
+with measured_in_passing():
+    for name, snippet in json.load(sys.stdin).items():
+        try:
+            exec(compile(snippet, name, "exec"), {"__name__": "__main__"})
+        except BaseException:
+            failed[name] = traceback.format_exc()
 sys.exit("\\n".join(f"{name}\\n{error}" for name, error in failed.items()) or 0)
 """
 

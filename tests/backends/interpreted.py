@@ -54,14 +54,13 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 
 
 def kernels() -> Iterator[tuple[Form, Call, str]]:
-    """Every form that Triton runs, tiles and activations in turn; every activation of the fullest forms."""
-    acts, tiles = cycle(ACTIVATIONS), cycle((0, 1, 1, 0))
+    """Every form that Triton runs, dtypes, tiles and activations in turn; every activation of the fullest forms."""
+    acts, tiles, dtypes = cycle(ACTIVATIONS), cycle((0, 1, 1, 0)), cycle(DTYPES)
     for form in FORMS:
-        for dtype in DTYPES:
-            call = replace(form, act=next(acts)).call(dtype)
-            problem = problem_of(call)
-            if TRITON.supports(problem)[0]:
-                yield form, call, TRITON.configs(problem)[next(tiles)]
+        call = replace(form, act=next(acts)).call(next(dtypes))
+        problem = problem_of(call)
+        if TRITON.supports(problem)[0]:
+            yield form, call, TRITON.configs(problem)[next(tiles)]
     for form in FULL.values():
         for act in ACTIVATIONS if form.operator != "attention" else ():
             call = replace(form, act=act).call(torch.float32)

@@ -36,7 +36,7 @@ def test_what_the_interpreter_runs(report: dict[str, Any]) -> None:
 def test_every_kernel_agrees_with_the_plain_operator(report: dict[str, Any]) -> None:
     run = report["operators"]["run"]
     assert set(run) == {"linear", "conv2d", "depthwise_pointwise", "dual_linear"}
-    assert all(count > 10 for count in run.values())
+    assert all(count > 5 for count in run.values()), run
     assert report["operators"]["wrong"] == []
 
 

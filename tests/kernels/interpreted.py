@@ -10,6 +10,7 @@ import functools
 import json
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import cycle
 
 import pytest
 import torch
@@ -87,8 +88,13 @@ TILES = {"float32": 0, "float16": 1}  # both tiles, without doubling the cases
 
 
 def names() -> list[str]:
-    """All cases: problem and dtype."""
-    return [f"{problem} / {dtype}" for problem in PROBLEMS for dtype in DTYPES]
+    """All cases, problem and dtype: activations in both, shapes and layouts in turn."""
+    turns = cycle(DTYPES)
+    return [
+        f"{problem} / {dtype}"
+        for problem in PROBLEMS
+        for dtype in (DTYPES if problem.split()[-1] in ACTIVATIONS else [next(turns)])
+    ]
 
 
 def run(name: str) -> str | None:

@@ -1,30 +1,48 @@
-"""Two processes under torchrun: the same stages, the data shared out, one folder."""
+"""Two processes as torchrun starts them: the same stages, the data shared out, one folder."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import socket
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 
 import updp_rt
+from tests.processes import finish, start
 from tests.pruning.conftest import small_model
+from updp_rt.cli import app
 
 
-def test_prune_under_torchrun(tmp_path: Path) -> None:
+def _rank(rank: int, port: int, arguments: list[str], output: str) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
+    with open(output, "w") as stdout:
+        os.dup2(stdout.fileno(), 1)
+        app(arguments, standalone_mode=False)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def test_prune_in_two_processes(tmp_path: Path) -> None:
     save_file(small_model().state_dict(), tmp_path / "start.safetensors")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    command += ["-m", "updp_rt.cli", "prune", "test_vit", "--checkpoint", str(tmp_path / "start.safetensors")]
+    command = ["prune", "test_vit", "--checkpoint", str(tmp_path / "start.safetensors")]
     command += ["--img-size", "32", "--num-pruned", "2", "--epochs", "2", "--trials", "4", "--batch-size", "64"]
     command += ["--set", "supernet_epochs=1", "--out", str(tmp_path / "run"), "--json"]
-    root = str(Path(updp_rt.__file__).parents[1])
-    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    summary = json.loads(done.stdout[done.stdout.index("{") :])
+    port = _free_port()
+    for process in [start(_rank, rank, port, command, str(tmp_path / f"{rank}.txt")) for rank in range(2)]:
+        finish(process)
+    assert (tmp_path / "1.txt").read_text() == "", "one of them speaks"
+    printed = (tmp_path / "0.txt").read_text()
+    summary = json.loads(printed[printed.index("{") :])
     assert summary["predictions_that_differ"] == 0
     history = (tmp_path / "run" / "history.csv").read_text().splitlines()
     steps = [int(line.split(",")[1]) for line in history[1:]]

@@ -184,7 +184,7 @@ def test_the_latency_table_measures_every_form_of_every_block() -> None:
 
 def test_costs_and_latencies_are_of_the_images_at_hand(tmp_path: Path) -> None:
     """A CNN's timm configuration says 224; the data say 32."""
-    model = timm.create_model("mobilenetv2_035", num_classes=10)
+    model = timm.create_model("mobilenetv2_035", depth_multiplier=0.5, num_classes=10)
     config = PruneConfig(num_pruned=2, supernet_epochs=0, trials=1, epochs=1, batch_size=16)
     run = Run(model, small_split("train", 32), small_split("val", 16), tmp_path, config, show_progress=False)
     assert run.example.shape == (16, 3, 32, 32)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, fx, nn
 
 import updp_rt
+from tests.processes import finish, start
 from tests.runtime.small import assert_same, small_model, twins
 from updp_rt.ops import kept_operators
 from updp_rt.runtime import bound
@@ -262,15 +261,23 @@ def test_exports_to_torchs_operators_or_to_ours() -> None:
 def test_two_processes_share_a_compilers_cache(tmp_path: Path) -> None:
     """Models that differ only in their width, in both orders: neither may be taken for the other."""
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
-    for arguments in (("4", first, "6", second), ("6", first, "4", second)):
-        subprocess.run(
-            [sys.executable, "-m", "tests.runtime.compiled_in_turn", *arguments],
-            check=True,
-            timeout=300,
-            env=os.environ
-            | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TORCHINDUCTOR_COMPILE_THREADS": "1"},
-            cwd=Path(__file__).parents[2],
+    for turns in (((4, first), (6, second)), ((6, first), (4, second))):
+        finish(start(_compile_in_turn, turns))
+
+
+def _compile_in_turn(turns: tuple[tuple[int, str], ...]) -> None:
+    """Compile models of some widths, each with a cache folder that another process may have filled."""
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    for width, folder in turns:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        torch.compiler.reset()
+        torch.manual_seed(width)
+        # One fused operator and nothing beside it: there is no code that a C++ compiler would have to build.
+        source, fast, images = twins(
+            nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU()), backends=["reference"]
         )
+        with torch.no_grad():
+            assert_same(torch.compile(fast), source, images)
 
 
 @torch.no_grad()
