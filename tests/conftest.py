@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+# Its pool of compilers would import torch in each.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 import updp_rt  # noqa: F401 - see above
 
@@ -12,10 +16,9 @@ import pytest  # isort: skip
 import torch  # isort: skip
 from torch import Tensor, nn  # isort: skip
 
-from updp_rt._timing import FEWEST_ROUNDS  # isort: skip
-from updp_rt.runtime import dispatch  # isort: skip
+from updp_rt import _timing  # isort: skip
 
-_time_side_by_side = dispatch.time_side_by_side
+_sample_side_by_side = _timing.sample_side_by_side
 
 
 @pytest.fixture(autouse=True)
@@ -25,9 +28,9 @@ def _seeded() -> None:
 
 @contextmanager
 def measured_in_passing() -> Iterator[None]:
-    """Dispatch calls each candidate a few times: which is the fastest matters to no test, that all are tried does."""
+    """Whatever is timed side by side is called a few times: which is the fastest matters to no test here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dispatch, "time_side_by_side", _in_passing)
+        patch.setattr(_timing, "sample_side_by_side", _in_passing)
         yield
 
 
@@ -37,8 +40,14 @@ def _measured_in_passing() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of timing itself."""
+    monkeypatch.setattr(_timing, "sample_side_by_side", _sample_side_by_side)
+
+
 def _in_passing(candidates: Any, **options: Any) -> Any:
-    return _time_side_by_side(candidates, **options | {"rounds": FEWEST_ROUNDS, "round_seconds": 0.0})
+    return _sample_side_by_side(candidates, **options | {"rounds": _timing.FEWEST_ROUNDS, "round_seconds": 0.0})
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:

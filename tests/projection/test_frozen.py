@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -22,6 +24,7 @@ SHORT = {
 }
 
 
+@cache
 def best(problem: Problem, language: str) -> Candidate:
     found = candidates(problem, (language,))
     assert found, f"{language} has no kernel"

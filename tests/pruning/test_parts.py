@@ -134,6 +134,7 @@ def test_recalibration_sets_statistics_to_the_plain_mean_and_nothing_else() -> N
     assert all(torch.equal(value, weights[key]) for key, value in model.named_parameters())
 
 
+@pytest.mark.usefixtures("measured")
 def test_side_by_side_timing_takes_turns_and_gives_medians(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that only the candidates move: the slow one drifts, and is hit by a spike."""
     now, order, drift = 0.0, [], iter([0.0] * 3 + [1.0, 2.0, 90.0, 3.0, 4.0])
@@ -154,6 +155,7 @@ def test_side_by_side_timing_takes_turns_and_gives_medians(monkeypatch: pytest.M
     assert order[-10:] == ["slow", "fast", "fast", "slow", "fast", "slow", "slow", "fast", "slow", "fast"]
 
 
+@pytest.mark.usefixtures("measured")
 def test_over_the_rounds_each_candidate_runs_after_every_other_equally_often() -> None:
     for count in (2, 3, 4, 5):
         order: list[int] = []

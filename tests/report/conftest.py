@@ -12,7 +12,10 @@ import torch
 import updp_rt
 from tests.pruning.conftest import run_pruning
 from tests.report.browser import Browser, find_chromium
-from updp_rt.report import profile
+from updp_rt.artifacts import Manifest
+from updp_rt.blocks.inspect import ModelReport
+from updp_rt.report import collect, profile
+from updp_rt.report.schema import Identity
 from updp_rt.runtime.table import forget_tables
 
 
@@ -35,6 +38,22 @@ def whole(tmp_path_factory: pytest.TempPathFactory, _own_tables: None) -> Path:
     certificate = updp_rt.verify(merged, updp_rt.accelerate(merged, images), images, source="random images")
     certificate.save(folder / "merged" / "certificate.json")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _known_structures() -> Iterator[None]:
+    """What a run's model is made of is found once: the pages of many damaged copies of one run ask for it."""
+    structure, known = collect._structure, {}
+
+    def found(identity: Manifest | Identity) -> ModelReport:
+        key = identity.model_dump_json()
+        if key not in known:
+            known[key] = structure(identity)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collect, "_structure", found)
+        yield
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -110,6 +111,12 @@ LAYERS: dict[str, list[Make]] = {
 }
 
 
+@cache
+def emulated(*, backward: bool) -> hip.EmulatedMI100:
+    """One device for all: each would read the code objects again."""
+    return hip.EmulatedMI100(backward=backward)
+
+
 def run(problem: Problem, kernel: HipKernel, *, backward: bool = False) -> Tensor:
     """Call the operator as on a device, biases in float32 as the kernels take them.
 
@@ -118,7 +125,7 @@ def run(problem: Problem, kernel: HipKernel, *, backward: bool = False) -> Tenso
             lacks a barrier.
     """
     operands = [o.float() if isinstance(o, Tensor) and o.dim() == 1 else o for o in problem.fresh_operands()]
-    with pytest.MonkeyPatch.context() as patch, hip.emulated_mi100(hip.EmulatedMI100(backward=backward)):
+    with pytest.MonkeyPatch.context() as patch, hip.emulated_mi100(emulated(backward=backward)):
         poison_fresh_memory(patch)
         return getattr(hip, problem.operator)(*operands, kernel)
 
