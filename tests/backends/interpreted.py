@@ -45,7 +45,7 @@ def _mobilenet() -> nn.Module:
 MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet": (
         partial(timm.create_model, "resnet18", layers=(1, 1, 1, 1), channels=(8, 12, 20, 24), num_classes=7),
-        19,
+        11,
     ),
     "mobilenetv2": (_mobilenet, 19),
     "convnext": (partial(timm.create_model, "test_convnext", dims=(8, 12, 20, 24), num_classes=7), 32),

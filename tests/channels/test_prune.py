@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -172,9 +173,12 @@ def test_accelerate_and_restore(pruned: nn.Module, monkeypatch: pytest.MonkeyPat
         updp_rt.prune_channels(fast, X)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_050", "convnext_atto"])
-def test_depth_first_then_channels(name: str, tmp_path: Path) -> None:
-    shallow = merged(small(name)).double()
+FAMILIES = [("resnet18", {}), ("mobilenetv2_050", {"depth_multiplier": 0.5}), ("convnext_atto", {})]
+
+
+@pytest.mark.parametrize(("name", "arguments"), FAMILIES)
+def test_depth_first_then_channels(name: str, arguments: dict[str, Any], tmp_path: Path) -> None:
+    shallow = merged(small(name, **arguments)).double()
     result = updp_rt.prune_channels(shallow, X.double())
     assert result.pruned_cost.params < result.cost.params
     with torch.no_grad():
@@ -183,9 +187,9 @@ def test_depth_first_then_channels(name: str, tmp_path: Path) -> None:
         assert torch.equal(again(X.double()), result.model(X.double()))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_050", "convnext_atto"])
-def test_channels_first_then_depth(name: str, tmp_path: Path) -> None:
-    narrow = updp_rt.prune_channels(small(name).double(), X.double()).model
+@pytest.mark.parametrize(("name", "arguments"), FAMILIES)
+def test_channels_first_then_depth(name: str, arguments: dict[str, Any], tmp_path: Path) -> None:
+    narrow = updp_rt.prune_channels(small(name, **arguments).double(), X.double()).model
     subnet = make_progressive(narrow).eval()
     with torch.no_grad():
         assert relative_error(subnet(X.double()), narrow(X.double())) < 1e-12

@@ -8,7 +8,10 @@ from tests.emulator import fuzz
 from tests.emulator.programs import program, translation_unit
 
 
-@pytest.mark.parametrize("first", range(0, 4 * fuzz.BATCH, fuzz.BATCH))
+@pytest.mark.parametrize(
+    "first",
+    [0, fuzz.BATCH, *(pytest.param(n * fuzz.BATCH, marks=pytest.mark.slow) for n in range(2, 8))],
+)
 def test_random_programs_compute_what_the_host_computes(first: int) -> None:
     assert list(fuzz.findings(list(range(first, first + fuzz.BATCH)))) == []
 
