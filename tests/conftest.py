@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 # Its pool of compilers would import torch in each.
@@ -44,6 +45,17 @@ def _measured_in_passing() -> Iterator[None]:
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of timing itself."""
     monkeypatch.setattr(_timing, "sample_side_by_side", _sample_side_by_side)
+
+
+@pytest.fixture
+def rocm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A ROCm install as Python sees it: torch and triton-rocm of pytorch.org, and an MI100 that torch sees."""
+    from tests.rocm import Rocm
+    from updp_rt.kernels.architecture import architecture
+
+    yield Rocm(tmp_path / "site-packages", monkeypatch)
+    monkeypatch.undo()
+    architecture.cache_clear()
 
 
 def _in_passing(candidates: Any, **options: Any) -> Any:

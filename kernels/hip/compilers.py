@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ _AMD_FLAGS = ("-std=c++17", "-O3", "-nogpuinc", "-nogpulib", "-mcode-object-vers
 _NVIDIA_FLAGS = ("-x", "cu", "-std=c++17", "-O3", "-cubin", "--resource-usage")
 _CLANG_OF = {"gfx908": 15, "gfx90a": 15, "gfx942": 19}  # Debian's oldest package that compiles for it
 _NEWEST_CLANG = 25
+ROCM = Path("/opt/rocm")  # where ROCm installs itself; since 7.12 in a folder core-7.12, say, within
 _PROBE = 'extern "C" __attribute__((global)) void probe() {}\n'
 
 
@@ -58,7 +60,7 @@ def check_arch(arch: str) -> None:
 
 @cache
 def find_compiler(arch: str) -> Compiler:
-    """The first compiler on the path that really compiles for `arch`; older versions of clang come first.
+    """The first compiler here that really compiles for `arch`; older versions of clang come first, ROCm's own last.
 
     Raises:
         CompilerError: `arch` is unknown, or nothing compiles for it; names what was tried and what to install.
@@ -75,7 +77,7 @@ def find_compiler(arch: str) -> Compiler:
                 tried.append(f"{Path(compiler.program).name} ({_reason(str(error))})")
                 continue
             return compiler
-    seen = f"tried {', '.join(tried)}" if tried else "none is on the path"
+    seen = f"tried {', '.join(tried)}" if tried else "none was found"
     raise CompilerError(f"no compiler for {arch}: {seen}; install {_advice(arch)}")
 
 
@@ -86,9 +88,26 @@ def _candidates(arch: str) -> Iterator[Compiler]:
         return
     clangs = [f"clang-{number}" for number in range(_CLANG_OF["gfx908"], _NEWEST_CLANG)]
     for name in (*clangs, "clang", "hipcc"):
-        if program := shutil.which(name):
+        for program in _found(name):
             mode = ("--genco",) if name == "hipcc" else ("-x", "hip", "--cuda-device-only", "-c")
             yield Compiler(program, _version(program), (*mode, f"--offload-arch={arch}", *_AMD_FLAGS), ".hsaco")
+
+
+def _found(name: str) -> Iterator[str]:
+    """Programs of this name: on the path, then where ROCm puts its own, then where AMD's wheels do."""
+    roots = [Path(root) for variable in ("ROCM_PATH", "HIP_PATH") if (root := os.environ.get(variable))]
+    cores = sorted(ROCM.glob("core*"), key=lambda core: [int(part) for part in re.findall(r"\d+", core.name)])
+    folders = [
+        *(root / "bin" for root in (*roots, ROCM, *reversed(cores))),
+        ROCM / "llvm/bin",
+        Path(sys.executable).parent,
+    ]
+    seen = set()
+    for path in (os.environ.get("PATH", os.defpath), *map(str, folders)):
+        program = shutil.which(name, path=path)
+        if program and os.path.realpath(program) not in seen:
+            seen.add(os.path.realpath(program))
+            yield program
 
 
 def _version(program: str) -> str:
@@ -107,6 +126,14 @@ def _advice(arch: str) -> str:
         return "the CUDA toolkit (nvcc)"
     number = _CLANG_OF[arch]
     return f"clang-{number} and lld-{number} (Debian's packages, both of one number), or ROCm's hipcc"
+
+
+def installing(arch: str) -> str:
+    """A command that installs a compiler for `arch` on Debian and Ubuntu, and what else would do."""
+    if arch.startswith("sm_"):
+        return "sudo apt install nvidia-cuda-toolkit   # or NVIDIA's own toolkit, with nvcc on the path"
+    number = _CLANG_OF[arch]
+    return f"sudo apt install clang-{number} lld-{number}   # or newer ones, both of one number; or ROCm's hipcc"
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:

@@ -87,16 +87,17 @@ def _measure(model: nn.Module, batch: int, input_size: tuple[int, int, int]) -> 
 
 @app.command(epilog="Example: updp-rt info --json")
 def info(json: AsJson = False) -> None:
-    """Versions, devices, and what can run here: what a bug report starts with."""
+    """Versions, devices, what can run here, and what is missing for more: what a bug report starts with."""
     import os
 
     import torch
 
     from updp_rt.artifacts import versions
     from updp_rt.blocks import FAMILIES
+    from updp_rt.runtime.installation import missing, triton_version
 
-    names = ("triton", "accelerate", "optuna", "safetensors", "numpy")
-    found = versions() | {name: _version(name) for name in names}
+    names = ("accelerate", "optuna", "safetensors", "numpy")
+    found = versions() | {"triton": triton_version() or "not installed"} | {name: _version(name) for name in names}
     devices = [f"cpu: {os.cpu_count()} cores, {torch.get_num_threads()} threads"]
     devices += [
         f"gpu {i}: {torch.cuda.get_device_name(i)}, {_architecture(i)}" for i in range(torch.cuda.device_count())
@@ -109,8 +110,10 @@ def info(json: AsJson = False) -> None:
         "GPU": ("ROCm" if torch.version.hip else "CUDA") if gpu else "none found: everything runs on the CPU",
     }
     families = {family.name: family.example for family in FAMILIES}
+    lacking = {lack.what: lack.mend for lack in missing()}
     if json:
-        print_json({"versions": found, "devices": devices, "can_run": can_run, "families": families})
+        report = {"versions": found, "devices": devices, "can_run": can_run, "families": families, "missing": lacking}
+        print_json(report)
         return
     for title, entries in (("versions", found), ("can run", can_run), ("families", families)):
         out.print(f"[bold]{title}[/bold]")
@@ -119,6 +122,10 @@ def info(json: AsJson = False) -> None:
     out.print("[bold]devices[/bold]")
     for device in devices:
         out.print(f"  {device}")
+    if lacking:
+        out.print("[bold]missing, and the command that mends it[/bold]")
+    for what, mend in lacking.items():
+        out.print(f"  {what}: {mend}", soft_wrap=True, markup=False)
 
 
 def _fused_kernels(device: str) -> str:

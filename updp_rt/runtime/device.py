@@ -7,7 +7,6 @@ import json
 import platform
 import re
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ import torch
 import updp_rt
 from updp_rt.backends import BACKENDS
 from updp_rt.kernels.hip.device import emulation
+from updp_rt.runtime.installation import triton_version
 
 
 def device_name(device: torch.device | None = None) -> str:
@@ -38,7 +38,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "kernels": _digest("".join(map(source_hash, sorted(BACKENDS))).encode()),
     }
     if device.type == "cuda":
-        found["triton"] = metadata.version("triton")
+        found["triton"] = triton_version() or "none"
         found["library"] = str(torch.version.hip or torch.version.cuda)
         found["cudnn"] = str(torch.backends.cudnn.version())
     return found

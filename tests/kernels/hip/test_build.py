@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +28,9 @@ class Place:
     objects: Path
     bin: Path
 
-    def install(self, name: str, script: str) -> None:
-        program = self.bin / name
+    def install(self, name: str, script: str, folder: Path | None = None) -> None:
+        program = (folder or self.bin) / name
+        program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text(f'#!/bin/sh\nif [ "$1" = --version ]; then echo "{name} version 1"; exit; fi\n{script}\n')
         program.chmod(0o755)
 
@@ -48,6 +50,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
         (made.sources / f"{operator}.hip").write_text(f"code of {operator}")
     (made.sources / "shared.h").write_text("header")
     monkeypatch.setenv("PATH", str(made.bin))
+    monkeypatch.setattr(compilers, "ROCM", tmp_path / "rocm")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python/bin/python"))
+    for variable in ("ROCM_PATH", "HIP_PATH"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("UPDP_RT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(manifest, "SOURCES", made.sources)
     monkeypatch.setattr(objects, "PACKAGED", made.objects)
@@ -88,11 +94,47 @@ def test_hipcc_serves_where_no_clang_does(place: Place) -> None:
     assert "--genco" in found.flags
 
 
+@pytest.mark.parametrize(
+    "program",
+    [
+        "rocm/bin/hipcc",
+        "rocm/core-7.12/bin/hipcc",
+        "rocm/llvm/bin/clang",
+        "python/bin/hipcc",
+        "here/bin/hipcc",
+        "there/bin/hipcc",
+    ],
+)
+def test_compilers_are_found_where_rocm_puts_them(
+    program: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROCM_PATH", str(tmp_path / "here"))
+    monkeypatch.setenv("HIP_PATH", str(tmp_path / "there"))
+    path = tmp_path / program
+    place.install(path.name, COPIES, path.parent)
+    assert find_compiler("gfx908").program == str(path)
+
+
+def test_the_path_comes_first_then_the_newest_rocm(place: Place, tmp_path: Path) -> None:
+    for core in ("core-7.9", "core-7.12"):
+        place.install("hipcc", COPIES, tmp_path / "rocm" / core / "bin")
+    assert "core-7.12" in find_compiler("gfx908").program
+    find_compiler.cache_clear()
+    place.install("hipcc", COPIES)
+    assert find_compiler("gfx908").program == str(place.bin / "hipcc")
+
+
+def test_one_that_fails_does_not_hide_another_of_its_name(place: Place, tmp_path: Path) -> None:
+    place.install("clang", "echo 'error: unknown target' >&2; exit 1")
+    place.install("clang", COPIES, tmp_path / "rocm/llvm/bin")
+    assert "rocm" in find_compiler("gfx908").program
+
+
 def test_what_failed_and_what_to_install_is_said(place: Place) -> None:
     place.install("clang-15", "echo 'clang: error: invalid target ID gfx942; and more' >&2; exit 1")
     with pytest.raises(CompilerError, match=r"clang-15 \(invalid target ID gfx942.*install clang-19 and lld-19"):
         find_compiler("gfx942")
-    with pytest.raises(CompilerError, match=r"no compiler for sm_90: none is on the path; install the CUDA toolkit"):
+    with pytest.raises(CompilerError, match=r"no compiler for sm_90: none was found; install the CUDA toolkit"):
         find_compiler("sm_90")
 
 
