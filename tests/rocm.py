@@ -1,8 +1,9 @@
 """What a ROCm install with an MI100 looks like from Python, put up on a machine that has neither.
 
 It stands in for what Python sees: the distributions installed, torch's account of itself and of the card, the device
-file of the driver. It stands in for nothing that computes: no tensor lies on the card, so commands compute on the CPU
-(`--device cpu`), HIP kernels on the emulator. Nothing here shows that ROCm, its driver or its compilers work.
+file of the driver. It stands in for nothing that computes: within `on_the_card`, what is sent to the card stays on the
+CPU, where HIP kernels run on the emulator and Triton's, MIOpen and graphs do not run at all. Nothing here shows that
+ROCm, its driver or its compilers work.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from updp_rt.kernels.architecture import architecture
 from updp_rt.runtime import installation
@@ -22,6 +24,19 @@ from updp_rt.runtime import installation
 NAME = "AMD Instinct MI100"
 PINNED = "triton-rocm==3.7.1; platform_system == 'Linux'"  # as pytorch.org's torch 2.13.0+rocm7.2 asks for it
 _OURS = ("torch", "triton", "triton-rocm", "pytorch-triton-rocm")
+
+
+class on_the_card(TorchFunctionMode):  # noqa: N801 - used as a function
+    """What is sent to the card stays on the CPU."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.cuda:
+            return args[0]
+        return func(*map(_here, args), **{name: _here(value) for name, value in (kwargs or {}).items()})
+
+
+def _here(value: Any) -> Any:
+    return torch.device("cpu") if isinstance(value, torch.device) and value.type == "cuda" else value
 
 
 class Rocm:
