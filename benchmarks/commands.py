@@ -228,3 +228,15 @@ def freeze() -> None:
     from benchmarks.problems import freeze as write_frozen
 
     print(f"{write_frozen()} problems, written: {PATH.name}")
+
+
+@app.command()
+def rank() -> None:
+    """Write the ranking that ships for gfx908: projected times of all kernels, by which dispatch orders them."""
+    from benchmarks.ranking import PATH
+    from benchmarks.ranking import rank as write_ranking
+    from updp_rt.cli.progress import counted
+    from updp_rt.projection import LABEL
+
+    with counted(f"projecting ({LABEL})") as advance:
+        print(f"{write_ranking(advance)} problems, written: {PATH.name}")

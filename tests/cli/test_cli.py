@@ -18,7 +18,7 @@ import updp_rt
 from tests.pruning.conftest import small_model
 from updp_rt.cli import app
 
-COMMANDS = ("demo", "inspect", "channels", "check", "prune", "merge", "info", "verify", "explain", "emulate")
+COMMANDS = ("demo", "inspect", "channels", "check", "prune", "merge", "info", "verify", "explain", "tune", "emulate")
 
 
 def run(*arguments: str) -> tuple[int, str, str]:

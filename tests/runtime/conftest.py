@@ -1,4 +1,4 @@
-"""A tuned table of its own for each test, and the small models of each family that the tests run."""
+"""A tuned table of its own for each test, backends that are stubs, and small models of each family."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import updp_rt
+from updp_rt.backends import Backend, Prepared
 from updp_rt.blocks import make_progressive, merge_model, prunable_blocks, set_lambda
 from updp_rt.blocks.randomize import randomize
+from updp_rt.ops import Problem, Weights
 from updp_rt.runtime import dispatch
 from updp_rt.runtime.table import forget_tables
 
@@ -21,6 +24,7 @@ from updp_rt.runtime.table import forget_tables
 def own_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Measurements go to the test's folder; what this process has checked and said is forgotten."""
     monkeypatch.setenv("UPDP_RT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("UPDP_RT_TABLE", raising=False)
     monkeypatch.setattr(dispatch, "_checked", set())
     monkeypatch.setattr(dispatch, "_warned", set())
     forget_tables()
@@ -78,3 +82,35 @@ def model_and_images(name: str, batch: int = 2, dtype: torch.dtype = torch.float
             nn.init.kaiming_normal_(module.weight)  # merged untrained weights are no longer of a sound size
     side = 48 if name.startswith("vit") else 40
     return model.to(dtype), torch.randn(batch, 3, side, side).to(dtype)
+
+
+class Stub(Backend):
+    """A backend whose calls are the plain operators with something done to its result."""
+
+    def __init__(self, name: str, change: Callable[[Tensor], Tensor]) -> None:
+        self.name = name
+        self.change = change
+        self.prepared = 0
+
+    def supports(self, problem: Problem) -> tuple[bool, str]:
+        return True, ""
+
+    def prepare(self, problem: Problem, weights: Weights, config: str) -> Prepared:
+        self.prepared += 1
+        operator, attributes = problem.operator, problem.attributes
+        return lambda *inputs: self.change(operator.plain(*operator.assemble(inputs, weights, attributes)))
+
+
+@pytest.fixture
+def candidates(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Stub]]:
+    """Replace the backends by stubs that take the given times."""
+
+    def install(**stubs: tuple[Callable[[Tensor], Tensor], float]) -> dict[str, Stub]:
+        made = {name: Stub(name, change) for name, (change, _) in stubs.items()}
+        monkeypatch.setattr(dispatch, "BACKENDS", made)
+        monkeypatch.setattr(updp_rt.runtime.lowering, "BACKENDS", made)
+        times = {name: seconds for name, (_, seconds) in stubs.items()}
+        monkeypatch.setattr(dispatch, "time_side_by_side", lambda calls, **_: {name: times[name] for name in calls})
+        return made
+
+    return install

@@ -12,46 +12,14 @@ import torch
 from torch import Tensor, nn
 
 import updp_rt
-from updp_rt.backends import BACKENDS, Backend, Prepared
-from updp_rt.ops import Problem, Weights
+from tests.runtime.conftest import Stub
+from updp_rt.backends import BACKENDS
 from updp_rt.runtime import device, dispatch
 from updp_rt.runtime.table import Entry, Table, forget_tables, table_for
 
 
-class Stub(Backend):
-    """A backend whose calls are the plain operators with something done to its result."""
-
-    def __init__(self, name: str, change: Callable[[Tensor], Tensor]) -> None:
-        self.name = name
-        self.change = change
-        self.prepared = 0
-
-    def supports(self, problem: Problem) -> tuple[bool, str]:
-        return True, ""
-
-    def prepare(self, problem: Problem, weights: Weights, config: str) -> Prepared:
-        self.prepared += 1
-        operator, attributes = problem.operator, problem.attributes
-        return lambda *inputs: self.change(operator.plain(*operator.assemble(inputs, weights, attributes)))
-
-
 def fail(y: Tensor) -> Tensor:
     raise RuntimeError("out of resource: shared memory\nand more lines")
-
-
-@pytest.fixture
-def candidates(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Stub]]:
-    """Replace the backends by stubs that take the given times."""
-
-    def install(**stubs: tuple[Callable[[Tensor], Tensor], float]) -> dict[str, Stub]:
-        made = {name: Stub(name, change) for name, (change, _) in stubs.items()}
-        monkeypatch.setattr(dispatch, "BACKENDS", made)
-        monkeypatch.setattr(updp_rt.runtime.lowering, "BACKENDS", made)
-        times = {name: seconds for name, (_, seconds) in stubs.items()}
-        monkeypatch.setattr(dispatch, "time_side_by_side", lambda calls, **_: {name: times[name] for name in calls})
-        return made
-
-    return install
 
 
 def layer() -> tuple[nn.Module, Tensor]:

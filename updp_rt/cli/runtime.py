@@ -1,8 +1,9 @@
-"""Commands of the runtime: ``explain`` what an accelerated model runs, and how much faster that is."""
+"""Commands of the runtime: ``explain`` what an accelerated model runs, ``tune`` a table of measurements to share."""
 
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -51,3 +52,45 @@ def explain(
         f"{model}, batch {batch}, {dtype}: eager {times['eager'] * 1e3:.2f} ms, accelerated "
         f"{times['accelerated'] * 1e3:.2f} ms, {times['eager'] / times['accelerated']:.2f}×"
     )
+
+
+@app.command(epilog="Example: updp-rt tune deit_tiny_patch16_224 --batch 1,128 --dtype float16 --out mi100.json")
+def tune(
+    model: ModelOrFolder,
+    batch: Annotated[str, typer.Option(help="Images at once; several numbers with commas between.")] = "1",
+    dtype: Annotated[str, typer.Option(help=f"One of {', '.join(DTYPES)}.")] = "float32",
+    img_size: Size = None,
+    device: Device = "auto",
+    file: Annotated[Path, typer.Option("--out", help="The table; added to where it is there.")] = Path("tuned.json"),
+    json: AsJson = False,
+) -> None:
+    """Measure all kernels on every shape of MODEL, and write a table that others read: UPDP_RT_TABLE=tuned.json.
+
+    A table holds for one device, its library versions and the kernels of this version of updp_rt; others are told that
+    it does not, and measure. Each kernel is still checked against float64 in every process.
+    """
+    size, place, kind, batches = parse_size(img_size), parse_device(device), parse_dtype(dtype), _batches(batch)
+    import torch
+
+    import updp_rt
+    from updp_rt.runtime.table import table_for
+
+    source, input_size = load_or_create(model, size)
+    source = source.to(place, kind)
+    images = [torch.randn(count, *input_size).to(place, kind) for count in batches]
+    rows = updp_rt.explain(updp_rt.accelerate(source, images, inplace=True, measure="all")).rows
+    table = table_for(images[0].device)
+    table.export(file, [row.problem for row in rows])
+    measured = {row.problem: row.times_ms for row in rows}
+    if json:
+        print_json({"model": model, "out": str(file), "environment": table.environment, "times_ms": measured})
+    else:
+        kernels = sum(map(len, measured.values()))
+        out.print(f"{len(measured)} shapes, {kernels} times measured, written: {file}", soft_wrap=True)
+
+
+def _batches(text: str) -> list[int]:
+    counts = text.split(",")
+    if not all(count.isdecimal() and int(count) for count in counts):
+        raise ValueError(f"--batch takes numbers of images with commas between, such as 1,128, not {text!r}")
+    return [int(count) for count in counts]

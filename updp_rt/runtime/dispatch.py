@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from updp_rt._timing import time_side_by_side
 from updp_rt.backends import BACKENDS, Prepared
 from updp_rt.ops import Problem, Weights, accuracy
 from updp_rt.runtime.device import capturing
+from updp_rt.runtime.ranking import ranking
 from updp_rt.runtime.table import Entry, table_for
 
 _log = logging.getLogger("updp_rt")
@@ -23,6 +25,7 @@ _checked: set[tuple[str, str]] = set()  # (problem, candidate) that agreed with 
 _warned: set[tuple[str, str]] = set()
 
 _SURE = ("vendor:epilogue", "reference")
+_RIVALS = 3  # measured where a projection ranks the candidates: its best, and the surest
 
 
 class AccelerationError(RuntimeError):
@@ -36,10 +39,13 @@ class Policy:
     Attributes:
         strict: raise `AccelerationError` instead of falling back.
         backends: names of the backends that may be used; None: all.
+        measure: time what is unknown: all candidates where no projection ranks them, else the most promising; with
+            ``all`` always all. False: choose by what is known.
     """
 
     strict: bool = False
     backends: tuple[str, ...] | None = None
+    measure: bool | Literal["all"] = True
 
 
 @dataclass
@@ -68,7 +74,7 @@ def choose(
     policy: Policy,
     prepared: dict[str, Prepared],
 ) -> tuple[Choice, Prepared]:
-    """The best candidate for `problem`; measures and checks on `inputs` what is unknown.
+    """The best candidate for `problem`; checks on `inputs` what is unknown, and measures it if the policy says so.
 
     Args:
         prepared: calls by candidate that hold these weights already, packed for another shape; the one chosen is
@@ -116,6 +122,7 @@ class _Chooser:
                 f"no backend among {', '.join(policy.backends or BACKENDS)} runs {problem.key}: "
                 + "; ".join(f"{name}: {reason}" for name, reason in self.refused.items())
             )
+        self.ranked = [name for name in ranking(problem, self.device) if name in self.candidates]
 
     def choose(self) -> tuple[Choice, Prepared]:
         if capturing(self.device):
@@ -123,16 +130,40 @@ class _Chooser:
         for name in self.candidates:
             if self.policy.strict and name in self.demoted:
                 raise self._unfit(name)
+        measured = all(name in self.entry.times_ms for name in self._rivals())
         calls: dict[str, Prepared] = {}
-        if any(name not in self.entry.times_ms and name not in self.demoted for name in self.candidates):
-            # All of them again: times taken in different rounds do not compare.
-            calls = self._measure()
-        for name in sorted(self._usable(), key=lambda name: self.entry.times_ms[name]):
+        if self.policy.measure and not measured:
+            calls, measured = self._measure(), True
+        for name, why in self._best_first(measured):
             call = calls.get(name) or self._prepare(name)
             if call is not None and self._agrees(name, call):
-                why = "the only candidate" if len(self.candidates) == 1 else "the fastest measured"
-                return self._chosen(name, why), call
+                return self._chosen(name, "the only candidate" if len(self.candidates) == 1 else why), call
         raise ValueError(f"every candidate for {self.problem.key} failed: {self.demoted}")
+
+    def _rivals(self) -> list[str]:
+        """Those that must have been measured before a measurement decides."""
+        fit = [name for name in self.candidates if name not in self.demoted]
+        best = [name for name in self.ranked if name in fit]
+        if not best or self.policy.measure == "all":
+            return fit
+        sure = [name for name in _SURE if name in fit][:1]  # no projection knows the vendor's library
+        return [*best[: _RIVALS - len(sure)], *sure]
+
+    def _best_first(self, measured: bool) -> Iterator[tuple[str, str]]:
+        """Candidates that may run by what is known of them, and why each.
+
+        Args:
+            measured: enough was measured to decide; else a projection goes before measurements.
+        """
+        times = sorted(self._usable(), key=lambda name: self.entry.times_ms[name])
+        known = [(times, "the fastest measured"), (self.ranked, "projected to be the fastest, not measured")]
+        sure = [*(name for name in _SURE if name in self.candidates), *self.candidates]
+        tried: set[str] = set()
+        for names, why in (*(known if measured else reversed(known)), (sure, "the surest, as nothing was measured")):
+            for name in names:
+                if name not in tried and name not in self.demoted:
+                    tried.add(name)
+                    yield name, why
 
     def _candidates(self) -> Iterator[str]:
         for backend in BACKENDS.values():
@@ -149,10 +180,11 @@ class _Chooser:
         return [name for name in self.candidates if name in self.entry.times_ms and name not in self.demoted]
 
     def _measure(self) -> dict[str, Prepared]:
-        """Time all candidates that run; returns them. Those that disagree are timed too: another model's may agree."""
+        """Time the rivals that run; returns them. Those that disagree are timed too: another model's may agree."""
         calls: dict[str, Prepared] = {}
-        for name in self.candidates:
-            call = None if name in self.demoted else self._prepare(name)
+        # What was measured before again: times taken in different rounds do not compare.
+        for name in dict.fromkeys((*self._rivals(), *self._usable())):
+            call = self._prepare(name)
             if call is not None:
                 self._agrees(name, call)
                 if name not in self.entry.failed:

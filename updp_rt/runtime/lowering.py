@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ def accelerate(
     inplace: bool = False,
     strict: bool = False,
     backends: Sequence[str] | None = None,
+    measure: bool | Literal["all"] = True,
     engine: str = "modules",
     certify: bool = False,
 ) -> _Model:
@@ -51,6 +52,9 @@ def accelerate(
         strict: raise `AccelerationError` where something falls back: a kernel that fails or disagrees with the
             reference, or a block that cannot be fused.
         backends: use only these, of onednn, triton, hip, vendor and reference.
+        measure: time the candidates for each shape that is not in the tuned table yet: all of them, but where a
+            projection ranks them (on gfx908) its best two and the surest; with ``all``, all there too. False: measure
+            nothing, and take the best by the table, else by the projection, else the surest.
         engine: what runs the whole model: ``modules`` calls the fused modules one by one; with ``compiled``
             torch.compile fuses what lies between them, for the shapes of the examples, which takes some time.
         certify: `verify` the result on each of the examples before handing it out, which takes a few float64 runs.
@@ -80,7 +84,7 @@ def accelerate(
             "them: create or load the model outside inference_mode, or leave inplace=False"
         )
     follow_optimizers()
-    policy = Policy(strict, None if backends is None else tuple(backends))
+    policy = Policy(strict, None if backends is None else tuple(backends), measure)
     try:
         _fuse_all(model, policy)
         for example in examples:
