@@ -286,6 +286,10 @@ def test_programs_are_for_strides_and_dtypes_too(counted: Counted) -> None:
     calls = counted.calls
     assert_same(fast, source, images.to(memory_format=torch.channels_last))
     assert counted.calls == calls
+    apart = torch.randn(2, 3, 8, 16)[..., ::2]
+    assert_same(fast, source, apart)
+    updp_rt.prewarm(fast, apart)
+    assert_same(fast, source, apart)
     source.double(), fast.double()
     assert not fast.__dict__["_updp_rt_engine"].serves(fast, (images,), {})
     assert torch.allclose(fast(images.double()), source(images.double()))

@@ -49,9 +49,10 @@ class _Compiled(EngineState):
         # The compiler keeps programs by code object, so each gets its own, and takes options out of what it is given.
         run = torch.compile(_own_code(lambda x: forward(model, x)), dynamic=False, options={**_OPTIONS})
         with torch.inference_mode(False), torch.no_grad():  # leaving inference_mode turns gradients on
-            self._runs[key_of(example)] = run
-            self.run(example.clone())
-        self.ready.add(key_of(example))
+            x = example.clone()
+            self._runs[key_of(x)] = run
+            self.run(x)
+        self.ready.add(key_of(x))
 
     def run(self, x: Tensor) -> Any:
         with calling(self._calls):
