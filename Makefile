@@ -1,6 +1,8 @@
 # make demo: the main job on real images.   make test: the tests.   Each sets up .venv first, on a fresh machine too.
+# make TORCH=system demo: with the torch, torchvision and triton that PYTHON has, as on a machine with a GPU; then kept.
 PYTHON ?= python3
 VENV := .venv
+TORCH ?= $(if $(wildcard $(VENV)/constraints.txt),system)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NATIVE := $(VENV)/.native
@@ -19,16 +21,16 @@ demo: setup
 
 # One thread a worker: small tensors gain nothing from more, and workers must not fight over the cores.
 test: lint $(BROWSER)
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n auto --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto --dist worksteal $(ARGS)
 
 # What takes longer: larger models, and Triton's kernels for other architectures than gfx908.
 test-slow: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests -n auto -m slow $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto -m slow $(ARGS)
 
 lint: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 
 # Slower than tests: speed of merged and accelerated models, and what is trained and compared (about an hour).
 bench: $(MEASURED:%=bench-%)
@@ -53,7 +55,12 @@ $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 12)))' \
 		|| { echo 'Python 3.11 or 3.12 is needed; name one with: make PYTHON=python3.12'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+ifeq ($(TORCH),system)
+	$(PYTHON) -P updp_rt/_system_torch.py $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r $(VENV)/requirements.txt -c $(VENV)/constraints.txt
+else
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+endif
 	touch $@
 
 # PyPI's torchvision may belong to another build of torch than the one that is installed.
