@@ -37,6 +37,7 @@ SHOWN = {
     "updp-rt info",
     "updp-rt kernels build",
     "updp-rt explain",
+    "updp-rt tune",
     "updp-rt verify",
     "python -m benchmarks gpu",
 }
@@ -135,6 +136,12 @@ def test_explain_and_verify() -> None:
     assert "vendor:hip-epilogue" in said
     assert "test_vit, batch 1, float16: eager" in said
     assert "fused modules and the logits: PASSED" in run("updp-rt verify")
+
+
+def test_tune(tmp_path: Path) -> None:
+    said = run("updp-rt tune", "--out", str(tmp_path / "mi100.json"))
+    assert "times measured" in said
+    assert "hip:32x64x64w4" in (tmp_path / "mi100.json").read_text()
 
 
 def test_accelerate_as_the_readme_has_it() -> None:
