@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tests.backends.samples import judge, prepare, problem_of
@@ -204,11 +207,45 @@ def test_onednn_offers_a_matrix_product_for_plain_pointwise_convolutions(form: F
     assert BACKENDS["onednn"].configs(problem_of(form.call(torch.float32))) == configs
 
 
+@pytest.mark.parametrize("operator", ["conv2d", "depthwise_pointwise"])
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+@pytest.mark.parametrize("before", [None, "0"])
+def test_vendor_convolves_in_the_layout_that_is_named(
+    operator: str, layout: str, before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch reads the variable at each call; who runs other convolutions finds it as it was."""
+    variable, seen = "PYTORCH_MIOPEN_SUGGEST_NHWC", set()
+    monkeypatch.delenv(variable, raising=False)
+    if before is not None:
+        monkeypatch.setenv(variable, before)
+    plain, named = F.conv2d, torch.channels_last if layout == "nhwc" else torch.contiguous_format
+
+    def convolve(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+        assert x.is_contiguous(memory_format=named)
+        assert weight.is_contiguous(memory_format=named)
+        seen.add(os.environ.get(variable))
+        return plain(x, weight, *rest).contiguous(memory_format=named)
+
+    call = FULL[operator].call(torch.float32)
+    problem = problem_of(call)
+    monkeypatch.setattr(vendor.F, "conv2d", convolve)
+    prepared = BACKENDS["vendor"].prepare(problem, call.weights, f"{layout}-epilogue")
+    found = prepared(*call.inputs)
+    assert os.environ.get(variable) == before
+    monkeypatch.undo()
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert seen == {"1" if layout == "nhwc" else before}
+    wanted = BACKENDS["reference"].prepare(problem, call.weights, "")(*call.inputs)
+    assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("form", "hip", "configs"),
     [
         (replace(FULL["conv2d"], act="relu"), None, ("epilogue", "library")),
-        (replace(FULL["conv2d"], act="relu"), "6.4", ("epilogue",)),
+        (replace(FULL["conv2d"], act="relu"), "6.4", ("nhwc-epilogue", "nchw-epilogue")),
+        (FULL["depthwise_pointwise"], "6.4", ("nhwc-epilogue", "nchw-epilogue")),
+        (replace(FULL["linear"], act="relu"), "6.4", ("epilogue",)),
         (replace(FULL["conv2d"], act="gelu"), None, ("epilogue",)),
         (replace(FULL["linear"], act="relu", residual=False), None, ("epilogue", "library")),
         (replace(FULL["linear"], act="relu"), None, ("epilogue",)),

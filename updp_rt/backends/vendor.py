@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +19,12 @@ from updp_rt.ops.checks import Pair
 
 # Finishes a fresh result in place: act(y + bias + residual).
 Epilogue = Callable[[Tensor, Tensor | None, Tensor | None, str], Tensor]
+
+# On HIP, what a convolution is computed in, as the name of a config begins. Without the variable torch copies images in
+# channels_last to the other layout for MIOpen, and the weights with them, at each call.
+_LAYOUTS = {"nhwc": torch.channels_last, "nchw": torch.contiguous_format}
+_MIOPEN_NHWC = "PYTORCH_MIOPEN_SUGGEST_NHWC"
+_miopen_nhwc = threading.Lock()
 
 
 class VendorBackend(Backend):
@@ -47,6 +55,8 @@ class VendorBackend(Backend):
 
     def configs(self, problem: Problem) -> tuple[str, ...]:
         configs = tuple(_epilogues(problem))
+        if problem.device == "cuda" and torch.version.hip and problem.operator in (CONV2D, DEPTHWISE_POINTWISE):
+            configs = tuple(f"{layout}-{name}" for name in configs for layout in _LAYOUTS)
         plain_linear = problem.operator is LINEAR and not problem.residual and problem.has("bias")
         # cuDNN and cuBLASLt have ReLU in their own epilogues.
         own = problem.device == "cuda" and torch.version.hip is None and problem.act == "relu"
@@ -58,17 +68,19 @@ class VendorBackend(Backend):
     def prepare(self, problem: Problem, weights: Weights, config: str) -> Prepared:
         if config == "library":
             return (_library_linear if problem.operator is LINEAR else _library_conv2d)(problem, weights)
-        finish = _epilogues(problem)["epilogue" if config == "packed" else config]
+        layout, _, name = config.partition("-")
+        layout, name = (layout, name) if layout in _LAYOUTS else ("", config)
+        finish = _epilogues(problem)["epilogue" if name == "packed" else name]
         if problem.operator is LINEAR:
             return _linear(problem, weights, finish, packed=config == "packed")
         if problem.operator is CONV2D:
             act, stride, padding, groups = problem.attributes
-            return _conv2d(act, problem.residual, weights, finish, stride, padding, groups)
+            return _conv2d(act, problem.residual, weights, finish, stride, padding, groups, layout)
         if problem.operator is DEPTHWISE_POINTWISE:
             w_dw, b_dw, w_pw, b_pw = weights
             act, stride, padding = problem.attributes
-            first = _conv2d("none", False, (w_dw, b_dw), finish, stride, padding, problem.x[1])
-            second = _conv2d(act, problem.residual, (w_pw, b_pw), finish)
+            first = _conv2d("none", False, (w_dw, b_dw), finish, stride, padding, problem.x[1], layout, between=True)
+            second = _conv2d(act, problem.residual, (w_pw, b_pw), finish, layout=layout)
             return lambda x, other: second(first(x, None), other)
         return _dual_linear(problem.act, weights, finish)
 
@@ -159,20 +171,40 @@ def _conv2d(
     stride: Pair = (1, 1),
     padding: Pair = (0, 0),
     groups: int = 1,
+    layout: str = "",
+    between: bool = False,
 ) -> Prepared:
+    """A convolution in `layout`, one of `_LAYOUTS` or torch's choice; its result is channels_last, unless `between`."""
     weight, bias = weights
-    packed = weight.contiguous(memory_format=torch.channels_last)
+    computed = _LAYOUTS.get(layout, torch.channels_last)
+    given = computed if between else torch.channels_last
+    convolve = _conv2d_nhwc if layout == "nhwc" else F.conv2d
+    packed = weight.contiguous(memory_format=computed)
     tail = (stride, padding, 1, groups)
     bare = act == "none" and not residual
     # On a GPU the library would add the bias in a pass of its own; the epilogue does it for nothing.
     first, second = (bias, None) if bare or weight.device.type == "cpu" else (None, bias)
 
     def call(x: Tensor, other: Tensor | None) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        y = F.conv2d(x, packed, first, *tail).contiguous(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=computed)
+        y = convolve(x, packed, first, *tail).contiguous(memory_format=given)
         return y if bare else finish(y, second, other, act)
 
     return call
+
+
+def _conv2d_nhwc(*args: Any) -> Tensor:
+    """torch's convolution, with MIOpen told to take channels_last as it is."""
+    with _miopen_nhwc:  # the variable is the whole process's
+        before = os.environ.get(_MIOPEN_NHWC)
+        os.environ[_MIOPEN_NHWC] = "1"
+        try:
+            return F.conv2d(*args)
+        finally:
+            if before is None:
+                del os.environ[_MIOPEN_NHWC]
+            else:
+                os.environ[_MIOPEN_NHWC] = before
 
 
 def _dual_linear(act: str, weights: Weights, finish: Epilogue) -> Prepared:
