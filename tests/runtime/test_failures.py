@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
 import updp_rt
@@ -110,11 +111,15 @@ def test_transformed_calls_leave_nothing_behind() -> None:
         MemoryError(),
         torch.OutOfMemoryError("out of memory"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("cuBLAS error: CUBLAS_STATUS_ALLOC_FAILED"),
+        OSError(28, "No space left on device"),
+        PermissionError(13, "Permission denied"),
     ],
-    ids=["Python's", "a GPU's", "the CPU's"],
+    ids=["Python's", "a GPU's", "the CPU's", "Triton's", "a library's", "a full disk", "a compiler's folder"],
 )
 @torch.no_grad()
-def test_short_memory_passes(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_short_memory_and_a_full_disk_pass(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     from updp_rt.backends import BACKENDS
 
     def fail(*args: Any) -> Any:
@@ -130,6 +135,28 @@ def test_short_memory_passes(monkeypatch: pytest.MonkeyPatch, error: Exception) 
     assert not kept()[1]
     rows = updp_rt.explain(fast).rows
     assert all(any(name.startswith("onednn") for name in row.times_ms) for row in rows)
+
+
+class TimeLimitError(Exception):
+    """As job queues raise it in whatever runs when the time is up."""
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), TimeLimitError(), Exception("timeout")], ids=repr)
+@pytest.mark.parametrize("place", ["prepare", "run"])
+@torch.no_grad()
+def test_a_time_limit_is_no_kernels_failure(monkeypatch: pytest.MonkeyPatch, place: str, error: Exception) -> None:
+    from updp_rt.backends import BACKENDS
+
+    def end(*args: Any) -> Any:
+        raise error
+
+    source: Any = small_model().eval()
+    images = torch.randn(2, 3, 8, 8)
+    monkeypatch.setattr(BACKENDS["onednn"], "prepare", end if place == "prepare" else lambda *args: end)
+    with pytest.raises(type(error)):
+        updp_rt.accelerate(source, images, inplace=True)
+    assert type(source[1]) is BasicBlock
+    assert not kept()[1]
 
 
 @torch.no_grad()

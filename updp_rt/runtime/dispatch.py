@@ -26,6 +26,8 @@ _warned: set[tuple[str, str]] = set()
 
 _SURE = ("vendor:epilogue", "vendor:nchw-epilogue", "reference")
 _RIVALS = 3  # measured where a projection ranks the candidates: its best, and the surest
+# Packages whose own kinds of error say that a kernel failed, beside that of the backend itself.
+_RAISING = ("torch", "triton", "subprocess", "updp_rt")
 
 
 class AccelerationError(RuntimeError):
@@ -239,9 +241,10 @@ class _Chooser:
 
     def _failed(self, name: str, what: str, error: Exception) -> None:
         """`name` raised `error`. That is its own fault only where torch's operators do better on the same inputs."""
+        if _is_from_outside(error, BACKENDS[name.partition(":")[0]]):
+            raise error
         assert self.plain is not None
-        # Short memory passes: nothing is kept of it.
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not _passes(error):
             self.entry.failed[name] = f"it {what}: {_first_line(error)}"
             self._keep()
         self._demote(name, f"it {what}: {_first_line(error)}")
@@ -278,6 +281,20 @@ class _Chooser:
         # Of those that might run: what another policy measured, or what is wrong here, is no rival.
         times = {n: ms for n, ms in self.entry.times_ms.items() if n in self.candidates and n not in self.demoted}
         return Choice(self.problem, name, why, times, self.refused, self.demoted, provisional=provisional)
+
+
+def _is_from_outside(error: Exception, backend: object) -> bool:
+    """Whether no kernel raised it: a time limit does so in whatever runs, from a signal's handler."""
+    builtin = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
+    package = type(error).__module__.partition(".")[0]
+    known = (*_RAISING, type(backend).__module__.partition(".")[0])
+    return builtin in (Exception, TimeoutError) and package not in known
+
+
+def _passes(error: Exception) -> bool:
+    """Whether it will not be so for ever: short memory, a full disk, a folder that cannot be written."""
+    short = ("can't allocate memory", "out of memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
+    return isinstance(error, MemoryError | OSError | torch.OutOfMemoryError) or any(s in str(error) for s in short)
 
 
 def _first_line(error: Exception) -> str:
