@@ -6,9 +6,12 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import TypeVar
 
 import torch
+
+from updp_rt._progress import tell
 
 NameT = TypeVar("NameT", bound=Hashable)
 
@@ -21,13 +24,21 @@ def time_side_by_side(
     rounds: int = 15,
     round_seconds: float = 2e-3,
     device: torch.device | None = None,
+    what: str | None = None,
 ) -> dict[NameT, float]:
     """Median seconds per call of each candidate, after a warm-up, in `rounds` interleaved rounds.
 
     In a round each candidate is called again and again for about `round_seconds`, at least once: far longer than
     the clock's resolution, and long enough for a candidate to fill the caches that the others have emptied.
+    Where it takes long, `what` names it to those who are told how far it is.
     """
-    samples = sample_side_by_side(candidates, rounds=rounds, round_seconds=round_seconds, device=device)
+    each_round = None
+    if what is not None:
+        tell(what, 0, rounds)
+        each_round = partial(tell, what, total=rounds)
+    samples = sample_side_by_side(
+        candidates, rounds=rounds, round_seconds=round_seconds, device=device, each_round=each_round
+    )
     return {name: statistics.median(values) for name, values in samples.items()}
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from updp_rt._copies import copy_model
+from updp_rt._progress import steps
 from updp_rt.blocks.inspect import architecture, form_label, model_input_size
 from updp_rt.blocks.model import (
     make_progressive,
@@ -124,7 +125,9 @@ def check_model(
         subnet = make_progressive(baseline, dict.fromkeys(chosen, body)).eval()
         for index, block in enumerate(progressive_blocks(subnet).values()):
             randomize(block.norms, seed + 1 + index)
-        lambda0_error = _largest(_error(call.again(subnet), call.output) for call in before.calls)
+        lambda0_error = _largest(
+            _error(call.again(subnet), call.output) for call in steps(before.calls, f"checking λ = 0 of {body}")
+        )
         lambda0_error_logits = _error(subnet(images), before.logits)
         set_lambda(subnet, 1.0)
         end = _run(subnet, chosen, images)
@@ -132,7 +135,7 @@ def check_model(
         borders = [_border(subnet, call.name, call.output) for call in end.calls]
         for form in forms:
             merged = merge_model(subnet, dict.fromkeys(chosen, form))
-            outputs = [call.again(merged) for call in end.calls]
+            outputs = [call.again(merged) for call in steps(end.calls, f"checking λ = 1 of {body}, {form}")]
             found = list(zip(outputs, end.calls, borders, strict=True))
             checks.append(
                 Check(

@@ -37,16 +37,18 @@ def check(
 
     from updp_rt.artifacts import create_model
     from updp_rt.blocks import check_model, model_input_size
+    from updp_rt.cli.progress import followed
 
     torch.manual_seed(seed)
     created = create_model(model, size=size)
-    verdict = check_model(
-        created,
-        prune=None if prune == "all" else int(prune),
-        dtype=getattr(torch, dtype),
-        input_size=(model_input_size(created)[0], *size) if size else None,
-        seed=seed,
-    )
+    with followed(show=not json):
+        verdict = check_model(
+            created,
+            prune=None if prune == "all" else int(prune),
+            dtype=getattr(torch, dtype),
+            input_size=(model_input_size(created)[0], *size) if size else None,
+            seed=seed,
+        )
     if json:
         print_json(verdict.to_dict())
         raise typer.Exit(0 if verdict.passed else 1)

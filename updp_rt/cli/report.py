@@ -36,8 +36,10 @@ def profile(
     """
     kind = parse_dtype(dtype)
     from updp_rt import report
+    from updp_rt.cli.progress import followed
 
-    found = report.profile(folder, batch_size=batch, dtype=kind)
+    with followed(show=not json):
+        found = report.profile(folder, batch_size=batch, dtype=kind)
     if json:
         print_json(found.model_dump(mode="json"))
         return

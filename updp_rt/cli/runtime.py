@@ -31,15 +31,17 @@ def explain(
 
     import updp_rt
     from updp_rt._timing import time_side_by_side
+    from updp_rt.cli.progress import followed
 
     source, input_size = load_or_create(model, size)
     source = source.to(place, kind)
     images = torch.randn(batch, *input_size).to(place, kind)
-    fast = updp_rt.accelerate(source, images)
-    explanation = updp_rt.explain(fast)
-    with torch.inference_mode():
-        calls = {"eager": partial(source, images), "accelerated": partial(fast, images)}
-        times = time_side_by_side(calls, round_seconds=0.1, rounds=7, device=images.device)
+    with followed(show=not json):
+        fast = updp_rt.accelerate(source, images)
+        explanation = updp_rt.explain(fast)
+        with torch.inference_mode():
+            calls = {"eager": partial(source, images), "accelerated": partial(fast, images)}
+            times = time_side_by_side(calls, round_seconds=0.1, rounds=7, device=images.device, what="timing")
     if json:
         milliseconds = {name: seconds * 1e3 for name, seconds in times.items()}
         print_json(explanation.to_dict() | {"model_ms": milliseconds})

@@ -75,22 +75,25 @@ def verify(
         return
     size, kind, place = parse_size(img_size), parse_dtype(dtype or DTYPES[0]), parse_device(device)
 
+    from updp_rt.cli.progress import followed
     from updp_rt.data.named import RANDOM, name_images
     from updp_rt.runtime.certificates import certify, certify_again
     from updp_rt.verification import Certificate
 
-    how: dict[str, Any] = {"device": place, "show_progress": not json, "tell": partial(print, file=sys.stderr)}
+    how: dict[str, Any] = {"device": place, "tell": partial(print, file=sys.stderr)}
     since: dict[str, Any] = {}
     if check is not None:
         old, named = Certificate.load(check), target or str(check.parent)
-        certificate, changes = certify_again(old, saved_folder(named) or named, **how)
+        with followed(show=not json):
+            certificate, changes = certify_again(old, saved_folder(named) or named, **how)
         since = {"certified": old.passed, "changes": changes}
         path = out_file
     else:
         assert target is not None
         folder = saved_folder(target)
         source = name_images(data, images.transforms, images.class_map) if data else RANDOM
-        certificate = certify(folder or target, source, batch=batch, dtype=kind, size=size, seed=seed, **how)
+        with followed(show=not json):
+            certificate = certify(folder or target, source, batch=batch, dtype=kind, size=size, seed=seed, **how)
         path = out_file or (folder / "certificate.json" if folder else None)
     if path is not None:
         certificate.save(path)

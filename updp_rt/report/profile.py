@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import updp_rt
+from updp_rt._progress import steps
 from updp_rt._timing import time_side_by_side
 from updp_rt.artifacts import read_manifest
 from updp_rt.artifacts.atomic import write_text
@@ -61,7 +62,7 @@ def profile(folder: str | Path, *, batch_size: int | None = None, dtype: torch.d
     }
     # All in one go, so that a machine that slows down does so for the model and its blocks alike.
     timed: dict[str, dict[str, float]] = {}
-    for (part, variant), seconds in time_side_by_side(calls, device=device).items():
+    for (part, variant), seconds in time_side_by_side(calls, device=device, what="timing").items():
         timed.setdefault(part, {})[variant] = seconds * 1e3
     explanation, roof = updp_rt.explain(fast), peak(device)
     result = Profile(
@@ -92,7 +93,7 @@ def _block_calls(baseline: nn.Module, merged: nn.Module, images: Tensor) -> Call
     names = [block.name for block in find_blocks(baseline)]
     before, inputs = block_inputs(baseline, names, images), block_inputs(merged, names, images)
     calls: Calls = {}
-    for name in names:
+    for name in steps(names, "accelerating blocks"):
         after, x = merged.get_submodule(name), inputs[name]
         # Between fused blocks images are in channels_last: a block alone must not pay for the change of layout.
         packed = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

@@ -25,7 +25,6 @@ def certify(
     size: tuple[int, int] | None = None,
     device: torch.device | str = "cpu",
     seed: int = 0,
-    show_progress: bool = False,
     tell: Callable[[str], object] = lambda line: None,
 ) -> Certificate:
     """Load, accelerate and verify a model on the images that `source` names.
@@ -46,7 +45,7 @@ def certify(
     images = named_images(source, shape, seed=seed, preprocessing=how, tell=tell).to(device, dtype)
     merged = opened.model.to(device, dtype)
     fast = accelerate(merged, images)
-    return verify(merged, fast, images, seed=seed, source=source, show_progress=show_progress)
+    return verify(merged, fast, images, seed=seed, source=source)
 
 
 def certify_again(old: Certificate, model: Path | str, **options: Any) -> tuple[Certificate, list[str]]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from updp_rt._copies import copy_model
 from updp_rt._marks import source_type
+from updp_rt._progress import steps
 from updp_rt.artifacts import fingerprint, versions
 from updp_rt.blocks.inspect import architecture
 from updp_rt.runtime.device import environment, source_digests, source_hash
@@ -246,7 +247,8 @@ def _tracked(units: list[_Unit], show: bool) -> Iterator[_Unit]:
     from rich.progress import track
 
     console = Console(stderr=True)
-    yield from track(units, "verifying", console=console, disable=not show, transient=True)
+    told = steps(units, "verifying")
+    yield from track(told, "verifying", len(units), console=console, disable=not show, transient=True)
 
 
 def _whole(x: Tensor) -> Tensor:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from updp_rt._copies import copy_model
+from updp_rt._progress import tell
 from updp_rt.backends import BACKENDS
 from updp_rt.runtime.certify import VerificationError, verify
 from updp_rt.runtime.dispatch import AccelerationError, Policy
 from updp_rt.runtime.engines import detach, parse_engine
 from updp_rt.runtime.engines.base import state_of
-from updp_rt.runtime.fused import CannotFuseError, Fused, Fusion, fuse, unfuse
+from updp_rt.runtime.fused import CannotFuseError, Fused, Fusion, fuse, fused_modules, unfuse
 from updp_rt.runtime.memory import keep_freed_memory
 from updp_rt.runtime.rules import RULES, generic
 from updp_rt.runtime.table import table_for
@@ -124,11 +126,31 @@ def prewarm(model: nn.Module, *examples: Tensor) -> None:
     for example in examples:
         if example.device.type == "cpu":
             keep_freed_memory()
-        model(example)
+        with _told(model):
+            model(example)
         table_for(example.device).save()
         state = state_of(model)
         if state is not None:
             state.prepare(example)
+
+
+@contextmanager
+def _told(model: nn.Module) -> Iterator[None]:
+    """Tell how many of the fused modules have run, since the first run of each measures its kernels."""
+    modules = [module for _, module, _ in fused_modules(model)]
+    ran: set[int] = set()
+
+    def note(module: nn.Module, *_: object) -> None:
+        ran.add(id(module))
+        tell("measuring kernels", len(ran), len(modules))
+
+    tell("measuring kernels", 0, len(modules))
+    hooks = [module.register_forward_hook(note) for module in modules]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _fuse_all(model: nn.Module, policy: Policy) -> None:
