@@ -40,6 +40,16 @@ AT_ONCE = [
     (("explain", "a.safetensors"), "a.safetensors: no such file"),
     (("inspect", "models/resnet18"), "models/resnet18: no such folder"),
     (("report", "runs/nothing"), "runs/nothing: no such folder"),
+    (("explain", "deit_tiny_patch16_22"), "perhaps one of: deit_tiny_patch16_224"),
+    (
+        ("check", "mobilnetv2_100.ra_in1k"),
+        "timm knows no model 'mobilnetv2_100.ra_in1k'; perhaps one of: mobilenetv2_1",
+    ),
+    (
+        ("verify", "nothing_like_it_at_all"),
+        "timm knows no model 'nothing_like_it_at_all'; timm.list_models() names all",
+    ),
+    (("prune", "resnte18", "--num-pruned", "2", "--pretrained"), "perhaps one of: resnet18"),
     (("profile", ".", "--dtype", "int8"), "--dtype takes float32"),
     (("train", "resnet18", "--set", "epoch=1"), "--set epoch: no such setting; did you mean epochs? "),
     (("check", "resnet18", "--dtype", "int8"), "--dtype takes float64 or float32"),

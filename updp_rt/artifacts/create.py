@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 from torch import nn
 
+from updp_rt._names import unknown_model
 from updp_rt.artifacts.checkpoint import load_checkpoint
 from updp_rt.artifacts.errors import ArtifactError
 from updp_rt.artifacts.preprocessing import Preprocessing
@@ -32,9 +32,7 @@ def create_model(
             does not fit.
     """
     if not timm.is_model(name.split(".", maxsplit=1)[0]):
-        near = get_close_matches(name, timm.list_models(), n=5)
-        advice = f"perhaps one of: {', '.join(near)}" if near else "timm.list_models() names all"
-        raise ArtifactError(f"timm knows no model {name!r}; {advice}")
+        raise ArtifactError(unknown_model(name, timm.list_models()))
     asked = {"num_classes": num_classes, "in_chans": in_chans}
     arguments: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     try:

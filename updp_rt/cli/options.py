@@ -8,12 +8,14 @@ from typing import Annotated
 
 import typer
 
+from updp_rt._names import refuse_unknown
+
 MODEL_OR_FOLDER = "A timm model, or a folder that updp-rt wrote."
 _FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".json", ".onnx")
 
 
 def model_or_folder(target: str | None) -> str | None:
-    """Refuse, before anything is loaded, a path that leads to no folder; anything that may be a name passes."""
+    """Refuse, before anything is loaded, a path that leads to no folder and a name that timm does not know."""
     if target is None or Path(target).is_dir():
         return target
     takes = "give a timm model or a folder that updp-rt wrote"
@@ -21,6 +23,8 @@ def model_or_folder(target: str | None) -> str | None:
         raise ValueError(f"{target}: a file; {takes}")
     if (os.sep in target and ":" not in target) or target.endswith(_FILES):
         raise ValueError(f"{target}: no such {'file' if target.endswith(_FILES) else 'folder'}; {takes}")
+    if ":" not in target:
+        refuse_unknown(target)
     return target
 
 
