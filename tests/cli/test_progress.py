@@ -46,14 +46,16 @@ def test_nothing_is_said_beside_json(monkeypatch: pytest.MonkeyPatch, capfd: pyt
     [
         (("explain", "test_resnet", "--img-size", "32"), ("measuring kernels", "timing")),
         (("verify", "test_resnet", "--img-size", "32", "--batch", "1"), ("measuring kernels", "verifying")),
+        (("tune", "test_resnet", "--img-size", "32"), ("measuring kernels",)),
         (("check", "test_vit", "--img-size", "48", "--prune", "1"), ("checking λ = 0 of ", "checking λ = 1 of ")),
     ],
     ids=lambda given: given[0],
 )
 def test_commands_say_how_far_they_are(
-    arguments: tuple[str, ...], stages: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[str, ...], stages: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    monkeypatch.chdir(tmp_path)
     status, _, error = run(*arguments)
     assert status == 0
     for stage in stages:

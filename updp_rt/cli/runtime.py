@@ -75,12 +75,14 @@ def tune(
     import torch
 
     import updp_rt
+    from updp_rt.cli.progress import followed
     from updp_rt.runtime.table import table_for
 
     source, input_size = load_or_create(model, size)
     source = source.to(place, kind)
     images = [torch.randn(count, *input_size).to(place, kind) for count in batches]
-    rows = updp_rt.explain(updp_rt.accelerate(source, images, inplace=True, measure="all")).rows
+    with followed(show=not json):
+        rows = updp_rt.explain(updp_rt.accelerate(source, images, inplace=True, measure="all")).rows
     table = table_for(images[0].device)
     table.export(file, [row.problem for row in rows])
     measured = {row.problem: row.times_ms for row in rows}
