@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 
 import updp_rt
 
@@ -107,7 +108,8 @@ def test_commands_take_what_is_shown(arguments: list[str], tmp_path: Path, monke
     from updp_rt.cli import app
 
     monkeypatch.chdir(tmp_path)
-    for path in (Path(argument) for argument in arguments if "/" in argument):  # some commands look whether it is there
+    # Some commands look whether it is there: a path, or the folder that another command wrote, in a model's place.
+    for path in (Path(a) for i, a in enumerate(arguments) if "/" in a or (i == 1 and not timm.is_model(a))):
         (path.parent if path.suffix else path).mkdir(parents=True, exist_ok=True)
         if path.suffix:
             path.touch()
