@@ -139,18 +139,22 @@ def epilogue_checks(
     It is judged as a convolution that multiplies each channel by one.
     """
     from updp_rt.kernels.architecture import architecture
-    from updp_rt.kernels.triton import epilogue, tiles
-
-    def check(shape: tuple[int, ...], tile: Any) -> dict[str, float]:
-        channels = shape[1]
-        y, residual = (torch.randn(shape, device=device).to(dtype, memory_format=torch.channels_last) for _ in range(2))
-        bias, ones = torch.randn(channels, device=device).to(dtype), torch.ones(channels, 1, 1, 1, device=device)
-        args = (y, ones.to(dtype), bias, residual, "gelu", (1, 1), (0, 0), channels)
-        return _require(CONV2D, epilogue(y.clone(), bias, residual, "gelu", tile), args)
+    from updp_rt.kernels.triton import tiles
 
     for shape in _ODD_IMAGES:
         for tile in tiles("epilogue", architecture(device), dtype):
-            yield f"epilogue {'x'.join(map(str, shape))}", f"triton:{tile.name}", partial(check, shape, tile)
+            name = f"epilogue {'x'.join(map(str, shape))}"
+            yield name, f"triton:{tile.name}", partial(_check_epilogue, dtype, device, shape, tile)
+
+
+def _check_epilogue(dtype: torch.dtype, device: torch.device, shape: tuple[int, ...], tile: Any) -> dict[str, float]:
+    from updp_rt.kernels.triton import epilogue
+
+    channels = shape[1]
+    y, residual = (torch.randn(shape, device=device).to(dtype, memory_format=torch.channels_last) for _ in range(2))
+    bias, ones = torch.randn(channels, device=device).to(dtype), torch.ones(channels, 1, 1, 1, device=device)
+    args = (y, ones.to(dtype), bias, residual, "gelu", (1, 1), (0, 0), channels)
+    return _require(CONV2D, epilogue(y.clone(), bias, residual, "gelu", tile), args)
 
 
 def problems_met(fast: nn.Module) -> dict[str, tuple[Problem, explanation.Row]]:

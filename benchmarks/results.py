@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.power import power
 from updp_rt.artifacts import versions
 from updp_rt.artifacts.atomic import write_text
 from updp_rt.runtime.device import device_name, environment
@@ -97,7 +98,7 @@ def stored(folder: Path = RESULTS) -> dict[str, dict[str, Result]]:
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Where something is measured: the device, threads, versions, commit."""
+    """Where something is measured: the device, threads, versions, commit, and what power a GPU is allowed."""
     return {
         "device": device_name(device),
         "cores": os.cpu_count(),
@@ -105,6 +106,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "versions": versions(),
         "commit": commit(),
         "environment": environment(device),
+        **({"power": told} if (told := power(device)) else {}),
     }
 
 

@@ -8,6 +8,9 @@ Within its minutes it does first what matters most, and says what it left out. T
 - operators: a spread of the problems that these models meet, and all of ConvNeXt's merged blocks, on the device alone,
   beside ``torch.compile`` of the unfused operators; `dispatch_ms` is what dispatch measured, launches included.
 
+Each model, and every few operators, have a process of their own: where the driver aborts, which nothing can catch, one
+case is lost and the rest is measured. Results are written as they come.
+
 HIP kernels take part where they were built for the device: ``updp-rt kernels build --arch sm_90``, say. On a CPU it
 runs too, without graphs and without Triton's and HIP's kernels, to try it out.
 """
@@ -25,6 +28,7 @@ import torch
 from torch import nn
 
 from benchmarks.grid import Grid, best, gain, median, ms, ratio, times, what_is_missing
+from benchmarks.isolation import Worker
 from benchmarks.models import MODELS
 from benchmarks.operators import candidates, check_kernel, epilogue_checks, problems_met, race_kernels, spread
 from benchmarks.problems import DTYPES, ODD, has_bound, odd_problems
@@ -38,6 +42,7 @@ from updp_rt.runtime.roofline import peak
 ROOFLINE_BOUND = 0.7  # what ConvNeXt's merged block must reach of the memory's bandwidth
 SPREAD = 12
 PRUNED = (6,)
+GRAPHS = 40  # captured in one process, at most: MI100 owners report an abort after 50 to 99
 EPILOGUE = "epilogue"  # the vendor backend's second half, checked as an operator
 
 # Up to which share of the time something may still be begun: each part leaves room for those after it.
@@ -59,33 +64,48 @@ class Met:
 
 def cases(settings: Settings) -> Iterator[Case]:
     """Numerics, then models, then the operators that these models met."""
-    torch.backends.cudnn.benchmark = settings.library_search
-    torch.backends.cudnn.allow_tf32 = False  # products do not use it by default, nor do the fused kernels
     settings = replace(settings, channels_last=True)
     dtype, *others = settings.dtypes or ("float16",)
     if others:
         raise ValueError("models are measured in one precision a run: give one, such as --precision float16")
+    with Worker(settings, settings.on_gpu, partial(_set_libraries, settings)) as worker:
+        yield from _all_cases(settings, dtype, worker)
+
+
+def _set_libraries(settings: Settings) -> None:
+    torch.backends.cudnn.benchmark = settings.library_search
+    torch.backends.cudnn.allow_tf32 = False  # products do not use it by default, nor do the fused kernels
+
+
+def _all_cases(settings: Settings, dtype: str, worker: Worker) -> Iterator[Case]:
     wrong: Wrongs = {}
     met: dict[str, Met] = {}
     first = getattr(torch, dtype)
     for checked in sorted(DTYPES, key=lambda other: other != first):
         for operator in (*ODD, *([None] if settings.on_gpu else [])):
-            yield from _numerics_cases(operator, checked, settings, wrong)
+            yield from _numerics_cases(operator, checked, settings, worker, wrong)
     for batch in settings.batches or (1, 128, 32):
         for name in settings.models or MODELS:
-            yield _model_case(name, batch, dtype, settings, wrong, met)
+            yield _model_case(name, batch, dtype, settings, worker, wrong, met)
     problems = {key: found.problem for key, found in met.items()}
-    chosen = spread(problems, SPREAD)
+    chosen, graphs = spread(problems, SPREAD), 0
     for key in [*chosen, *(key for key in problems if key not in chosen)]:
         on_device, compiled = key in chosen or has_bound(problems[key]), key in chosen
-        yield _operator_case(key, met[key], settings, wrong, on_device, compiled and settings.compiler != "none")
+        compiled = compiled and settings.compiler != "none"
+        case = _operator_case(
+            key, met[key], settings, worker, f"operators {graphs // GRAPHS}", wrong, on_device, compiled
+        )
+        graphs += len(case.candidates) if on_device else 0
+        yield case
 
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _numerics_cases(operator: Operator | None, dtype: torch.dtype, settings: Settings, wrong: Wrongs) -> Iterator[Case]:
+def _numerics_cases(
+    operator: Operator | None, dtype: torch.dtype, settings: Settings, worker: Worker, wrong: Wrongs
+) -> Iterator[Case]:
     """One case an odd problem of `operator`, or of the epilogue where that is None; what fails is noted in `wrong`."""
     checks: dict[str, dict[str, Callable[[], dict[str, float]]]] = {}
     tested = EPILOGUE if operator is None else operator.name
@@ -101,7 +121,7 @@ def _numerics_cases(operator: Operator | None, dtype: torch.dtype, settings: Set
         found = Measured()
         for name, check in checks[key].items():
             try:
-                found.values[name] = check()
+                found.values[name] = worker.run("numerics", check)
             except Exception as error:  # a kernel that cannot even run is a finding, not the end
                 found.wrong[name] = str(error) if isinstance(error, Wrong) else f"it failed: {first_line(error)}"
                 wrong[tested, _short(dtype), name] = found.wrong[name]
@@ -114,12 +134,7 @@ def _numerics_cases(operator: Operator | None, dtype: torch.dtype, settings: Set
 
 
 def _model_case(
-    name: str,
-    batch: int,
-    dtype: str,
-    settings: Settings,
-    wrong: Wrongs,
-    met: dict[str, Met],
+    name: str, batch: int, dtype: str, settings: Settings, worker: Worker, wrong: Wrongs, met: dict[str, Met]
 ) -> Case:
     """One model at one batch size."""
     kinds = [f"P0 {mode}" for mode in ("eager", "compiled", "accelerated")]
@@ -127,6 +142,29 @@ def _model_case(
     names = [kind for kind in kinds if settings.compiler != "none" or "compiled" not in kind]
     if settings.on_gpu:
         names += [f"{kind} graph" for kind in kinds if "compiled" not in kind]  # which may have graphs of its own
+    key = f"{name} b{batch} {dtype} {settings.image_size}"
+
+    def measure(record: Record) -> Measured:
+        tried, late = list(names), "P0 compiled"
+        if late in tried and not record.budget.allows("models", _UNTIL["compiled"]):
+            tried.remove(late)
+        measured, seen = worker.run(key, _time_model, settings, name, batch, dtype, tuple(tried), wrong)
+        for problem, found in seen.items():
+            if met.setdefault(problem, found) is not found:
+                met[problem].where += found.where
+        if late in names and late not in tried:
+            measured.left_out[late] = "no time is left for compiling"
+        return measured
+
+    about = {"part": "models", "model": name, "batch": batch, "dtype": dtype, "size": settings.image_size}
+    return Case(key, about, tuple(names), measure, part="models", until=_UNTIL["models"])
+
+
+def _time_model(
+    settings: Settings, name: str, batch: int, dtype: str, names: tuple[str, ...], wrong: Wrongs
+) -> tuple[Measured, dict[str, Met]]:
+    """Times of one model's variants, none of those that run a wrong kernel; and the problems that they met."""
+    met: dict[str, Met] = {}
 
     def look(candidate: str, fast: nn.Module) -> None:
         where, reasons = f"{name} b{batch} {candidate}".removesuffix(" graph"), []
@@ -138,27 +176,25 @@ def _model_case(
         if reasons:
             raise Wrong("; ".join(reasons))
 
-    def measure(record: Record) -> Measured:
-        tried, late = list(names), "P0 compiled"
-        if late in tried and not record.budget.allows("models", _UNTIL["compiled"]):
-            tried.remove(late)
-        try:
-            measured, _ = time_variants(settings, name, batch, dtype, tuple(tried), look)
-        finally:
-            torch._dynamo.reset()
-            gc.collect()
-            if settings.on_gpu:
-                torch.cuda.empty_cache()
-        if late in names and late not in tried:
-            measured.left_out[late] = "no time is left for compiling"
-        return measured
-
-    about = {"part": "models", "model": name, "batch": batch, "dtype": dtype, "size": settings.image_size}
-    key = f"{name} b{batch} {dtype} {settings.image_size}"
-    return Case(key, about, tuple(names), measure, part="models", until=_UNTIL["models"])
+    try:
+        return time_variants(settings, name, batch, dtype, names, look)[0], met
+    finally:
+        torch._dynamo.reset()
+        gc.collect()
+        if settings.on_gpu:
+            torch.cuda.empty_cache()
 
 
-def _operator_case(key: str, met: Met, settings: Settings, wrong: Wrongs, on_device: bool, compiled: bool) -> Case:
+def _operator_case(
+    key: str,
+    met: Met,
+    settings: Settings,
+    worker: Worker,
+    group: str,
+    wrong: Wrongs,
+    on_device: bool,
+    compiled: bool,
+) -> Case:
     """One problem: as dispatch measured it, and if asked for on the device alone."""
     problem = met.problem
     known = dict(met.demoted)
@@ -172,7 +208,9 @@ def _operator_case(key: str, met: Met, settings: Settings, wrong: Wrongs, on_dev
     }
 
     def measure(record: Record) -> Measured:
-        found = race_kernels(problem, names, settings, known) if on_device else Measured(wrong=dict(known))
+        found = Measured(wrong=dict(known))
+        if on_device:
+            found = worker.run(group, race_kernels, problem, names, settings, known)
         bandwidth = peak(settings.place).bandwidth
         for name, seconds in found.samples.items():
             median_s = statistics.median(seconds)

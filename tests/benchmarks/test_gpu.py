@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from benchmarks import budget, models, operators, rotation
 from benchmarks.commands import app
+from benchmarks.isolation import Worker
 from benchmarks.problems import DTYPES, ODD, odd_problems
 from benchmarks.protocol import Record
 from benchmarks.results import Row, read
@@ -49,6 +50,11 @@ def run_gpu(tmp_path: Path, **options: str) -> dict[str, list[Row]]:
     for row in read(tmp_path / "gpu.csv").rows:
         parts[row["part"]].append(row)
     return parts
+
+
+def here(settings: Settings) -> Worker:
+    """One that needs no process."""
+    return Worker(settings, apart=False, begin=int)
 
 
 def named(rows: list[Row]) -> dict[str, Mapping[str, Row]]:
@@ -131,7 +137,8 @@ def test_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_graphs_stand_beside_all_but_the_compiled_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which may have graphs of its own. Where one cannot be captured the others are still measured."""
     monkeypatch.setattr(Settings, "on_gpu", True)
-    case = gpu._model_case("test_resnet", 1, "float32", Settings(device="cpu"), {}, {})
+    settings = Settings(device="cpu")
+    case = gpu._model_case("test_resnet", 1, "float32", settings, here(settings), {}, {})
     graphs = {name for name in case.candidates if name.endswith("graph")}
     assert graphs == {"P0 eager graph", "P0 accelerated graph", "P6 accelerated graph"}
     monkeypatch.undo()
@@ -180,7 +187,7 @@ def test_blocks_beside_their_bound(problem: Problem, tmp_path: Path) -> None:
     times = {"reference": 2.0, "vendor:epilogue": 1.0, "triton:a": 0.5}
     met = gpu.Met(problem, "vendor:epilogue", times, {"triton:a": "it is off"}, ["a model"])
     settings = Settings(device="cpu", rounds=1, out=tmp_path)
-    case = gpu._operator_case(problem.key, met, settings, {}, on_device=True, compiled=False)
+    case = gpu._operator_case(problem.key, met, settings, here(settings), "all", {}, on_device=True, compiled=False)
     record = Record(gpu.SUITE, settings, lambda line: None)
     rows = {row["candidate"]: row for row in record.rows_of(case)}
     assert rows["triton:a"]["wrong"] == "it is off"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -297,3 +299,10 @@ def test_parameters_that_want_gradients_are_fine_where_none_are_recorded(form: F
             found = run(call)
         assert not found.requires_grad
         assert relative_error(found.double(), call.exact().detach()) <= TOLERANCE[torch.float32]
+
+
+@every_operator
+def test_copies_and_pickles_of_an_operator_are_the_one_registered(form: Form) -> None:
+    operator = ops.OPERATORS[form.operator]
+    assert copy.deepcopy(operator) is operator
+    assert pickle.loads(pickle.dumps(operator)) is operator

@@ -37,6 +37,11 @@ class InferenceOnlyError(RuntimeError):
         super().__init__(NO_GRADIENT)
 
 
+def registered(name: str) -> Operator:
+    """The operator of this name."""
+    return OPERATORS[name]
+
+
 def register(operator: OperatorT) -> OperatorT:
     """Make `operator` known, as ``torch.ops.updp_rt.<name>`` on every device; returns it.
 

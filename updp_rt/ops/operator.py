@@ -49,6 +49,12 @@ class Operator(ABC):
     memory_format: ClassVar[torch.memory_format] = torch.contiguous_format
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """There is one of each name: copies and pickles name it."""
+        from updp_rt.ops.library import registered
+
+        return registered, (self.name,)
+
     # What each one says of itself
 
     @abstractmethod
