@@ -18,6 +18,7 @@ runs too, without graphs and without Triton's and HIP's kernels, to try it out.
 from __future__ import annotations
 
 import gc
+import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,7 @@ from benchmarks.protocol import Case, Measured, Record, Suite, Wrong, first_line
 from benchmarks.results import Row, by_case
 from benchmarks.settings import Settings
 from benchmarks.suites.models import over_best, time_variants
+from updp_rt.backends.vendor import MIOPEN_NHWC
 from updp_rt.ops import Operator, Problem
 from updp_rt.runtime.roofline import peak
 
@@ -75,6 +77,8 @@ def cases(settings: Settings) -> Iterator[Case]:
 def _set_libraries(settings: Settings) -> None:
     torch.backends.cudnn.benchmark = settings.library_search
     torch.backends.cudnn.allow_tf32 = False  # products do not use it by default, nor do the fused kernels
+    if settings.on_gpu and torch.version.hip:
+        os.environ[MIOPEN_NHWC] = "1"  # channels_last is then channels_last for MIOpen too
 
 
 def _all_cases(settings: Settings, dtype: str, worker: Worker) -> Iterator[Case]:
@@ -137,7 +141,9 @@ def _model_case(
     name: str, batch: int, dtype: str, settings: Settings, worker: Worker, wrong: Wrongs, met: dict[str, Met]
 ) -> Case:
     """One model at one batch size."""
-    kinds = [f"P0 {mode}" for mode in ("eager", "compiled", "accelerated")]
+    # The layout in which MIOpen is fastest differs from model to model; cuDNN's is channels_last.
+    eager = ("eager", "eager nchw") if torch.version.hip else ("eager",)
+    kinds = [f"P0 {mode}" for mode in (*eager, "compiled", "accelerated")]
     kinds += [f"P{count} accelerated" for count in settings.pruned or PRUNED]
     names = [kind for kind in kinds if settings.compiler != "none" or "compiled" not in kind]
     if settings.on_gpu:

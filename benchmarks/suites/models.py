@@ -7,7 +7,9 @@ and the columns of ``--results-file``, are those of timm's benchmark.py; ours ar
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ from updp_rt.artifacts.atomic import write_text
 from updp_rt.blocks import prunable_blocks
 
 PRUNED = (0, 3, 6)
+BASELINES = ("P0 eager", "P0 eager graph", "P0 eager nchw", "P0 eager nchw graph", "P0 compiled")
 
 Look = Callable[[str, nn.Module], None]  # at an accelerated candidate; may raise Wrong
 
@@ -81,7 +84,10 @@ def time_variants(
     names: tuple[str, ...],
     look: Look | None = None,
 ) -> tuple[Measured, dict[str, Choice | None]]:
-    """All variants in all modes ("P3 accelerated", or "P3 accelerated graph"), and the blocks merged in each."""
+    """All variants in all modes ("P3 accelerated"), and the blocks merged in each.
+
+    "graph" behind a mode: in a CUDA or HIP graph. "nchw": in torch's own layout, whatever the settings say.
+    """
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = settings.library_search
     dtype, size = getattr(torch, dtype_name), settings.image_size
@@ -99,23 +105,33 @@ def time_variants(
         return merged, costs(merged, size)
 
     @cache
-    def ready_in(variant: str, mode: str) -> nn.Module:
-        return make_ready(mode, source_of(variant)[0], images, settings)
+    def ready_in(variant: str, mode: str, plain: bool) -> nn.Module:
+        source = source_of(variant)[0]
+        if plain:
+            source = _plain(copy.deepcopy(source))
+        return make_ready(mode, source, _plain(images) if plain else images, settings)
 
     def prepare(candidate: str) -> Callable[[], object]:
-        variant, mode, *graph = candidate.split()
+        variant, mode, *how = candidate.split()
         source, cost = source_of(variant)
-        ready = ready_in(variant, mode)
+        plain = "nchw" in how
+        ready, given = ready_in(variant, mode, plain), _plain(images) if plain else images
         if look and mode == "accelerated":
             look(candidate, ready)
-        run = in_graph(ready, images) if graph else ready
-        require_model(run, source, images)
-        values[candidate] = {"variant": variant, "mode": " ".join((mode, *graph)), **cost}
-        return turning(run, rotating_images(tuple(images.shape), dtype, settings))
+        run = in_graph(ready, given) if "graph" in how else ready
+        require_model(run, source, given)
+        values[candidate] = {"variant": variant, "mode": " ".join((mode, *how)), **cost}
+        layout = replace(settings, channels_last=False) if plain else settings
+        return turning(run, rotating_images(tuple(images.shape), dtype, layout))
 
     found = race(settings, {name: partial(prepare, name) for name in names}, round_seconds=0.15)
     found.values = {candidate: values[candidate] for candidate in found.samples}
     return found, choices
+
+
+def _plain(value: Any) -> Any:
+    """A model or images in torch's own layout."""
+    return value.to(memory_format=torch.contiguous_format)
 
 
 def write_timm(path: Path, rows: Sequence[Row]) -> None:
@@ -164,7 +180,7 @@ def tables(rows: Sequence[Row]) -> list[Grid]:
 
 def over_best(case: Mapping[str, Row], name: str) -> float | None:
     """How much faster a candidate is than the best of the unpruned model in eager and compiled."""
-    return ratio(best(case, ("P0 eager", "P0 eager graph", "P0 compiled")), median(case, name))
+    return ratio(best(case, BASELINES), median(case, name))
 
 
 def _most_pruned(rows: Sequence[Row]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -132,6 +133,27 @@ def test_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     run = models.in_graph(lambda images: images * 2, torch.zeros(2))
     assert torch.equal(run(torch.ones(2)), torch.full((2,), 2.0))
     assert torch.equal(run(torch.full((2,), 3.0)), torch.full((2,), 6.0))
+
+
+def test_on_rocm_eager_models_run_in_both_layouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "hip", "7.2")
+    case = gpu._model_case("test_resnet", 1, "float32", Settings(device="cpu"), here(Settings(device="cpu")), {}, {})
+    assert {"P0 eager", "P0 eager nchw"} <= set(case.candidates)
+    monkeypatch.undo()
+    layouts, plain = set(), F.conv2d
+
+    def convolve(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+        layouts.add(tuple(t.is_contiguous(memory_format=torch.channels_last) for t in (x, weight)))
+        return plain(x, weight, *rest)
+
+    monkeypatch.setattr(F, "conv2d", convolve)
+    settings = Settings(device="cpu", image_size=32, rounds=1, compiler="none", channels_last=True)
+    for name in ("P0 eager", "P0 eager nchw"):
+        layouts.clear()
+        found, _ = gpu.time_variants(settings, "test_resnet", 2, "float32", (name,))
+        assert found.samples.keys() == {name}
+        assert found.values[name]["mode"] == name.removeprefix("P0 ")
+        assert ((False, False) in layouts) == ("nchw" in name)
 
 
 def test_graphs_stand_beside_all_but_the_compiled_model(monkeypatch: pytest.MonkeyPatch) -> None:

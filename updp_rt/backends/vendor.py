@@ -23,7 +23,7 @@ Epilogue = Callable[[Tensor, Tensor | None, Tensor | None, str], Tensor]
 # On HIP, what a convolution is computed in, as the name of a config begins. Without the variable torch copies images in
 # channels_last to the other layout for MIOpen, and the weights with them, at each call.
 _LAYOUTS = {"nhwc": torch.channels_last, "nchw": torch.contiguous_format}
-_MIOPEN_NHWC = "PYTORCH_MIOPEN_SUGGEST_NHWC"
+MIOPEN_NHWC = "PYTORCH_MIOPEN_SUGGEST_NHWC"
 _miopen_nhwc = threading.Lock()
 
 
@@ -196,15 +196,15 @@ def _conv2d(
 def _conv2d_nhwc(*args: Any) -> Tensor:
     """torch's convolution, with MIOpen told to take channels_last as it is."""
     with _miopen_nhwc:  # the variable is the whole process's
-        before = os.environ.get(_MIOPEN_NHWC)
-        os.environ[_MIOPEN_NHWC] = "1"
+        before = os.environ.get(MIOPEN_NHWC)
+        os.environ[MIOPEN_NHWC] = "1"
         try:
             return F.conv2d(*args)
         finally:
             if before is None:
-                del os.environ[_MIOPEN_NHWC]
+                del os.environ[MIOPEN_NHWC]
             else:
-                os.environ[_MIOPEN_NHWC] = before
+                os.environ[MIOPEN_NHWC] = before
 
 
 def _dual_linear(act: str, weights: Weights, finish: Epilogue) -> Prepared:
