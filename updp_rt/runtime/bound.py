@@ -35,6 +35,11 @@ class Calls:
         # By the inputs met: what was bound, its attributes and numbers, and the call prepared.
         self.quick: dict[Any, tuple[Bound, tuple[Any, ...], Prepared]] = {}
 
+    def drop(self, bound: Bound) -> None:
+        """Let go of what was packed from tensors that are no longer as they were."""
+        self.bound = {key: other for key, other in self.bound.items() if other is not bound}
+        self.quick = {key: found for key, found in self.quick.items() if found[0] is not bound}
+
 
 class _Caller(threading.local):
     """Who calls operators without weights, which nothing else tells one model's from another's."""
@@ -42,8 +47,12 @@ class _Caller(threading.local):
     calls = Calls()
 
 
-_calls: dict[int, tuple[weakref.ref[Tensor], Calls]] = {}  # by the id of the first weight
+# By the id of the first weight. A site keeps its calls; those of others are kept for as long as that weight lives.
+# Sites point to no tensor, since torch swaps none that is pointed to.
+_calls: dict[int, weakref.ref[Calls]] = {}
+_kept: dict[int, tuple[weakref.ref[Tensor], Calls]] = {}
 _caller = _Caller()
+_MOST_BOUND = 8  # to one first weight: layers that share it
 
 
 class Bound:
@@ -121,28 +130,46 @@ class Bound:
 
 
 def bind(
-    operator: Operator, sources: tuple[Any, ...], attributes: tuple[Any, ...], policy: Policy | None = None
+    known: Calls,
+    operator: Operator,
+    sources: tuple[Any, ...],
+    attributes: tuple[Any, ...],
+    policy: Policy | None = None,
 ) -> Bound:
     """The bound operator of these tensors as they are now.
 
     Args:
+        known: the `calls_of` these tensors.
         sources: its weights and folds.
         policy: how implementations are chosen; None: as whoever bound them before chose.
     """
-    known = _calls_of(sources)
     tensors = [source for source in sources if not isinstance(source, float)]
     key = (operator, attributes, *sources[len(tensors) :], *map(id, tensors))  # numbers come last
     bound = known.bound.get(key)
     if bound is None or policy not in (None, bound.policy) or not bound.hold(tensors):
         wanted = policy or (known.policy if bound is None else bound.policy)
         bound = known.bound[key] = Bound(operator, sources, attributes, wanted)
+        if len(known.bound) > _MOST_BOUND:
+            del known.bound[next(iter(known.bound))]
         known.quick.clear()
     return bound
+
+
+def calls_of(first: Tensor) -> Calls:
+    """The calls of weights of which `first` is the first, for as long as somebody keeps them."""
+    number = id(first)
+    known = _calls.get(number)
+    calls = None if known is None else known()
+    if calls is None:
+        calls = Calls()
+        _calls[number] = weakref.ref(calls, lambda _: _calls.pop(number, None))
+    return calls
 
 
 def release(first: Tensor) -> None:
     """Forget what was packed from weights of which `first` is the first."""
     _calls.pop(id(first), None)
+    _kept.pop(id(first), None)
 
 
 @contextmanager
@@ -158,14 +185,14 @@ def calling(calls: Calls) -> Iterator[None]:
 def run_operator(operator: Operator, args: tuple[Any, ...]) -> Tensor:
     """``torch.ops.updp_rt.<operator>(*args)`` on the implementation chosen for it."""
     inputs, sources, values = operator.take_inputs(args), operator.take_sources(args), operator.take_values(args)
-    known, key = _calls_of(sources), (operator, _signature(inputs))
+    known, key = _known(sources), (operator, _signature(inputs))
     found = known.quick.get(key)
     if found is not None:
         bound, given, call = found
         if given == values and bound.hold(sources):
             return call(*inputs)
     _, _, attributes = operator.separate(args)
-    bound = bind(operator, sources, attributes)
+    bound = bind(known, operator, sources, attributes)
     y = bound(*inputs)
     prepared = bound.prepared(inputs)
     if prepared is not None:
@@ -173,21 +200,18 @@ def run_operator(operator: Operator, args: tuple[Any, ...]) -> Tensor:
     return y
 
 
-def _calls_of(sources: tuple[Any, ...]) -> Calls:
+def _known(sources: tuple[Any, ...]) -> Calls:
+    """The calls that these sources were given to, kept with the first of them where no site does."""
     if not sources:
         return _caller.calls
     weight = sources[0]
     number = id(weight)
-    entry = _calls.get(number)
-    if entry is None or entry[0]() is not weight:
-        entry = _calls[number] = (weakref.ref(weight, lambda gone: _drop(number, gone)), Calls())
-    return entry[1]
-
-
-def _drop(number: int, gone: weakref.ref[Tensor]) -> None:
-    entry = _calls.get(number)
-    if entry is not None and entry[0] is gone:
-        del _calls[number]
+    found = _calls.get(number)
+    calls = None if found is None else found()
+    if calls is None:
+        calls = calls_of(weight)
+        _kept[number] = (weakref.ref(weight, lambda _: _kept.pop(number, None)), calls)
+    return calls
 
 
 def _signature(inputs: tuple[Any, ...]) -> Any:

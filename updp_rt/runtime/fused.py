@@ -55,6 +55,15 @@ class Rule(ABC):
         """The source's method, on the sites of its fusion."""
 
 
+def _check_class(module: nn.Module, method: str = "forward") -> None:
+    """Raise `CannotFuseError` where the class of `module` was given another method than it was written with."""
+    kind = source_type(module)
+    for name in (method, "_conv_forward"):
+        home = next((base for base in kind.__mro__ if name in vars(base)), None)
+        if home is not None and getattr(vars(home)[name], "__globals__", {}).get("__name__") != home.__module__:
+            raise CannotFuseError(f"the {name} of {kind.__name__} is not that of {home.__module__}")
+
+
 class Fusion:
     """What a fused module runs: its sites by name, and the modules inside it that they replace.
 
@@ -79,6 +88,7 @@ class Fusion:
             CannotFuseError: what it holds cannot be fused.
         """
         fusion = cls(rule, owner, policy)
+        _check_class(owner, rule.method)
         rule.plan(owner, fusion)
         fusion._watch()
         return fusion
@@ -112,6 +122,7 @@ class Fusion:
         module = holder.get_submodule(name)
         if "forward" in module.__dict__:
             raise CannotFuseError(f"{path} has a forward of its own")
+        _check_class(module)
         self.members.append((holder._modules, name, module, path))
         for child, _ in module.named_children():
             self.absorb(f"{path}.{child}")
@@ -142,13 +153,13 @@ class Fusion:
         if is_transformed() or any(self._hooks):
             return False
         if self._watched.changed():
-            return self._plan_again()
+            return self.plan_again()
         if self._trained:
             self.forget()
             self._trained = False
         if not self._weights.hold():
             if not self._weights.renew():
-                return self._plan_again()
+                return self.plan_again()
             for site in self.sites.values():
                 site.check()
         return self.usable
@@ -164,17 +175,15 @@ class Fusion:
             return False
         if not self._ready():
             return False
-        for held, name, member, _ in self.members:
-            if held.get(name) is not member:
+        for (held, name, member, _), kind in zip(self.members, self._kinds, strict=True):
+            owner = member.forward.__self__  # type: ignore[attr-defined]
+            if held.get(name) is not member or type(member) is not kind or owner is not member:
                 return False
-        for module, names, seen in self._watched.attributes:
-            for name, value in zip(names, seen, strict=True):
-                if getattr(module, name) != value:
-                    return False
-        return True
+        return all(getattr(module, name) == value for module, name, value in self._watched.constants)
 
     def _ready(self) -> bool:
-        return self.usable and not any(self._hooks)
+        """Whether the fused way may be taken as far as hooks, parts and attributes go, as of now."""
+        return self.usable and not any(self._hooks) and not self._watched.changed() and self._weights.fit()
 
     # As torch.compiler.assume_constant_result does, which loads the whole compiler: evaluated once, without guards.
     _ready._dynamo_marked_constant = True  # type: ignore[attr-defined]
@@ -182,12 +191,13 @@ class Fusion:
     def _watch(self) -> None:
         members = [member for _, _, member, _ in self.members]
         self._hooks = [h for m in members for h in (m._forward_hooks, m._forward_pre_hooks)]
+        self._kinds = list(map(type, members))
         self._watched = Watched((self.owner, *members))
         self._weights = HeldStamps(held for site in self.sites.values() for held in site.held)
         self.usable = not any(m.training for m in members if isinstance(m, MOODY))
 
-    def _plan_again(self) -> bool:
-        """The owner has changed: plan for it as it is now."""
+    def plan_again(self) -> bool:
+        """Plan for the owner as it is now; whether the fused way may be taken."""
         self.forget()
         try:
             found = Fusion.planned(self.rule, self.owner, self.policy)
@@ -195,7 +205,7 @@ class Fusion:
             _log.info("a %s was changed and runs unfused: %s", type(self.owner).__name__, error)
             found = Fusion.idle(self.rule, self.owner, self.policy)
         self.owner.__dict__[_FUSION] = found
-        return found.usable
+        return found.usable and not any(found._hooks)
 
 
 class Fused(nn.Module):
@@ -263,10 +273,11 @@ def unfuse(module: nn.Module) -> None:
 
 
 def refresh(model: nn.Module) -> None:
-    """Have an accelerated model read all its weights again.
+    """Have an accelerated model read all its weights and parts again.
 
     Updates by torch are followed without it. It is for those that nothing shows: weights on a GPU written through
-    ``tensor.data`` or by another process that shares them, and single values changed so on a CPU.
+    ``tensor.data`` or by another process that shares them, single values changed so on a CPU, statistics that
+    ``batch_norm`` is called on, weights that become another view of their memory, a module's dictionaries exchanged.
 
     Raises:
         ValueError: a model that is not accelerated.
@@ -277,7 +288,7 @@ def refresh(model: nn.Module) -> None:
             "this model is not accelerated, so it holds no packed weights: refresh what accelerate returned"
         )
     for _, _, fusion in found:
-        fusion.forget()
+        fusion.plan_again()
 
 
 def _fused_class(rule: Rule, source: type[nn.Module]) -> type[nn.Module]:

@@ -21,7 +21,6 @@ from updp_rt.runtime.fused import CannotFuseError, Fused, Fusion, fuse, fused_mo
 from updp_rt.runtime.memory import keep_freed_memory
 from updp_rt.runtime.rules import RULES, generic
 from updp_rt.runtime.table import table_for
-from updp_rt.runtime.tensors import follow_optimizers
 
 _Model = TypeVar("_Model", bound=nn.Module)
 _log = logging.getLogger("updp_rt")
@@ -85,7 +84,6 @@ def accelerate(
             "weights made under torch.inference_mode() keep no record of updates, so packed weights could not follow "
             "them: create or load the model outside inference_mode, or leave inplace=False"
         )
-    follow_optimizers()
     policy = Policy(strict, None if backends is None else tuple(backends), measure)
     try:
         _fuse_all(model, policy)

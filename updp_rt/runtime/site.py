@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from updp_rt.ops import Operator
 from updp_rt.ops.library import overload, without_gradient
-from updp_rt.runtime.bound import Bound, bind, release
+from updp_rt.runtime.bound import Bound, Calls, bind, calls_of, release
 from updp_rt.runtime.dispatch import Choice, Policy
 
 # A tensor by the module that holds it and its name there, so that one that is replaced is seen.
@@ -41,6 +41,7 @@ class Site:
         self._floats = tuple(values[name] for name in operator.folds if name in values)  # the last of the folds
         self._overload, self._inputs = overload(operator), len(operator.inputs)
         self._order = operator.order
+        self._calls: Calls | None = None
         self._bound: Bound | None = None
         self.seen: list[tuple[Any, ...]] | None = None
 
@@ -56,14 +57,14 @@ class Site:
         if bound is None:
             sources = (*self._tensors(), *self._floats)
             # Without weights nothing tells one model's operator from another's, and each explains its own shapes.
-            own = bind if sources else Bound
-            bound = self._bound = own(self.operator, sources, self.attributes, self.policy)
+            self._calls = calls_of(sources[0]) if sources else Calls(self.policy)
+            bound = self._bound = bind(self._calls, self.operator, sources, self.attributes, self.policy)
         return bound(*inputs)
 
     def check(self) -> None:
         """Bind to the weights again at the next call, if they have changed since."""
         if self._bound is not None and not self._bound.hold(self._tensors()):
-            self._bound = None
+            self._unbind()
 
     @property
     def choices(self) -> dict[str, Choice]:
@@ -85,10 +86,15 @@ class Site:
 
     def forget(self) -> None:
         """Pack the weights again at the next call, whatever their tensors say."""
-        self._bound = None
+        self._unbind()
         first = self._tensors()[0] if self.held else None
         if first is not None:
             release(first)
+
+    def _unbind(self) -> None:
+        if self._calls is not None and self._bound is not None:
+            self._calls.drop(self._bound)
+        self._calls = self._bound = None
 
     def _tensors(self) -> list[Any]:
         return [None if held is None else held[0].get(held[1]) for held in self._holders]

@@ -26,6 +26,7 @@ class Stamps:
     """
 
     def __init__(self, tensors: Sequence[Tensor | None]) -> None:
+        follow_optimizers()
         self.trackable = not any(tensor is not None and tensor.is_inference() for tensor in tensors)
         self._seen: list[tuple[int, int, Any, int]] = []
         # Aliases keep the storages, so that no other tensor can take their addresses, and they can be read.
@@ -66,13 +67,17 @@ class HeldStamps:
     def __init__(self, held: Iterable[tuple[dict[str, Any], str]]) -> None:
         self._held = list(held)
         self._holders = list({id(holder): holder for holder, _ in self._held}.values())
-        self._given: list[bool] = []
+        self._shapes: list[torch.Size | None] = []
         self.renew()
 
+    def fit(self) -> bool:
+        """Whether the same tensors are given as when they were last taken, in the same shapes."""
+        return [None if tensor is None else tensor.shape for tensor in self._tensors()] == self._shapes
+
     def renew(self) -> bool:
-        """Take the tensors as they are now; whether the same ones are given as before."""
-        tensors = [holder.get(name) for holder, name in self._held]
-        before, self._given = self._given, [tensor is not None for tensor in tensors]
+        """Take the tensors as they are now; whether they `fit`."""
+        tensors, fit = self._tensors(), self.fit()
+        self._shapes = [None if tensor is None else tensor.shape for tensor in tensors]
         live = [tensor for tensor in tensors if tensor is not None]
         self._trackable = not any(tensor.is_inference() for tensor in live)
         self._then = [dict(holder) for holder in self._holders]
@@ -81,7 +86,7 @@ class HeldStamps:
         self._addresses = list(map(Tensor.data_ptr, self._placed))
         self._probes = [p for p in (_probe(tensor) for tensor in live if tensor.dim() > 1) if p is not None]
         self._values = list(map(_value, self._probes))
-        return self._given == before
+        return fit
 
     def hold(self) -> bool:
         """Whether the tensors are what they were."""
@@ -95,6 +100,9 @@ class HeldStamps:
             )
         except RuntimeError:  # tensors that do not compare, or an inference tensor, which has no version
             return False
+
+    def _tensors(self) -> list[Tensor | None]:
+        return [holder.get(name) for holder, name in self._held]
 
 
 _version, _value, _address = attrgetter("_version"), attrgetter("value"), Tensor.data_ptr

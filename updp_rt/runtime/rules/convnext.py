@@ -24,7 +24,7 @@ class ConvNeXtRule(Rule):
             idle(getattr(module.mlp, name), name)
         idle(module.drop_path, "drop_path")
         fusion.absorb("drop_path")
-        if isinstance(module.shortcut, nn.Identity):
+        if type(module.shortcut) is nn.Identity:
             fusion.absorb("shortcut")
         conv_site(fusion, "conv_dw", fusion.absorb("conv_dw"))
         mlp = fusion.absorb("mlp")
@@ -34,7 +34,7 @@ class ConvNeXtRule(Rule):
 
     def run(self, module: Any, fusion: Fusion, x: Tensor) -> Tensor:
         shortcut = module.shortcut
-        shortcut = x if isinstance(shortcut, nn.Identity) else shortcut(x)
+        shortcut = x if "shortcut" in fusion.children else shortcut(x)
         # Each step drops the tensor before it: memory given back early is used again while it is in the cache.
         y = fusion.sites["conv_dw"](x)
         if module.use_conv_mlp:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from updp_rt._marks import source_type
 from updp_rt.blocks.merged import MergedBlock, MergedTransformerBlock
 from updp_rt.ops import DEPTHWISE_POINTWISE, DUAL_LINEAR
 from updp_rt.runtime.fused import Fusion, Rule
@@ -20,8 +21,8 @@ class MergedBlockRule(Rule):
 
     def plan(self, module: Any, fusion: Fusion) -> None:
         body, act = fusion.absorb("body"), fusion.absorb("act")
-        convs: list[Any] = list(body) if isinstance(body, nn.Sequential) else [body]
-        if isinstance(module.skip, nn.Identity):
+        convs: list[Any] = list(body) if source_type(body) is nn.Sequential else [body]
+        if type(module.skip) is nn.Identity:
             fusion.absorb("skip")
         *before, last = convs
         if before and _is_depthwise_then_pointwise(before[-1], last):
@@ -40,7 +41,7 @@ class MergedBlockRule(Rule):
         *first, last = fusion.sites.values()
         skip = module.skip
         if skip is not None:
-            skip = x if isinstance(skip, nn.Identity) else skip(x)
+            skip = x if "skip" in fusion.children else skip(x)
         for site in first:
             x = site(x)
         return last(x, skip)

@@ -24,7 +24,7 @@ _ACTIVATIONS: dict[type, str] = {
     nn.SiLU: "silu",
     layers.Swish: "silu",
 }
-# Modules that do nothing in eval mode.
+# Modules that do nothing in eval mode; what is derived from them, as quantizers and MC dropout are, does something.
 _IDLE = (nn.Identity, nn.Dropout, nn.Dropout2d, DropPath, DropBlock2d)
 
 
@@ -40,15 +40,15 @@ def activation(module: nn.Module | None) -> str:
 
 def idle(module: nn.Module | None, name: str) -> None:
     """Check that `module` does nothing in eval mode."""
-    if module is not None and not isinstance(module, _IDLE):
+    if module is not None and type(module) not in _IDLE:
         raise CannotFuseError(f"{name} ({type(module).__name__}) stands between the operators")
 
 
 def layer_scale(module: nn.Module) -> Slot | None:
     """Where a layer scale's tensor is held; None for an identity."""
-    if isinstance(module, nn.Identity):
+    if type(module) is nn.Identity:
         return None
-    if isinstance(module, LayerScale | LayerScale2d):
+    if type(module) in (LayerScale, LayerScale2d):
         return module, "gamma"
     raise CannotFuseError(f"{type(module).__name__} is no layer scale")
 
@@ -60,6 +60,8 @@ def geometry(conv: nn.Module) -> tuple[Pair, Pair, int]:
     assert isinstance(conv, nn.Conv2d)
     if conv.padding_mode != "zeros" or conv.dilation not in (1, (1, 1)):
         raise CannotFuseError("only undilated convolutions padded with zeros have fused kernels")
+    if isinstance(conv.padding, str) and conv.weight.shape[2:] != conv.kernel_size:
+        raise CannotFuseError(f"padding={conv.padding!r} is that of another kernel size")
     try:
         return _pair(conv.stride), conv_padding(conv), conv.groups
     except MergeError as error:
@@ -67,8 +69,8 @@ def geometry(conv: nn.Module) -> tuple[Pair, Pair, int]:
 
 
 def held(module: nn.Module, **names: str) -> dict[str, Slot]:
-    """Tensors of `module` by argument, without those that it does not have."""
-    return {name: (module, own) for name, own in names.items() if getattr(module, own) is not None}
+    """Tensors of `module` by argument, those too that may come to it: a bias."""
+    return {name: (module, own) for name, own in names.items()}
 
 
 def conv_site(
@@ -88,7 +90,7 @@ def conv_site(
     stride, padding, groups = geometry(conv)
     tensors = held(conv, weight="weight", bias="bias") | ({} if scale is None else {"scale": scale})
     eps: Any = 0.0
-    if isinstance(norm, nn.Identity):
+    if type(norm) is nn.Identity:
         norm = None
     if norm is not None:
         if type(norm) not in (nn.BatchNorm2d, BatchNormAct2d) or norm.running_mean is None:

@@ -26,7 +26,7 @@ def absorb_attention(module: Any, fusion: Fusion) -> Any:
     idle(attn.attn_drop, "attn_drop")
     idle(attn.proj_drop, "proj_drop")
     linear_site(fusion, "attn.qkv", attn.qkv)
-    if isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity):
+    if type(attn.q_norm) is nn.Identity and type(attn.k_norm) is nn.Identity:
         fusion.site("attn", ATTENTION, {}, heads=attn.num_heads)
     return fusion.absorb("attn")
 
