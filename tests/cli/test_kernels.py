@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,15 @@ def test_build_elsewhere(tmp_path: Path) -> None:
     assert status == 0
     assert (tmp_path / "other" / "gfx908" / "manifest.json").is_file()
     assert not (tmp_path / "objects").exists()
+
+
+@pytest.mark.usefixtures("_fake_compiler")
+@pytest.mark.parametrize("spilled", [{"spills": 3}, {"scratch": 8}, {}], ids=str)
+def test_kernels_that_spill_are_named(spilled: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "amd_figures", lambda code: {"linear_float16_128x64x32w4": replace(FIGURES, **spilled)})
+    status, out, _ = run("kernels", "build", "--arch", "gfx908")
+    assert status == 0
+    assert ("1 of them spill registers" in out and "linear_float16_128x64x32w4" in out) == bool(spilled)
 
 
 @pytest.mark.usefixtures("_fake_compiler")

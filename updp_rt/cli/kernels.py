@@ -53,6 +53,9 @@ def build(
     for path in folders:
         manifest = read_manifest(path)
         out.print(f"{path}: {len(manifest.kernels)} kernels, {manifest.recipe.compiler}", soft_wrap=True)
+        if spilling := [kernel.name for kernel in manifest.kernels if kernel.figures.spills or kernel.figures.scratch]:
+            said = f"  {len(spilling)} of them spill registers and are slow so; another compiler may do better"
+            out.print(f"{said}: {', '.join(spilling)}", soft_wrap=True)
 
 
 @kernels.command(epilog="Example: updp-rt kernels inspect --arch gfx908")
