@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -51,6 +52,15 @@ def test_a_healthy_model_is_certified_whatever_the_adversarial_inputs() -> None:
     model, images = model_and_images("mobilenetv2")
     fast = updp_rt.accelerate(model, images)
     assert all(updp_rt.verify(model, fast, images, seed=seed).passed for seed in range(2, 8))
+
+
+def test_a_healthy_model_is_certified_whose_folded_weights_are_rounded() -> None:
+    """All pixels alike are off then, so a gate behind a mean over them is too; rounding of inputs averages out."""
+    model, images = model_and_images("seresnet18", dtype=torch.bfloat16)
+    images = torch.randn(images.shape, generator=torch.Generator().manual_seed(11)).bfloat16()
+    fast = updp_rt.accelerate(model, images, backends=["onednn", "vendor"])
+    certificate = updp_rt.verify(model, fast, images, seed=1)
+    assert certificate.passed, certificate.worst()
 
 
 class _Wrong:
@@ -148,6 +158,18 @@ def test_modules_beside_a_fused_one_count_with_it() -> None:
     assert certificate.modules[0].replaces == ["bn1", "act1"]
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_every_output_of_a_model_with_several_is_compared(wrong: bool) -> None:
+    model = timm.create_model("test_resnet", features_only=True).eval()
+    images = torch.randn(1, 3, 32, 32)
+    fast = updp_rt.accelerate(model, images, certify=True)
+    if wrong:  # behind all fused modules
+        fast.register_forward_hook(lambda module, args, features: [*features[:2], features[2] + 0.1, *features[3:]])
+    certificate = updp_rt.verify(model, fast, images)
+    assert certificate.failed == (["logits"] if wrong else [])
+    assert certificate.reference == "float64"
+
+
 def test_what_cannot_be_compared_is_refused() -> None:
     model, images = model_and_images("resnet18")
     fast = updp_rt.accelerate(model, images)
@@ -155,6 +177,8 @@ def test_what_cannot_be_compared_is_refused() -> None:
         updp_rt.verify(model, model, images)
     with pytest.raises(ValueError, match="the first model is accelerated too"):
         updp_rt.verify(fast, fast, images)
+    with pytest.raises(ValueError, match=r"inputs of \(0, 3, 40, 40\) hold no image, .* give at least one"):
+        updp_rt.verify(model, fast, images[:0])
     with pytest.raises(ValueError, match="verified as they serve"):
         updp_rt.verify(model.train(), fast, images)
     model.eval().fc.bias.data[0] += 1

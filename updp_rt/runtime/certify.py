@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from updp_rt._copies import copy_model
 from updp_rt._marks import source_type
@@ -27,11 +28,13 @@ from updp_rt.verification import (
     Certificate,
     Inputs,
     KernelRecord,
+    Logits,
     ModelRecord,
     ModuleRecord,
     adversarial,
     judge,
     judge_logits,
+    move_weights,
     neighbours,
 )
 
@@ -72,8 +75,9 @@ def verify(
     same shape (`updp_rt.verification.adversarial`), beside torch's own operators in the same dtype and in float64. It
     passes if no value is further off than twice the largest error of torch's own, plus ``eps * sqrt(K) * max|y|``
     (K: the longest sum in the module). Adversarial inputs may lie where rounding decides (large ones at a clamp), so
-    there torch's error is the largest of that on them and that on inputs one unit in the last place away; the first
-    and the last sample of each such batch are compared. Then the logits, by the same bound, and their top-1.
+    there torch's error is the largest of that on them and that with inputs and weights one unit in the last place away
+    (folding a norm into weights rounds them too); the first and the last sample of each such batch are compared. Then
+    the logits, by the same bound, and their top-1; of several outputs the one nearest to its bound is on record.
 
     Args:
         merged: the source model, in eval mode; merged or not. It is left untouched.
@@ -90,14 +94,14 @@ def verify(
         ValueError: `fast` is not accelerated, holds other weights than `merged`, or one of them is in train mode.
     """
     units = list(_units(fast))
-    _check(merged, fast, bool(units))
+    _check(merged, fast, bool(units), inputs)
     _run_once(fast, units, inputs)
     records, longest = [], 1
     for unit in _tracked(units, show_progress):
         record, length = _judge_unit(unit, merged, seed)
         records.append(record)
         longest = max(longest, length)
-    plain = merged(inputs)
+    plain = _outputs(merged, inputs)
     exact, reference = _exact(merged, inputs, plain)
     used = sorted({_backend(kernel.kernel) for record in records for kernel in record.kernels})
     return Certificate(
@@ -110,23 +114,34 @@ def verify(
         sources={name: source_hash(name) for name in used},
         files={path: digest for name in used for path, digest in source_digests(name).items()},
         modules=records,
-        logits=judge_logits(fast(inputs), plain, exact, longest),
+        logits=_judge_outputs(_outputs(fast, inputs), plain, exact, longest),
     )
 
 
-def _exact(merged: nn.Module, inputs: Tensor, plain: Tensor) -> tuple[Tensor, str]:
+def _outputs(model: nn.Module, inputs: Tensor) -> list[Tensor]:
+    """All floating tensors that `model` gives: one, or those of a list of features or a dictionary."""
+    return [leaf for leaf in tree_leaves(model(inputs)) if _is_floating(leaf)]
+
+
+def _judge_outputs(found: list[Tensor], plain: list[Tensor], exact: list[Tensor], length: int) -> Logits:
+    """Of several outputs the one that fails, or else is nearest to its bound."""
+    judged = [judge_logits(*each, length) for each in zip(found, plain, exact, strict=True)]
+    return max(judged, key=lambda one: (not one.passed, one.error / (one.bound or 1.0)))
+
+
+def _exact(merged: nn.Module, inputs: Tensor, plain: list[Tensor]) -> tuple[list[Tensor], str]:
     """The outputs in float64, or in the highest precision that the model allows, and its name.
 
     A model that casts inside, as with ``x.float()``, refuses float64 or computes in less all the same.
     """
     for dtype in (torch.float64, torch.float32):
         try:
-            exact = copy_model(merged).to(dtype)(inputs.to(dtype))
+            exact = _outputs(copy_model(merged).to(dtype), inputs.to(dtype))
         except (RuntimeError, TypeError, ValueError):
             continue
-        if exact.dtype == dtype:
-            return exact.double(), _short(dtype)
-    return plain.double(), _short(plain.dtype)
+        if all(one.dtype == dtype for one in exact):
+            return [one.double() for one in exact], _short(dtype)
+    return [one.double() for one in plain], _short(plain[0].dtype)
 
 
 @dataclass
@@ -168,7 +183,11 @@ def _units(fast: nn.Module) -> Iterator[_Unit]:
         yield from units
 
 
-def _check(merged: nn.Module, fast: nn.Module, fused: bool) -> None:
+def _check(merged: nn.Module, fast: nn.Module, fused: bool, inputs: Tensor) -> None:
+    if not inputs.numel():
+        raise ValueError(
+            f"inputs of {tuple(inputs.shape)} hold no image, so nothing can be compared: give at least one"
+        )
     if not fused:
         raise ValueError("nothing is fused in the second model: give what updp_rt.accelerate returned")
     if any(True for _ in fused_modules(merged)):
@@ -214,7 +233,7 @@ def _judge_unit(unit: _Unit, merged: nn.Module, seed: int) -> tuple[ModuleRecord
             plain = [keep(run_plain(*given))]
             if kind != "seen":
                 draws = range(_DRAWS_OF_LARGE if kind == "large" else 1)
-                plain += [run_plain(*neighbours(few, seed + draw)) for draw in draws]
+                plain += [_chain(_moved(sources, seed + draw))(*neighbours(few, seed + draw)) for draw in draws]
             exact = run_exact(*(a.double() if _is_floating(a) else a for a in few))
             cases.append(judge(kind, keep(unit.run(*given)), plain, exact, length))
     record = ModuleRecord(
@@ -228,6 +247,14 @@ def _judge_unit(unit: _Unit, merged: nn.Module, seed: int) -> tuple[ModuleRecord
         cases=cases,
     )
     return record, length
+
+
+def _moved(modules: list[nn.Module], seed: int) -> list[nn.Module]:
+    """Copies with each weight moved by one unit in the last place."""
+    copies = [copy_model(module) for module in modules]
+    for module in copies:
+        move_weights(module, seed)
+    return copies
 
 
 def _chain(modules: list[nn.Module]) -> Any:

@@ -1,6 +1,6 @@
 """Certificates: that a fused model computes what its source does, in figures."""
 
-from updp_rt.verification.adversarial import adversarial, neighbours
+from updp_rt.verification.adversarial import adversarial, move_weights, neighbours
 from updp_rt.verification.certificate import (
     Case,
     Certificate,
@@ -24,5 +24,6 @@ __all__ = [
     "adversarial",
     "judge",
     "judge_logits",
+    "move_weights",
     "neighbours",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 LARGEST_SCALE = 2.0**12
 
@@ -45,12 +45,21 @@ def adversarial(
 def neighbours(args: tuple[Any, ...], seed: int = 0) -> tuple[Any, ...]:
     """`args` with each value of what `adversarial` changes moved by one unit in the last place, up or down."""
     generator = torch.Generator().manual_seed(seed)
+    return _map(args, lambda x: _moved(x, generator))
 
-    def move(x: Tensor) -> Tensor:
-        up = torch.rand(x.shape, generator=generator).to(x.device) < 0.5
-        return torch.nextafter(x, torch.where(up, torch.inf, -torch.inf).to(x.dtype))
 
-    return _map(args, move)
+@torch.no_grad()
+def move_weights(module: nn.Module, seed: int = 0) -> None:
+    """Move each weight likewise, in place: a norm that is folded into weights rounds them, for all pixels alike."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            parameter.copy_(_moved(parameter, generator))
+
+
+def _moved(x: Tensor, generator: torch.Generator) -> Tensor:
+    up = torch.rand(x.shape, generator=generator).to(x.device) < 0.5
+    return torch.nextafter(x, torch.where(up, torch.inf, -torch.inf).to(x.dtype))
 
 
 def _map(args: tuple[Any, ...], change: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:

@@ -31,8 +31,8 @@ class Case(_Part):
     Attributes:
         inputs: ``seen`` in the run of the whole model, or the adversarial kind.
         error: largest absolute error; `rms`: root mean square; `border_error`: largest on an image's outermost pixels.
-        torch_error: that of torch's own operators in the same dtype, on the same inputs (adversarial ones: or one unit
-            in the last place beside them, whichever is larger); `torch_rms` likewise.
+        torch_error: that of torch's own operators in the same dtype, on the same inputs (adversarial ones: or with
+            them and the weights moved by one unit in the last place, whichever is larger); `torch_rms` likewise.
         bound: ``2 * torch_error + eps * sqrt(K) * max|exact|``, K being the longest sum in the module.
         ulps: how many values are how many units in the last place from the rounded truth.
     """
