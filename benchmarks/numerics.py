@@ -34,7 +34,7 @@ def require_right(found: Tensor, plain: Tensor, exact: Tensor, length: int) -> N
         Wrong: it is off by more than the bound.
     """
     found, plain = found[-len(exact) :], plain[-len(exact) :]
-    error, allowed = largest_error(found, exact), error_bound(plain, exact, length)
+    error, allowed = largest_error(found, exact, plain), error_bound(plain, exact, length)
     if not error <= allowed:  # a NaN is wrong too
         raise Wrong(f"its results are off by {error:.1e}, the bound is {allowed:.1e}")
 

@@ -143,3 +143,20 @@ def test_where_large_terms_cancel_another_order_of_the_sum_passes(operator: str)
     assert judged.passed
     assert judged.error > torch.finfo(torch.float32).eps * 16 * exact.abs().max(), "it shows nothing"
     assert not judge(FULL[operator], (exact + 2 * judged.bound).float(), (x, weight, *tail)).passed
+
+
+@pytest.mark.parametrize("act", ["none", "relu6"])
+def test_where_torch_overflows_the_rest_is_judged(act: str) -> None:
+    x, weight, residual = torch.randn(6, 8).half(), torch.randn(5, 8).half(), torch.zeros(6, 5).half()
+    x[0], weight[0], residual[0, 0] = 2.0**7, 2.0**7, -65504  # the product overflows in float16, the whole need not
+    args = (x, weight, None, residual, act)
+    linear = OPERATORS["linear"]
+    plain, exact = linear.plain(*args), linear.plain(*(a.double() if isinstance(a, Tensor) else a for a in args))
+    for right in (plain, exact.half()):
+        judged = accuracy(linear, right, args)
+        assert judged.passed
+        assert judged.compared == 29 if act == "none" else 30
+        for wrong in (2 * judged.bound + 0.1, math.nan, math.inf):
+            off = right.clone()
+            off[3, 3] += wrong
+            assert not accuracy(linear, off, args).passed

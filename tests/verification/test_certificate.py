@@ -271,6 +271,19 @@ def test_top_1_must_hold_where_the_margin_is_beyond_the_bound() -> None:
     assert (logits.disagree, logits.passed) == (1, False)
 
 
+def test_what_overflows_in_torch_shows_nothing_and_hides_nothing() -> None:
+    exact = torch.tensor([[3.0, 1.0], [7e4, 1.0]], dtype=torch.float64)
+    plain, found = exact.half(), exact.half()
+    found[1, 0] = torch.nan
+    for off, passed in ((0, True), (1, False)):
+        found[0, 1] = 1 + off
+        assert judge("seen", found, [plain], exact, 4).passed == passed
+        logits = judge_logits(found, plain, exact, 4)
+        assert (logits.decided, logits.passed) == (1, passed)
+    nothing = torch.full_like(found, torch.nan)
+    assert not judge_logits(nothing, nothing, exact, 4).passed
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_adversarial_inputs_are_what_they_are_called(dtype: torch.dtype) -> None:
     conv = nn.Conv2d(5, 7, 3, padding=1).to(dtype)

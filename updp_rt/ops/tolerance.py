@@ -20,7 +20,7 @@ class Accuracy:
     The bound calibrates itself, as flash-attention's tests do: torch's own unfused operators in the same dtype on the
     same inputs set it. ``eps * sqrt(K) * max|y|`` (K: the length of a sum) keeps it from being unfair where torch
     happens to be exact, and ``eps * sqrt(K) * max sum|terms|``, with the eps of float32 in which sums are taken, where
-    large terms cancel.
+    large terms cancel. Values at which torch's own operators overflow show nothing and are not compared.
     """
 
     error: float
@@ -50,7 +50,7 @@ def accuracy(operator: Operator, found: Tensor, args: tuple[Any, ...], plain: Te
     length = Problem.of(operator, *operator.separate(args)).sum_length
     magnitude = operator.magnitude(*(arg.double() if isinstance(arg, Tensor) else arg for arg in args))
     bound = error_bound(plain, exact, length, magnitude)
-    return Accuracy(largest_error(found, exact), bound, int(exact.isfinite().sum()))
+    return Accuracy(largest_error(found, exact, plain), bound, int((exact.isfinite() & plain.isfinite()).sum()))
 
 
 def error_bound(plain: Tensor, exact: Tensor, length: int, magnitude: Tensor | None = None) -> float:
@@ -60,18 +60,26 @@ def error_bound(plain: Tensor, exact: Tensor, length: int, magnitude: Tensor | N
         length: K, products in a sum.
         magnitude: sums of the terms' magnitudes; None: no more than the results are.
     """
-    bound = 2 * largest_error(plain, exact) + torch.finfo(plain.dtype).eps * math.sqrt(length) * _largest(exact)
+    shown = plain.isfinite()
+    bound = 2 * largest_error(plain, exact, plain)
+    bound += torch.finfo(plain.dtype).eps * math.sqrt(length) * _largest(exact[shown])
     if magnitude is not None:
         sums = torch.float64 if plain.dtype == torch.float64 else torch.float32
-        bound += torch.finfo(sums).eps * math.sqrt(length) * _largest(magnitude)
+        bound += torch.finfo(sums).eps * math.sqrt(length) * _largest(magnitude[shown])
     return bound
 
 
-def largest_error(found: Tensor, exact: Tensor) -> float:
-    """``max |found - exact|``; infinite where `exact` alone is no finite number, NaN where `found` alone is NaN."""
+def largest_error(found: Tensor, exact: Tensor, *plain: Tensor) -> float:
+    """``max |found - exact|``; infinite where `exact` alone is no finite number, NaN where `found` alone is NaN.
+
+    Where one of `plain`, torch's own results, is no finite number but the truth is, nothing is compared.
+    """
     error = (found.double() - exact).abs()
     # Where the truth is no finite number, neither must the result be.
-    return float(torch.where(exact.isfinite(), error, torch.where(found.isfinite(), math.inf, 0.0)).max())
+    error = torch.where(exact.isfinite(), error, torch.where(found.isfinite(), math.inf, 0.0))
+    for one in plain:
+        error = torch.where(one.isfinite() | ~exact.isfinite(), error, 0.0)
+    return float(error.max())
 
 
 def _largest(values: Tensor) -> float:

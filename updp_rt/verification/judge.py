@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -37,10 +38,10 @@ def judge(inputs: str, found: Tensor, plain: Sequence[Tensor], exact: Tensor, le
         )
     return Case(
         inputs=inputs,
-        error=largest_error(found, exact),
+        error=largest_error(found, exact, *plain),
         rms=_rms(found, exact),
         border_error=_border_error(found, exact),
-        torch_error=max(largest_error(one, exact) for one in plain),
+        torch_error=max(largest_error(one, exact, one) for one in plain),
         torch_rms=max(_rms(one, exact) for one in plain),
         # What is smaller than the smallest normal number may be flushed to zero.
         bound=max(error_bound(one, exact, length) for one in plain) + torch.finfo(found.dtype).smallest_normal,
@@ -52,12 +53,13 @@ def judge_logits(found: Tensor, plain: Tensor, exact: Tensor, length: int) -> Lo
     """Compare outputs ``[N, classes]``: their errors, and their top-1 where errors within the bound cannot turn it."""
     bound = error_bound(plain, exact, length)
     top = exact.topk(2, dim=-1).values if exact.shape[-1] > 1 else exact
-    decided = (top[..., 0] - top[..., -1]) > 2 * bound
+    numbers = plain.isfinite()
+    decided = ((top[..., 0] - top[..., -1]) > 2 * bound) & numbers.all(-1)
     choice = found.argmax(-1)
     return Logits(
         samples=decided.numel(),
-        error=largest_error(found, exact),
-        torch_error=largest_error(plain, exact),
+        error=largest_error(found, exact, plain) if numbers.any() else math.nan,  # nothing was compared
+        torch_error=largest_error(plain, exact, plain),
         bound=bound,
         agree=int((choice == plain.argmax(-1)).sum()),
         decided=int(decided.sum()),
