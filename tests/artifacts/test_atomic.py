@@ -43,6 +43,15 @@ def test_leftovers_of_killed_processes_are_removed_and_those_of_others_kept(tmp_
     assert alive.exists()
 
 
+def test_writers_of_one_file_at_once_do_not_meet(tmp_path: Path) -> None:
+    """Threads, and processes in containers, which have the same number."""
+    path = tmp_path / "file.txt"
+    with atomic_path(path) as one, atomic_path(path) as other:
+        one.write_text("one")
+        other.write_text("other, which takes longer")
+    assert contents(tmp_path) == {"file.txt": b"one"}
+
+
 def test_atomic_writes_leave_nothing_half_written(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file.txt"
     write_text(path, "old")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -219,7 +222,13 @@ def test_the_table_file_says_what_it_is_valid_for(own_table: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"schema": 2}', '{"schema": 2, "environment": {}, "entries": 3}', "\0\1"]
+    "content",
+    [
+        *("", "[]", '{"schema": 2}', '{"schema": 2, "environment": {}, "entries": 3}', "\0\1", "[" * 100_000),
+        '{"schema": 2, "environment": {}, "entries": {"p": {"times_ms": {"x": NaN}, "failed": {}}}}',
+        '{"schema": 2, "environment": {}, "entries": {"p": {"times_ms": {"x": -1}, "failed": {}}}}',
+    ],
+    ids=range(8),
 )
 def test_a_damaged_table_is_left_aside(own_table: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
     updp_rt.accelerate(*layer())
@@ -248,6 +257,46 @@ def test_processes_keep_each_others_entries(tmp_path: Path) -> None:
         table.keep(f"p{index}", Entry({"x": 1.0}))
         table.save()
     assert set(Table({"device": "a"}, tmp_path / "table.json").entries) == {"p0", "p1"}
+
+
+def test_what_a_thread_learns_while_another_writes_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, write = Table({"device": "a"}, tmp_path / "table.json"), Table._write
+
+    def slow_write(self: Table, path: Path, entries: dict[str, Entry]) -> None:
+        self.keep("later", Entry({"x": 1.0}))
+        write(self, path, entries)
+
+    table.keep("first", Entry({"x": 1.0}))
+    with monkeypatch.context() as slow:
+        slow.setattr(Table, "_write", slow_write)
+        table.save()
+    table.save()
+    assert set(Table({"device": "a"}, table.path).entries) == {"first", "later"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system forks no processes")
+def test_a_process_forked_while_a_thread_measures_runs(candidates: Callable[..., dict[str, Stub]]) -> None:
+    candidates(reference=(lambda y: y, 1e-3))
+    model, x = layer()
+    fast = updp_rt.accelerate(model, x)
+    measuring, forked = threading.Event(), threading.Event()
+
+    def measure() -> None:
+        with dispatch._lock:
+            measuring.set()
+            forked.wait()
+
+    thread = threading.Thread(target=measure)
+    thread.start()
+    measuring.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # ends it
+        with torch.no_grad():
+            os._exit(0 if fast(x[:2]).shape == (2, 3) else 1)
+    forked.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_cache_that_cannot_be_written_is_only_warned_of(

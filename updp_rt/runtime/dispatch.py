@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +29,16 @@ _SURE = ("vendor:epilogue", "vendor:nchw-epilogue", "reference")
 _RIVALS = 3  # measured where a projection ranks the candidates: its best, and the surest
 # Packages whose own kinds of error say that a kernel failed, beside that of the backend itself.
 _RAISING = ("torch", "triton", "subprocess", "updp_rt")
+
+
+def _renew_lock() -> None:
+    """A process that was forked while a thread measured has not that thread, which would let the lock go."""
+    global _lock  # noqa: PLW0603 - the lock is one for the process
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class AccelerationError(RuntimeError):

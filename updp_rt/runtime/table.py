@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -65,15 +66,15 @@ class Table:
 
     def save(self) -> None:
         """Write what was learned, keeping what other processes wrote meanwhile. A read-only cache is only warned of."""
-        if not self._learned:
+        learned, self._learned = self._learned, {}  # another thread may learn more meanwhile
+        if not learned:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._write(self.path, self._read(self.path) | self._learned)
+            self._write(self.path, self._read(self.path) | learned)
         except OSError as error:
+            self._learned = learned | self._learned
             _log.warning("the tuned table could not be kept, so it will be measured again: %s", error)
-            return
-        self._learned = {}
 
     def export(self, path: Path, keys: Collection[str]) -> None:
         """Write what is known of the problems `keys` to a file that others read as `shared`, or add it to one.
@@ -92,7 +93,8 @@ class Table:
             "schema": SCHEMA,
             "environment": self.environment,
             "entries": {
-                key: {"times_ms": entry.times_ms, "failed": entry.failed} for key, entry in sorted(entries.items())
+                key: {"times_ms": dict(entry.times_ms), "failed": dict(entry.failed)}
+                for key, entry in sorted(entries.items())
             },
         }
         write_json(path, data)
@@ -110,7 +112,7 @@ class Table:
             if foreign:
                 _log.warning("$%s names %s, which is not there: its shapes are measured here", SHARED, path)
             return {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             _log.warning("the tuned table %s is damaged and left aside (%s); it is measured again", path, error)
             return {}
 
@@ -144,4 +146,6 @@ def _unfit(path: Path, data: dict[str, Any], environment: dict[str, str]) -> str
 
 def _entry(value: dict[str, Any]) -> Entry:
     times = {str(name): float(ms) for name, ms in value["times_ms"].items()}
+    if not all(0 < ms < math.inf for ms in times.values()):
+        raise ValueError("a time is no positive number")
     return Entry(times, {str(name): str(reason) for name, reason in value["failed"].items()})
