@@ -57,7 +57,7 @@ def time_or_die(
     """In place of a model."""
     if name == "first":
         os.abort()
-    problem = Problem.make(LINEAR, torch.float32, x=(3, 8), weight=(8, 8), act="none")
+    problem = Problem.make(LINEAR, torch.float32, x=(2048, 512), weight=(8, 512), act="none")
     met = gpu.Met(problem, "reference", {"reference": 1.0}, {}, [f"{name} P0"])
     return Measured({"P0 eager": [1.0, 1.0, 1.0]}), {problem.key: met}
 
