@@ -12,9 +12,17 @@ OBJECTS := $(VENV)/.objects
 BROWSER := $(VENV)/.browser
 
 MEASURED := models memory merged_speed channels_speed progressive_vs_direct channels_accuracy
+# Tested besides the pinned versions: every triton that gfx908's kernels must be right with, the oldest and newest torch.
+TRITONS := 3.6.0 3.7.1 3.8.0 3.9.0
+TORCHES := 2.10.0 2.15.0
+MATRIX_TRITON := $(TRITONS:%=matrix-triton-%)
+MATRIX_TORCH := $(TORCHES:%=matrix-torch-%)
+TRITON_TESTS := $(wildcard tests/kernels/test_*.py) tests/emulator/test_triton.py tests/backends/test_triton_backend.py
+
 SUITES := micro blocks paper gpu $(MEASURED)
 
 .PHONY: demo test test-slow lint bench $(SUITES:%=bench-%) projection wheel setup clean
+.PHONY: matrix matrix-triton $(MATRIX_TRITON) $(MATRIX_TORCH)
 
 demo: setup
 	$(BIN)/updp-rt demo $(ARGS)
@@ -31,6 +39,31 @@ lint: setup
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+
+# All versions are tested, whichever fail. matrix-triton is what runs in minutes; CONTRIBUTING.md says what this costs.
+matrix: setup
+	$(MAKE) --keep-going test $(MATRIX_TRITON) $(MATRIX_TORCH)
+
+matrix-triton: setup
+	$(MAKE) --keep-going $(MATRIX_TRITON)
+
+# What one triton compiles for gfx908, within its budgets, and what that computes on the emulator.
+$(MATRIX_TRITON): matrix-%: .venv-matrix/%/.ready
+	OMP_NUM_THREADS=1 .venv-matrix/$*/bin/python -m pytest $(TRITON_TESTS) -n auto --dist worksteal $(ARGS)
+
+# The whole suite with one torch, and the triton that it asks for.
+$(MATRIX_TORCH): matrix-%: .venv-matrix/%/.ready $(BROWSER)
+	OMP_NUM_THREADS=1 .venv-matrix/$*/bin/python -m pytest tests -n auto --dist worksteal $(ARGS)
+
+# Only the package that is to differ and what it asks for; all else is that of .venv, which stands behind.
+.venv-matrix/%/.ready: | setup
+	rm -rf $(@D)
+	$(BIN)/python -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check $(subst -,==,$*) \
+		|| { echo '$(subst -, ,$*) cannot be installed for this Python, so it is not tested.'; exit 1; }
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')')" \
+		> $$($(@D)/bin/python -c 'import site; print(site.getsitepackages()[0])')/behind.pth
+	touch $@
 
 # Slower than tests: speed of merged and accelerated models, and what is trained and compared (about an hour).
 bench: $(MEASURED:%=bench-%)
@@ -97,5 +130,5 @@ $(OBJECTS): $(NATIVE) $(COMPILER) $(wildcard kernels/hip/*.hip kernels/hip/*.h)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist kernels/hip/objects *.egg-info
+	rm -rf $(VENV) .venv-matrix build dist kernels/hip/objects *.egg-info
 	find updp_rt -name '*.so' -delete

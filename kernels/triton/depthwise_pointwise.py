@@ -75,12 +75,15 @@ def depthwise_pointwise_kernel(
     offset = tl.cast(local // PATCH_W * STRIDE_H, tl.int64) * line + local % PATCH_W * STRIDE_W * channels
     w_rows = rows_of_tile(w_pw, tile_n * BLOCK_N, out_channels, channels, BLOCK_N)
 
+    # Rows of taps are a loop, or all their loads are in flight at once: in float32, Triton 3.6 would unroll seven and
+    # spill. What ends the loop of a tall kernel is therefore kept from the compiler: a program's second index is 0.
+    taps_h = KERNEL_H + tl.program_id(1) if KERNEL_H > 3 else KERNEL_H
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, channels, BLOCK_K):
         depth = start + tl.arange(0, BLOCK_K)
         exists = depth < channels
         mixed = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
-        for tap_h in range(KERNEL_H):
+        for tap_h in range(taps_h):
             in_height = (top + tap_h >= 0) & (top + tap_h < height)
             for tap_w in tl.static_range(KERNEL_W):
                 inside = in_height & (left + tap_w >= 0) & (left + tap_w < width)
