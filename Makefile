@@ -85,8 +85,8 @@ wheel: setup
 setup: $(OBJECTS) $(TORCHVISION)
 
 $(READY): requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 12)))' \
-		|| { echo 'Python 3.11 or 3.12 is needed; name one with: make PYTHON=python3.12'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 13)))' \
+		|| { echo 'Python 3.11 to 3.13 is needed; name one with: make PYTHON=python3.12'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 ifeq ($(TORCH),system)
 	$(PYTHON) -P updp_rt/_system_torch.py $(VENV)

@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.kernels import interpreted
+
+pytestmark = interpreted.runs
+
 ROOT = Path(__file__).parents[2]
 
 

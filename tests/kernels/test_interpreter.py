@@ -12,6 +12,8 @@ import pytest
 
 from tests.kernels import interpreted
 
+pytestmark = interpreted.runs
+
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, str | None]:
