@@ -92,6 +92,8 @@ def _conv2d(
         assert other is not None
         x = x.contiguous(memory_format=channels_last)
         other = other.contiguous(memory_format=channels_last)
+        if other.is_contiguous():  # in both layouts at once, one pixel or channel, which torch 2.10 cannot add
+            return IN_PLACE[act](plain(x, packed, bias, *tail, "none", [], "").add_(other))
         return finish(binary(x, other, packed, bias, *tail, "add", None, fused, [], None))
 
     return with_residual if residual else with_activation
