@@ -170,6 +170,26 @@ def test_every_output_of_a_model_with_several_is_compared(wrong: bool) -> None:
     assert certificate.reference == "float64"
 
 
+def test_a_model_without_numbers_to_compare_is_refused_and_a_single_one_is_compared() -> None:
+    class Outputs(nn.Module):
+        def __init__(self, outputs: Callable[[Tensor], object]) -> None:
+            super().__init__()
+            self.layer, self.outputs = nn.Linear(5, 3), outputs
+
+        def forward(self, x: Tensor) -> object:
+            return self.outputs(self.layer(x))
+
+    x = torch.randn(2, 5)
+    for outputs in (lambda y: {"logits": y, "mean": y.mean()}, lambda y: y.argmax(-1)):
+        model = Outputs(outputs).eval()
+        fast = updp_rt.accelerate(model, x)
+        if isinstance(model(x), dict):
+            assert updp_rt.verify(model, fast, x).passed
+            continue
+        with pytest.raises(ValueError, match=r"this .*Outputs gives no floating numbers to compare"):
+            updp_rt.verify(model, fast, x)
+
+
 def test_what_cannot_be_compared_is_refused() -> None:
     model, images = model_and_images("resnet18")
     fast = updp_rt.accelerate(model, images)

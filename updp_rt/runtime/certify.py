@@ -120,7 +120,12 @@ def verify(
 
 def _outputs(model: nn.Module, inputs: Tensor) -> list[Tensor]:
     """All floating tensors that `model` gives: one, or those of a list of features or a dictionary."""
-    return [leaf for leaf in tree_leaves(model(inputs)) if _is_floating(leaf)]
+    found = [torch.atleast_1d(leaf) for leaf in tree_leaves(model(inputs)) if _is_floating(leaf)]
+    if not found:
+        raise ValueError(
+            f"this {type(model).__name__} gives no floating numbers to compare: verify what gives its logits"
+        )
+    return found
 
 
 def _judge_outputs(found: list[Tensor], plain: list[Tensor], exact: list[Tensor], length: int) -> Logits:
