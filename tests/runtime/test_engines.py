@@ -6,7 +6,9 @@ import copy
 import os
 import pickle
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -166,6 +168,69 @@ def test_changed_weights_and_parts_are_followed(counted: Counted) -> None:
         for each in (source, fast):
             change(each)
         assert_same(fast, source, images)
+
+
+class ReadsMore(nn.Module):
+    """A model whose code reads values in all the places where people keep them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.pool, self._scale, self.p = small_model(), nn.AvgPool2d(3, 1, 1), 1.0, 1.0
+        self.config, self.options, self.steps = {"scale": 1.0}, SimpleNamespace(scale=1.0), [1.0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self._scale * self.p * self.config["scale"] * self.options.scale * self.steps[0] * _FACTOR
+        return self.net(self.pool(x) * scale)
+
+
+_FACTOR = 1.0
+
+
+@torch.no_grad()
+def test_values_that_a_program_has_read_are_followed(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, fast, images = compiled_twins(ReadsMore())
+    set_factor = partial(monkeypatch.setattr, f"{__name__}._FACTOR")
+    for change, undo in (
+        (lambda m: setattr(m, "_scale", 3.0), lambda m: setattr(m, "_scale", 1.0)),
+        (lambda m: setattr(m, "p", 3.0), lambda m: setattr(m, "p", 1.0)),
+        (lambda m: m.config.update(scale=3.0), lambda m: m.config.update(scale=1.0)),
+        (lambda m: setattr(m.options, "scale", 3.0), lambda m: setattr(m.options, "scale", 1.0)),
+        (lambda m: m.steps.__setitem__(0, 3.0), lambda m: m.steps.__setitem__(0, 1.0)),
+        (lambda m: m.pool.__dict__.update(kernel_size=5, padding=2), lambda m: m.pool.__init__(3, 1, 1)),
+        (lambda m: setattr(m.pool, "__class__", Halved), lambda m: setattr(m.pool, "__class__", nn.AvgPool2d)),
+        (lambda m: set_factor(3.0), lambda m: set_factor(1.0)),
+    ):
+        wanted = source(images)
+        for each in (source, fast):
+            change(each)
+        assert not torch.allclose(source(images), wanted)
+        assert_same(fast, source, images)
+        for each in (source, fast):
+            undo(each)
+            each.eval()
+        before = counted.calls
+        assert_same(fast, source, images)
+        assert counted.calls == before + 1, "as it was, it runs compiled"
+
+
+class Halved(nn.AvgPool2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) / 2
+
+
+@torch.no_grad()
+def test_a_refreshed_model_is_compiled_again_when_asked(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, fast, images = compiled_twins(nn.Sequential(small_model(), nn.Softplus()))
+    plain: Any = nn.Softplus.forward
+    monkeypatch.setattr(nn.Softplus, "forward", lambda self, x: plain(self, x) / 2)
+    updp_rt.refresh(fast)
+    before = counted.calls
+    assert_same(fast, source, images)
+    assert counted.calls == before
+    updp_rt.prewarm(fast, images)
+    before = counted.calls
+    assert_same(fast, source, images)
+    assert counted.calls == before + 1
 
 
 @torch.no_grad()

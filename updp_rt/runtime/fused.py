@@ -20,6 +20,7 @@ from updp_rt._marks import source_type
 from updp_rt.ops import Operator
 from updp_rt.ops.library import exports_plain
 from updp_rt.runtime.dispatch import Policy
+from updp_rt.runtime.engines.base import state_of
 from updp_rt.runtime.site import Site, Slot
 from updp_rt.runtime.tensors import HeldStamps
 from updp_rt.runtime.watching import MOODY, Watched, is_transformed
@@ -278,6 +279,7 @@ def refresh(model: nn.Module) -> None:
     Updates by torch are followed without it. It is for those that nothing shows: weights on a GPU written through
     ``tensor.data`` or by another process that shares them, single values changed so on a CPU, statistics that
     ``batch_norm`` is called on, weights that become another view of their memory, a module's dictionaries exchanged.
+    A model on another engine runs by its modules afterwards, until `prewarm` makes it ready again.
 
     Raises:
         ValueError: a model that is not accelerated.
@@ -289,6 +291,9 @@ def refresh(model: nn.Module) -> None:
         )
     for _, _, fusion in found:
         fusion.plan_again()
+    state = state_of(model)
+    if state is not None:
+        state.ready.clear()
 
 
 def _fused_class(rule: Rule, source: type[nn.Module]) -> type[nn.Module]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from updp_rt._marks import source_type
 from updp_rt.runtime.dispatch import Policy
+from updp_rt.runtime.engines.outside import Outside
 from updp_rt.runtime.watching import Watched, is_transformed
 
 # Of a model's own that runs on an engine; no module of a user's can be called so.
@@ -52,7 +53,7 @@ class EngineState(ABC):
     def watch(self) -> None:
         """Take the model for what it is now; once it is changed, its modules run it."""
         modules = list(self.model.modules())
-        self._modules = modules
+        self._modules, self.outside = modules, Outside()
         self._hooks = [h for m in modules[1:] for h in (m._forward_hooks, m._forward_pre_hooks)]
         self._watched = Watched(modules)
         self._holders = [held for m in modules for held in (m._parameters, m._buffers) if held]
@@ -77,7 +78,7 @@ class EngineState(ABC):
             return False
         if any([module.training for module in self._modules]):  # noqa: C419 - quicker
             return False
-        return not self._watched.changed() and self._forms_hold()
+        return not self._watched.changed() and self._forms_hold() and not self.outside.changed()
 
     def _tensors(self) -> list[Tensor]:
         return [tensor for held in self._holders for tensor in held.values() if tensor is not None]

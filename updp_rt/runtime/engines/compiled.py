@@ -32,10 +32,6 @@ class CompiledEngine(Engine):
         attach(model, _Compiled(model, type(model).forward, policy))
 
 
-# What the compiler would guard, and the sizes it would assert, `serves` checks before a call, in a tenth of the time.
-_OPTIONS: dict[str, Any] = {"guard_filter_fn": lambda entries: [False] * len(entries), "size_asserts": False}
-
-
 class _Compiled(EngineState):
     engine = "compiled"
 
@@ -45,9 +41,13 @@ class _Compiled(EngineState):
         self._runs: dict[Key, Callable[[Tensor], Any]] = {}
 
     def prepare(self, example: Tensor) -> None:
+        if not self.ready:
+            self.watch()
         model, forward = self.model, self._forward
-        # The compiler keeps programs by code object, so each gets its own, and takes options out of what it is given.
-        run = torch.compile(_own_code(lambda x: forward(model, x)), dynamic=False, options={**_OPTIONS})
+        # What the compiler would guard, and the sizes it would assert, `serves` checks in a tenth of the time.
+        options: dict[str, Any] = {"guard_filter_fn": self.outside.take, "size_asserts": False}
+        # It keeps programs by code object, so each gets its own.
+        run = torch.compile(_own_code(lambda x: forward(model, x)), dynamic=False, options=options)
         with torch.inference_mode(False), torch.no_grad():  # leaving inference_mode turns gradients on
             x = example.clone()
             self._runs[key_of(x)] = run
