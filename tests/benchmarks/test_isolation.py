@@ -74,8 +74,8 @@ def test_a_model_that_aborts_is_lost_alone(monkeypatch: pytest.MonkeyPatch, tmp_
     assert "its process ended without an exception" in models["first", "P0 eager"]["wrong"]
     assert models["second", "P0 eager"]["median_ms"] == 1e3
     assert any(row["part"] == "numerics" and row["error"] <= row["bound"] for row in record.rows)
-    (eager,) = (row for row in record.rows if row["part"] == "operators")
-    assert eager["median_ms"] > 0
+    timed = {row["candidate"] for row in record.rows if row["part"] == "operators" and "median_ms" in row}
+    assert {"eager", "vendor:epilogue"} <= timed
 
 
 def test_the_power_that_a_card_may_draw(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
