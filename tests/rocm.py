@@ -9,6 +9,8 @@ ROCm, its driver or its compilers work.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +18,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
 
 from updp_rt.kernels.architecture import architecture
 from updp_rt.runtime import installation
@@ -26,13 +27,18 @@ PINNED = "triton-rocm==3.7.1; platform_system == 'Linux'"  # as pytorch.org's to
 _OURS = ("torch", "triton", "triton-rocm", "pytorch-triton-rocm")
 
 
-class on_the_card(TorchFunctionMode):  # noqa: N801 - used as a function
+@contextmanager
+def on_the_card() -> Iterator[None]:
     """What is sent to the card stays on the CPU."""
+    to = torch.Tensor.to
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.Tensor.cuda:
-            return args[0]
-        return func(*map(_here, args), **{name: _here(value) for name, value in (kwargs or {}).items()})
+    def stay(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        return to(tensor, *map(_here, args), **{name: _here(value) for name, value in kwargs.items()})
+
+    with pytest.MonkeyPatch.context() as patch:  # not a mode of torch's, under which nothing is fused
+        patch.setattr(torch.Tensor, "to", stay)
+        patch.setattr(torch.Tensor, "cuda", lambda tensor, *args, **kwargs: tensor)
+        yield
 
 
 def _here(value: Any) -> Any:
