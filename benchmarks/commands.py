@@ -224,8 +224,8 @@ def pictures(
 @app.command()
 def freeze() -> None:
     """Write frozen.json, the problems that the four models meet, from the models."""
-    from benchmarks.problems import PATH
     from benchmarks.problems import freeze as write_frozen
+    from updp_rt.backends.frozen import PATH
 
     print(f"{write_frozen()} problems, written: {PATH.name}")
 

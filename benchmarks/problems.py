@@ -1,8 +1,7 @@
 """The problems that are measured, projected and checked. No other file here builds one or asks which operator it is.
 
-Frozen are all that the four models meet at 224, unpruned, with half of their blocks merged, and with all. They stand in
-``frozen.json`` at batch 1, one a line, with how often each model's variant meets it. ``python -m benchmarks freeze``
-writes them from the models; a test compares the two.
+Frozen are all that the four models meet (`updp_rt.backends.frozen`). ``python -m benchmarks freeze`` writes them from
+the models; a test compares the two.
 """
 
 from __future__ import annotations
@@ -10,8 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -20,12 +17,12 @@ from torch import nn
 
 from benchmarks.models import MODELS
 from updp_rt.artifacts.atomic import write_text
+from updp_rt.backends.frozen import PATH, Met, frozen
 from updp_rt.backends.fused import lacks_kernel
 from updp_rt.blocks import make_progressive, merge_model, prunable_blocks, set_lambda
-from updp_rt.ops import CONV2D, DEPTHWISE_POINTWISE, DUAL_LINEAR, LINEAR, OPERATORS, Operator, Problem
+from updp_rt.ops import CONV2D, DEPTHWISE_POINTWISE, DUAL_LINEAR, LINEAR, Operator, Problem
 from updp_rt.projection.problems import model_problems
 
-PATH = Path(__file__).with_name("frozen.json")
 VARIANTS = ("P0", "half", "all")  # half: every other block, from the first on; each in its family's first form
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -67,8 +64,6 @@ _ODD: dict[Operator, tuple[dict[str, Any], ...]] = {
 }
 ODD = tuple(_ODD)  # operators that have odd problems
 
-Met = dict[str, dict[str, int]]  # by model and variant: how often
-
 
 def odd_problems(operator: Operator, dtype: torch.dtype, device: torch.device) -> list[Problem]:
     """Small problems of one operator that cross the borders of tiles."""
@@ -103,7 +98,7 @@ def frozen_problems(
     variants: Sequence[str] = VARIANTS,
 ) -> Iterator[tuple[Problem, Met]]:
     """The problems that these models' variants meet at a batch size, each once."""
-    for problem, met in _frozen():
+    for problem, met in frozen():
         if any(variant in met.get(model, {}) for model in models for variant in variants):
             inputs = tuple(None if shape is None else (shape[0] * batch, *shape[1:]) for shape in problem.inputs)
             yield replace(problem, inputs=inputs, dtype=dtype, device=device), met
@@ -147,14 +142,3 @@ def _record(problem: Problem) -> dict[str, Any]:
         "shapes": {n: problem.shape(n) for n in (*operator.inputs, *operator.weights) if problem.has(n)},
         "attributes": dict(zip(operator.attributes, problem.attributes, strict=True)),
     }
-
-
-@cache
-def _frozen() -> tuple[tuple[Problem, Met], ...]:
-    return tuple((_problem(record), record["met"]) for record in json.loads(PATH.read_text(encoding="utf-8")))
-
-
-def _problem(record: dict[str, Any]) -> Problem:
-    values = record["shapes"] | record["attributes"]
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return Problem.make(OPERATORS[record["operator"]], torch.float32, **values)

@@ -12,10 +12,11 @@ import torch
 from benchmarks.grid import Grid, best, gain, grouped, median, ratio, what_is_missing
 from benchmarks.models import MODELS
 from benchmarks.operators import candidates, race_kernels
-from benchmarks.problems import Met, frozen_problems
+from benchmarks.problems import frozen_problems
 from benchmarks.protocol import Case, Measured, Record, Suite
 from benchmarks.results import Row, by_case
 from benchmarks.settings import Settings
+from updp_rt.backends.frozen import Met
 from updp_rt.ops import Problem
 from updp_rt.runtime.memory import keep_freed_memory
 

@@ -34,6 +34,7 @@ class Device:
         self._kind, self._library = kind, library
         self._modules: dict[str, Any] = {}
         self._kernels: dict[str, Any] = {}
+        self._others: dict[str, tuple[Any, int]] = {}
 
     @property
     def objects(self) -> Objects:
@@ -60,9 +61,21 @@ class Device:
             RuntimeError: the driver refused; its words are in the message.
             ValueError: another device than this one is current.
         """
-        lanes = kernel.waves * (64 if self.arch.startswith("gfx") else 32)
+        self.queue(self.loaded(kernel), kernel.waves, grid, arguments, stream)
+
+    def queue(
+        self,
+        handle: Any,
+        waves: int,
+        grid: int,
+        arguments: Sequence[Tensor | float | None],
+        stream: int | None = None,
+        lds: int = 0,
+    ) -> None:
+        """As `launch`, for any kernel by the launcher's handle; `lds` are dynamic bytes."""
+        lanes = waves * (64 if self.arch.startswith("gfx") else 32)
         values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
-        self.loaded(kernel).launch((grid, 1, 1), (lanes, 1, 1), 0, stream or 0, values)
+        handle.launch((grid, 1, 1), (lanes, 1, 1), lds, stream or 0, values)
 
     def loaded(self, kernel: HipKernel) -> Any:
         """The launcher's handle of `kernel`. Its module is loaded at first use, so prepare before capturing a graph."""
@@ -72,6 +85,13 @@ class Device:
             self._kernels[kernel.name] = self._modules[kernel.operator].kernel(kernel.name)
         return self._kernels[kernel.name]
 
+    def loaded_code(self, key: str, code: bytes, name: str) -> tuple[Any, int]:
+        """The handle of a kernel called `name` in any code object, known by `key`, and how many arguments it takes."""
+        if key not in self._others:
+            handle = self.driver.load(code, self.arch).kernel(name)
+            self._others[key] = handle, len(handle.arguments)
+        return self._others[key]
+
 
 class Gpu(Device):
     """A GPU of torch's, by torch's number; kernels are queued on its current stream."""
@@ -80,14 +100,20 @@ class Gpu(Device):
         super().__init__(architecture(torch.device("cuda", index)), "hip" if torch.version.hip else "cuda")
         self.index = index
 
-    def launch(
-        self, kernel: HipKernel, grid: int, arguments: Sequence[Tensor | float | None], stream: int | None = None
+    def queue(
+        self,
+        handle: Any,
+        waves: int,
+        grid: int,
+        arguments: Sequence[Tensor | float | None],
+        stream: int | None = None,
+        lds: int = 0,
     ) -> None:
         if torch.cuda.current_device() != self.index:
             raise ValueError(f"the current device must be that of the tensors: use torch.cuda.device({self.index})")
         if stream is None:
             stream = torch.cuda.current_stream(self.index).cuda_stream
-        super().launch(kernel, grid, arguments, stream)
+        super().queue(handle, waves, grid, arguments, stream, lds)
 
 
 class EmulatedMI100(Device):
@@ -106,8 +132,14 @@ class EmulatedMI100(Device):
         self._standin = ctypes.CDLL(library)
         self._order = (2, 1) if backward else (0, 0)
 
-    def launch(
-        self, kernel: HipKernel, grid: int, arguments: Sequence[Tensor | float | None], stream: int | None = None
+    def queue(
+        self,
+        handle: Any,
+        waves: int,
+        grid: int,
+        arguments: Sequence[Tensor | float | None],
+        stream: int | None = None,
+        lds: int = 0,
     ) -> None:
         """As on a GPU, but at once. The kernel may touch the storages of `arguments`, and nothing else."""
         self._standin.standin_set_options(*self._order, ctypes.c_uint64(0), ctypes.c_uint(1))
@@ -117,7 +149,7 @@ class EmulatedMI100(Device):
             for address, size in ranges:
                 self.driver.register(address, size)
                 stack.callback(self.driver.unregister, address)
-            super().launch(kernel, grid, arguments, stream)
+            super().queue(handle, waves, grid, arguments, stream, lds)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checks import check_conv2d
 from .gemm import multiple, rows_of_tile, store_tile, tile_position
-from .launch import common_unit
+from .launch import common_unit, launch
 from .tiles import Tile
 
 
@@ -122,8 +122,10 @@ def conv2d(
     if batch == 0:
         return y
     pixels = batch * out_height * out_width
-    grid = (triton.cdiv(pixels, tile.block_m) * triton.cdiv(out_channels, tile.block_n),)
-    conv2d_kernel[grid](
+    grid = triton.cdiv(pixels, tile.block_m) * triton.cdiv(out_channels, tile.block_n)
+    launch(
+        conv2d_kernel,
+        grid,
         x,
         weight,
         bias,

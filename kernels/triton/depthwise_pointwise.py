@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checks import check_depthwise_pointwise
 from .gemm import multiple, rows_of_tile, store_tile
-from .launch import common_unit
+from .launch import common_unit, launch
 from .tiles import Tile
 
 PATCH_W = 8
@@ -145,9 +145,11 @@ def depthwise_pointwise(
     if batch == 0:
         return y
     patches = triton.cdiv(out_height, tile.block_m // PATCH_W) * triton.cdiv(out_width, PATCH_W)
-    grid = (batch * patches * triton.cdiv(out_channels, tile.block_n),)
+    grid = batch * patches * triton.cdiv(out_channels, tile.block_n)
     arguments = {name: value for name, value in tile.arguments.items() if name != "GROUP_M"}
-    depthwise_pointwise_kernel[grid](
+    launch(
+        depthwise_pointwise_kernel,
+        grid,
         x,
         w_dw,
         b_dw,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checks import check_dual_linear
 from .gemm import accumulate, multiple, rows_of_tile, store_tile, tile_position
-from .launch import common_unit
+from .launch import common_unit, launch
 from .tiles import Tile
 
 
@@ -75,8 +75,10 @@ def dual_linear(x: Tensor, a: Tensor, w_x: Tensor, w_a: Tensor, bias: Tensor | N
     y = torch.empty((m, n), dtype=x.dtype, device=x.device)
     if m == 0:
         return y
-    grid = (triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n),)
-    dual_linear_kernel[grid](
+    grid = triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n)
+    launch(
+        dual_linear_kernel,
+        grid,
         x,
         a,
         w_x,

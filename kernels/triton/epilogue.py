@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..checks import check_epilogue
 from .gemm import multiple, store_tile, tile_position
-from .launch import common_unit
+from .launch import common_unit, launch
 from .tiles import Tile
 
 
@@ -58,8 +58,10 @@ def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, 
     if m == 0:
         return y
     stride_residual = n if other is None else other.stride(0)
-    grid = (triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n),)
-    epilogue_kernel[grid](
+    grid = triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n)
+    launch(
+        epilogue_kernel,
+        grid,
         rows,
         bias,
         other,

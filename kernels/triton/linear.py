@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checks import check_linear
 from .gemm import accumulate, multiple, rows_of_tile, store_tile, tile_position
-from .launch import common_unit
+from .launch import common_unit, launch
 from .tiles import Tile
 
 
@@ -72,8 +72,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | No
     if m == 0:
         return y
     stride_residual = n if residual is None else residual.stride(0)
-    grid = (triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n),)
-    linear_kernel[grid](
+    grid = triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n)
+    launch(
+        linear_kernel,
+        grid,
         x,
         weight,
         bias,

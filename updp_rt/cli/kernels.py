@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,18 +45,36 @@ def build(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Compile again even if nothing has changed.")] = False,
 ) -> None:
-    """Compile every operator for each architecture, on a machine with or without a GPU."""
+    """Compile HIP's and Triton's kernels for each architecture, on a machine with or without a GPU.
+
+    Of Triton's those that the four model families launch on AMD's GPUs, so that none is compiled when they first run.
+    """
     from updp_rt.kernels.hip.build import build as build_objects
     from updp_rt.kernels.hip.manifest import read_manifest
 
+    archs = list(dict.fromkeys(arch.split(",")))
     with counted("compiling") as advance:
-        folders = build_objects(list(dict.fromkeys(arch.split(","))), folder, force=force, advance=advance)
+        folders = build_objects(archs, folder, force=force, advance=advance)
     for path in folders:
         manifest = read_manifest(path)
         out.print(f"{path}: {len(manifest.kernels)} kernels, {manifest.recipe.compiler}", soft_wrap=True)
         if spilling := [kernel.name for kernel in manifest.kernels if kernel.figures.spills or kernel.figures.scratch]:
             said = f"  {len(spilling)} of them spill registers and are slow so; another compiler may do better"
             out.print(f"{said}: {', '.join(spilling)}", soft_wrap=True)
+    if importlib.util.find_spec("triton") is not None:
+        _build_triton([name for name in archs if name.startswith("gfx")], folder, force)
+
+
+def _build_triton(archs: Sequence[str], folder: Path | None, force: bool) -> None:
+    from updp_rt.backends.ahead import build_triton
+    from updp_rt.kernels.triton import ARCHITECTURES
+    from updp_rt.kernels.triton.objects import read_objects
+
+    for arch in archs:
+        if arch in ARCHITECTURES:
+            with counted(f"compiling Triton's kernels for {arch}") as advance:
+                path = build_triton(arch, folder, force=force, advance=advance)
+            out.print(f"{path}: {len(read_objects(path))} kernels, Triton's", soft_wrap=True)
 
 
 @kernels.command(epilog="Example: updp-rt kernels inspect --arch gfx908")
