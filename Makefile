@@ -124,8 +124,9 @@ $(BROWSER): | $(READY)
 		|| { echo 'The tests of the report need Chromium (Debian: the package chromium): install it.'; exit 1; }
 	touch $@
 
-# Code objects for gfx908, which the tests run on the emulator; only what changed is compiled.
-$(OBJECTS): $(NATIVE) $(COMPILER) $(wildcard kernels/hip/*.hip kernels/hip/*.h)
+# HIP's and Triton's code objects for gfx908, which the tests run on the emulator; only what changed is compiled.
+$(OBJECTS): $(NATIVE) $(COMPILER) $(wildcard kernels/hip/*.hip kernels/hip/*.h kernels/triton/*.py) \
+		updp_rt/backends/ahead.py updp_rt/backends/frozen.json
 	$(BIN)/updp-rt kernels build --arch gfx908
 	touch $@
 

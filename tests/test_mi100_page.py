@@ -24,6 +24,7 @@ from benchmarks.results import read
 from benchmarks.suites import gpu
 from tests.rocm import NAME, Rocm, on_the_card
 from tests.runtime.conftest import own_table  # noqa: F401 - measurements stay in the test's folder
+from updp_rt.backends import ahead
 from updp_rt.blocks.randomize import randomize
 from updp_rt.cli import app
 from updp_rt.kernels import hip
@@ -124,10 +125,12 @@ def test_kernels_are_built_with_the_hipcc_of_a_rocm_off_the_path(
     monkeypatch.setattr(objects, "PACKAGED", tmp_path / "objects")
     figures = Figures(vgprs=96, agprs=64, sgprs=40, spills=0, scratch=0, lds=16384, occupancy=2.0, matrix=32)
     monkeypatch.setattr(build, "amd_figures", lambda code: {"linear_float16_128x64x32w4": figures})
+    monkeypatch.setattr(ahead, "_launches", lambda arch: {})
     compilers.find_compiler.cache_clear()
     said = run("updp-rt kernels build")
     compilers.find_compiler.cache_clear()
     assert "objects/gfx908: 1 kernels, hipcc: HIP version 7.12" in said
+    assert "objects/gfx908/triton.zip: 0 kernels, Triton's" in said
 
 
 def test_explain_and_verify() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from updp_rt._cache import cache_folder
 
-from ..hip.objects import PACKAGED
+from ..hip import objects as hip_objects
 
 FILE: Final = "triton.zip"
 _NEAR = 2**31  # bytes of a tensor, and above any size
@@ -75,7 +75,7 @@ def _fits(tensor: Tensor, dtype: torch.dtype) -> bool:
 @cache
 def carried(arch: str) -> Mapping[str, CarriedKernel]:
     """The carried kernels of `arch` by form, from the package or else the user's cache; none if of other sources."""
-    for folder in (PACKAGED, cache_folder() / "hip"):
+    for folder in (hip_objects.PACKAGED, cache_folder() / "hip"):
         path = folder / arch / FILE
         try:
             return read_objects(path)

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_cli import run
+from updp_rt.backends import ahead
 from updp_rt.kernels.hip import build, compilers, manifest, objects
 from updp_rt.kernels.hip.figures import Figures
+from updp_rt.kernels.triton.objects import CarriedKernel
 
 FIGURES = Figures(vgprs=96, agprs=64, sgprs=40, spills=0, scratch=0, lds=16384, occupancy=2.0, matrix=32)
 
@@ -29,6 +31,8 @@ def _fake_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "PACKAGED", tmp_path / "objects")
     monkeypatch.setattr(build, "find_compiler", lambda arch: compilers.check_arch(arch) or compiler)
     monkeypatch.setattr(build, "amd_figures", lambda code: {"linear_float16_128x64x32w4": FIGURES})
+    monkeypatch.setattr(ahead, "_launches", lambda arch: {"form": (None, None, {})})
+    monkeypatch.setattr(ahead, "_compile", lambda form, *_: CarriedKernel(form, "linear_kernel", 4, 0, b"code"))
     objects.load.cache_clear()
 
 
@@ -39,6 +43,7 @@ def test_build_and_inspect(tmp_path: Path) -> None:
     for arch in ("gfx908", "gfx90a"):
         assert f"objects/{arch}: 1 kernels, clang-15: clang version 15" in out
         assert (tmp_path / "objects" / arch / "linear.hsaco").read_text() == "code"
+        assert f"objects/{arch}/triton.zip: 1 kernels, Triton's" in out
     status, out, _ = run("kernels", "inspect", "--arch", "gfx908", "--json")
     assert status == 0
     (row,) = json.loads(out)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +16,13 @@ import torch
 from torch import Tensor
 
 from updp_rt.artifacts.atomic import atomic_path
-from updp_rt.backends.frozen import PATH, frozen
+from updp_rt.backends.frozen import frozen
 from updp_rt.backends.fused import lacks_kernel, prepare_fused
 from updp_rt.kernels import DTYPES
 from updp_rt.kernels.hip.objects import default_folder
 from updp_rt.kernels.triton import objects, tiles
 from updp_rt.kernels.triton.objects import CarriedKernel
-from updp_rt.ops import ImageOperator, Problem
+from updp_rt.ops import LINEAR, ImageOperator, Problem
 
 
 def build_triton(
@@ -44,29 +46,39 @@ def build_triton(
     import triton
 
     path = (out or default_folder()) / arch / objects.FILE
-    problems = hashlib.sha256(PATH.read_bytes()).hexdigest()
-    recipe = {"sources": objects.source_hash(), "problems": problems, "triton": triton.__version__}
+    wanted = _launches(arch)
+    forms = hashlib.sha256("\n".join(wanted).encode()).hexdigest()
+    recipe = {"sources": objects.source_hash(), "forms": forms, "triton": triton.__version__}
     if not force and objects.recipe_of(path) == recipe:
         return path
-    wanted = _launches(arch)
-    kernels = []
-    for done, (form, (kernel, tile, values)) in enumerate(wanted.items()):
-        advance(done, len(wanted))
-        kernels.append(_compile(form, kernel, tile, arch, values))
-    advance(len(wanted), len(wanted))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = [pool.submit(_compile, form, *launch, arch) for form, launch in wanted.items()]
+        try:
+            for done, job in enumerate(as_completed(jobs)):
+                advance(done, len(jobs))
+                job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    advance(len(jobs), len(jobs))
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        objects.write_objects(temporary, recipe, kernels)
+        objects.write_objects(temporary, recipe, [job.result() for job in jobs])
     objects.carried.cache_clear()
     return path
+
+
+def fits(problem: Problem, tile: Any, arch: str) -> bool:
+    """Whether a carried kernel of `arch` fits what `problem` launches on aligned tensors."""
+    kernel, arguments, constants = _launch(problem, tile)
+    return objects.form_of(kernel.__name__, arguments, constants) in objects.carried(arch)
 
 
 def _launches(arch: str) -> dict[str, tuple[Any, Any, dict[str, Any]]]:
     """By form: kernel, tile and arguments of a launch, of all tiles."""
     found: dict[str, tuple[Any, Any, dict[str, Any]]] = {}
-    for problem, _ in frozen():
-        if lacks_kernel(problem) is not None:
-            continue
+    met = [problem for problem, _ in frozen() if lacks_kernel(problem) is None]
+    for problem in (*met, *map(_other_classes, filter(_is_head, met))):
         for dtype in DTYPES:
             for tile in tiles(problem.operator.name, arch, dtype):
                 kernel, arguments, constants = _launch(replace(problem, dtype=dtype), tile)
@@ -74,6 +86,19 @@ def _launches(arch: str) -> dict[str, tuple[Any, Any, dict[str, Any]]]:
                 assert form is not None
                 found.setdefault(form, (kernel, tile, dict(zip(kernel.arg_names, arguments, strict=False)) | constants))
     return found
+
+
+def _is_head(problem: Problem) -> bool:
+    """Whether it may be a classifier: nothing comes after it."""
+    return problem.operator is LINEAR and problem.act == "none" and not problem.residual
+
+
+def _other_classes(problem: Problem) -> Problem:
+    """`problem` with an odd number of outputs, as a classifier of a user's own may have."""
+    outputs = problem.output[-1] + 1
+    return replace(
+        problem, weights=tuple(None if shape is None else (outputs, *shape[1:]) for shape in problem.weights)
+    )
 
 
 def _launch(problem: Problem, tile: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
@@ -106,7 +131,7 @@ def _recorded(operator: str) -> Iterator[list[tuple[Any, tuple[Any, ...], dict[s
         module.launch = launch
 
 
-def _compile(form: str, kernel: Any, tile: Any, arch: str, values: dict[str, Any]) -> CarriedKernel:
+def _compile(form: str, kernel: Any, tile: Any, values: dict[str, Any], arch: str) -> CarriedKernel:
     """Compile for what `form_of` relies on, and nothing else: sizes are not known for ones or multiples of 16."""
     from updp_rt.kernels.triton.ahead import build, pointer_type
 

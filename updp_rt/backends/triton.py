@@ -35,17 +35,24 @@ class TritonBackend(Backend):
         if importlib.util.find_spec("triton") is None:
             return False, "triton is not installed"
         interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-        if problem.device == "cpu" and not interpreted and not _runs_on_emulation():
+        if problem.device == "cpu" and not interpreted and _emulated(problem) is None:
             return False, "Triton kernels run on GPUs"
         if interpreted and problem.dtype == torch.bfloat16:
             return False, "Triton's interpreter computes bfloat16 products wrongly"
         reason = lacks_kernel(problem)
+        if reason is None and _emulated(problem) is not None and not self.configs(problem):
+            reason = "no kernel compiled ahead fits, and nothing compiles for an emulated GPU"
         return reason is None, reason or ""
 
     def configs(self, problem: Problem) -> tuple[str, ...]:
+        from updp_rt.backends import ahead
         from updp_rt.kernels.triton import tiles
 
-        return tuple(tile.name for tile in tiles(problem.operator.name, _arch(problem), problem.dtype))
+        arch = _arch(problem)
+        found = tiles(problem.operator.name, arch, problem.dtype)
+        if _emulated(problem) is not None:
+            found = tuple(tile for tile in found if ahead.fits(problem, tile, arch))
+        return tuple(tile.name for tile in found)
 
     def prepare(self, problem: Problem, weights: Weights, config: str) -> Prepared:
         from updp_rt.kernels import triton
@@ -56,19 +63,13 @@ class TritonBackend(Backend):
 
 def _arch(problem: Problem) -> str:
     from updp_rt.kernels.architecture import architecture
+
+    return _emulated(problem) or architecture(torch.device(problem.device))
+
+
+def _emulated(problem: Problem) -> str | None:
+    """The architecture of the GPU that is emulated for this problem, for which nothing is compiled."""
     from updp_rt.kernels.hip.device import emulation
 
-    emulated = emulation() if problem.device == "cpu" else None
-    return architecture(torch.device(problem.device)) if emulated is None else emulated.arch
-
-
-def _runs_on_emulation() -> bool:
-    """Whether a GPU is emulated, and its kernels were compiled ahead: for it, none can be compiled."""
-    from updp_rt.kernels.hip.device import emulation
-
-    device = emulation()
-    if device is None:
-        return False
-    from updp_rt.kernels.triton.objects import carried
-
-    return bool(carried(device.arch))
+    device = emulation() if problem.device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1" else None
+    return None if device is None else device.arch

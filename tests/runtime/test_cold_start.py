@@ -1,0 +1,89 @@
+"""The first `accelerate` on an MI100: nothing is compiled, Triton's kernels run by our launcher. On the stand-in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+import timm
+import torch
+import triton
+from torch import Tensor, nn
+
+import updp_rt
+from tests.runtime.conftest import MODELS, model_and_images
+from tests.runtime.test_accelerate import assert_as_good_as
+from tests.runtime.test_emulated_mi100 import chosen, has_hip_kernel
+from updp_rt.kernels import hip
+from updp_rt.kernels.hip import compilers
+from updp_rt.kernels.triton.objects import carried
+from updp_rt.runtime import dispatch
+
+
+def _convnext() -> nn.Module:
+    """Its channels fill tiles where those of ConvNeXt-T do."""
+    sizes: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (32, 64, 96, 128), "num_classes": 7}
+    return timm.create_model("convnext_atto", conv_mlp=False, **sizes)
+
+
+@pytest.fixture
+def mi100(monkeypatch: pytest.MonkeyPatch) -> Iterator[hip.EmulatedMI100]:
+    """An emulated MI100 on which Triton's kernels are the fastest, in a process in which nothing may be compiled."""
+
+    def times(calls: Mapping[str, Callable[[], Tensor]], **_: object) -> dict[str, float]:
+        return {name: 1e-3 if name.startswith("triton") else 1.0 for name in calls}
+
+    monkeypatch.setattr(dispatch, "time_side_by_side", times)
+    monkeypatch.setattr(triton, "compile", lambda *_, **__: pytest.fail("Triton compiled"))
+    monkeypatch.setattr(compilers.Compiler, "compile", lambda *_: pytest.fail("a HIP kernel was compiled"))
+    monkeypatch.setitem(MODELS, "convnext", _convnext)
+    assert carried("gfx908"), "run: updp-rt kernels build --arch gfx908"
+    with hip.emulated_mi100() as device:
+        assert isinstance(device, hip.EmulatedMI100)
+        yield device
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2-merged", "convnext", "vit-merged"])
+def test_no_launch_of_the_four_families_compiles(name: str, mi100: hip.EmulatedMI100) -> None:
+    model, images = model_and_images(name, batch=1, dtype=torch.float16)
+    fast = updp_rt.accelerate(model, images, backends=("triton", "reference"), strict=True)
+    assert_as_good_as(fast, model, images)
+    kernels = chosen(fast)
+    assert [p for p, kernel in kernels.items() if kernel.startswith("triton:") != has_hip_kernel(p)] == []
+
+
+def test_a_ranked_shape_takes_three_launches_and_one_without_measuring(
+    mi100: hip.EmulatedMI100, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each candidate's check, and the model's own run."""
+    launches: Counter[str] = Counter()
+    queue = mi100.queue
+    monkeypatch.setattr(mi100, "queue", lambda *a, **kw: (launches.update(["all"]), queue(*a, **kw)))
+    layer, x = nn.Sequential(nn.Conv2d(24, 24, 3, padding=1), nn.ReLU6()).eval().half(), torch.randn(1, 24, 28, 28)
+    ranked = ["triton:128x32x32w4s2", "hip:64x64x32w4", "triton:64x64x32w4s2"]
+    monkeypatch.setattr(dispatch, "ranking", lambda problem, device: ranked)
+
+    def launched(**options: Any) -> int:
+        dispatch._checked.clear()
+        launches.clear()
+        fast = updp_rt.accelerate(layer, x.half(), **options)
+        assert chosen(fast) == {next(iter(chosen(fast))): ranked[0]}
+        return launches["all"]
+
+    assert launched(measure=False) == 2
+    assert launched() == 3
+    assert launched() == 2, "the table knows it"
+
+
+def test_what_fits_no_kernel_compiled_ahead_is_not_run_by_one(
+    mi100: hip.EmulatedMI100, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A tensor off its 16 bytes: a GPU's Triton would compile for it."""
+    layer = nn.Sequential(nn.Linear(64, 64)).eval().half()
+    x = torch.randn(8 * 64 + 1).half()[1:].view(8, 64)
+    assert x.data_ptr() % 16
+    fast = updp_rt.accelerate(layer, x, backends=("triton", "reference"))
+    assert set(chosen(fast).values()) == {"reference"}
+    assert "no linear_kernel compiled ahead fits this launch" in caplog.text
