@@ -24,7 +24,12 @@ std::shared_ptr<Driver> open_driver(const std::string& kind, const std::optional
 
 // Frees a module's last reference, which Python holds: unlocked, since the driver may wait for the device.
 void unload(Module* module) {
-  if (_Py_IsFinalizing()) {
+#if PY_VERSION_HEX >= 0x030d0000
+  const bool finalizing = Py_IsFinalizing();
+#else
+  const bool finalizing = _Py_IsFinalizing();  // its name before Python 3.13
+#endif
+  if (finalizing) {
     module->abandon();
     delete module;
     return;
