@@ -31,7 +31,7 @@ demo: setup
 test: lint $(BROWSER)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto --dist worksteal $(ARGS)
 
-# What takes longer: larger models, and Triton's kernels for other architectures than gfx908.
+# What takes longer: larger models, processes that are killed, and Triton's kernels for other architectures than gfx908.
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto -m slow $(ARGS)
 

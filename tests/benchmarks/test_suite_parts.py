@@ -192,6 +192,7 @@ def test_the_cache_is_known() -> None:
     assert rotation.cache_bytes(CPU) >= 1 << 18
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_the_frozen_problems_are_the_models(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Nothing is timed or judged: which problems are met does not depend on it.

@@ -70,6 +70,7 @@ def assert_sound(rows: Sequence[Row], names: set[str]) -> None:
         assert row["rounds"] == 3
 
 
+@pytest.mark.slow
 def test_micro(tmp_path: Path) -> None:
     """As a user calls it; pytest-benchmark's own file holds the very same times."""
     command = [sys.executable, "-m", "benchmarks", "micro", *QUICK, "--out", str(tmp_path), *TWO]
@@ -138,6 +139,7 @@ def test_models(tmp_path: Path) -> None:
     assert "blocks can be pruned" in lines[-1]["left_out"]
 
 
+@pytest.mark.slow
 def test_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paper, "SIZE", 64)
     options = [option for option in QUICK if option not in ("--torchcompile", "none")]

@@ -70,6 +70,7 @@ def test_constrained_masks_select_nothing(name: str) -> None:
     assert result.pruned_cost.params < result.cost.params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["densenet121", "resnet50"])
 def test_a_tenth_of_the_naive_copies_is_left_at_most(name: str) -> None:
     model = timm.create_model(name).eval()
@@ -79,6 +80,7 @@ def test_a_tenth_of_the_naive_copies_is_left_at_most(name: str) -> None:
     assert exports["fewest"][1].total < exports["naive"][1].total
 
 
+@pytest.mark.slow
 def test_densenet_is_exported_in_time() -> None:
     model = timm.create_model("densenet121").eval()
     start = time.process_time()  # of this process alone, however busy the machine

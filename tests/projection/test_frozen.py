@@ -47,6 +47,7 @@ def test_the_problems_that_fall_short_are_frozen_ones() -> None:
     assert SHORT.keys() <= {problem.key for problem in FROZEN}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "problem", [problem for problem in FROZEN if problem.dtype is torch.float16], ids=lambda p: p.key.replace(" ", "-")
 )

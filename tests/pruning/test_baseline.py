@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 import updp_rt
@@ -20,6 +21,7 @@ def _train(folder: Path) -> None:
     train_baseline(small_model(), small_split("train", 64), small_split("val", 32), folder, config, show_progress=False)
 
 
+@pytest.mark.slow
 def test_a_training_killed_between_epochs_ends_the_same(tmp_path: Path) -> None:
     """kill -9 after an epoch, then go on: bit for bit what an undisturbed training gives."""
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"

@@ -323,6 +323,7 @@ def test_exports_to_torchs_operators_or_to_ours() -> None:
     assert_same(fast, source, images)
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_compilers_cache(tmp_path: Path) -> None:
     """Models that differ only in their width, in both orders: neither may be taken for the other."""
     first, second = str(tmp_path / "first"), str(tmp_path / "second")

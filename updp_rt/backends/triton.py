@@ -22,7 +22,9 @@ class TritonBackend(Backend):
     name = "triton"
     sources = (
         "ops/*.py",
+        "backends/ahead.py",
         "backends/base.py",
+        "backends/frozen.py",
         "backends/fused.py",
         "backends/triton.py",
         "kernels/hip/device.py",
@@ -45,13 +47,13 @@ class TritonBackend(Backend):
         return reason is None, reason or ""
 
     def configs(self, problem: Problem) -> tuple[str, ...]:
-        from updp_rt.backends import ahead
+        from updp_rt.backends.ahead import fits
         from updp_rt.kernels.triton import tiles
 
         arch = _arch(problem)
         found = tiles(problem.operator.name, arch, problem.dtype)
         if _emulated(problem) is not None:
-            found = tuple(tile for tile in found if ahead.fits(problem, tile, arch))
+            found = tuple(tile for tile in found if fits(problem, tile, arch))
         return tuple(tile.name for tile in found)
 
     def prepare(self, problem: Problem, weights: Weights, config: str) -> Prepared:
