@@ -70,13 +70,16 @@ def _commands(start: str) -> list[Any]:
     return list(found.values())
 
 
-def test_python_snippets_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_python_snippets_run(compiled: bool, tmp_path: Path) -> None:
+    """Those that compile a model take as long as all others."""
     snippets = {
         f"{_name(page)}, snippet {number}": text
         for page in PAGES
         for number, text in enumerate(_blocks(page, "python"), 1)
+        if ('engine="compiled"' in text) == compiled
     }
-    assert len(snippets) >= 8
+    assert len(snippets) >= (1 if compiled else 8)
     done = subprocess.run(
         [sys.executable, "-c", RUN],
         input=json.dumps(snippets),

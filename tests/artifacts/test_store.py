@@ -53,7 +53,7 @@ def edit(folder: Path, **changes: Any) -> None:
         ("deit_tiny_distilled_patch16_224", {"img_size": 32, "depth": 4}),
     ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_save_load_run_is_bit_identical(name: str, arguments: dict, dtype: torch.dtype, tmp_path: Path) -> None:
     model = merged_model(name, **arguments).to(dtype)
     again = updp_rt.load(updp_rt.save(model, tmp_path))

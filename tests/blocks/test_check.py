@@ -33,6 +33,7 @@ def assert_exact(name: str, size: tuple[int, int]) -> None:
     assert verdict.passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_at_224(name: str) -> None:
     assert_exact(name, (224, 224))

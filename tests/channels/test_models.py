@@ -59,7 +59,10 @@ def test_masked_and_exported_agree(name: str, arguments: dict, size: tuple[int, 
             assert copies.gathered <= exports["naive"][1].gathered
 
 
-@pytest.mark.parametrize("name", ["resnet50", "densenet121", "mobilenetv2_100", "regnety_002"])
+@pytest.mark.parametrize(
+    "name",
+    ["densenet121", *(pytest.param(n, marks=pytest.mark.slow) for n in ("resnet50", "mobilenetv2_100", "regnety_002"))],
+)
 def test_constrained_masks_select_nothing(name: str) -> None:
     model = build(name, DENSE if name == "densenet121" else {})
     x = torch.randn(1, 3, 33, 33, dtype=torch.float64)

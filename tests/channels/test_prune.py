@@ -173,7 +173,11 @@ def test_accelerate_and_restore(pruned: nn.Module, monkeypatch: pytest.MonkeyPat
         updp_rt.prune_channels(fast, X)
 
 
-FAMILIES = [("resnet18", {}), ("mobilenetv2_050", {"depth_multiplier": 0.5}), ("convnext_atto", {})]
+FAMILIES = [
+    ("resnet18", {}),
+    ("convnext_atto", {}),
+    pytest.param("mobilenetv2_050", {"depth_multiplier": 0.5}, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("name", "arguments"), FAMILIES)

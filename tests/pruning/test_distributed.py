@@ -7,6 +7,7 @@ import os
 import socket
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -32,6 +33,7 @@ def _free_port() -> int:
         return port
 
 
+@pytest.mark.slow
 def test_prune_in_two_processes(tmp_path: Path) -> None:
     save_file(small_model().state_dict(), tmp_path / "start.safetensors")
     command = ["prune", "test_vit", "--checkpoint", str(tmp_path / "start.safetensors")]
