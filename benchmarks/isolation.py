@@ -17,7 +17,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Died(Exception):  # noqa: N818
+class DiedError(Exception):
     """A process ended before its work did."""
 
 
@@ -40,7 +40,7 @@ class Worker:
         """``work(*args, **kwargs)``, all of which can be pickled.
 
         Raises:
-            Died: its process did, of an abort, say; later work gets a new one.
+            DiedError: its process did, of an abort, say; later work gets a new one.
         """
         if not self._apart:
             return work(*args, **kwargs)
@@ -48,7 +48,7 @@ class Worker:
             return self._process_for(group).submit(_run, work, args, kwargs).result()
         except BrokenProcessPool as error:
             self.close()
-            raise Died("its process ended without an exception, as by an abort of the driver") from error
+            raise DiedError("its process ended without an exception, as by an abort of the driver") from error
 
     def close(self) -> None:
         """End the process, if there is one."""

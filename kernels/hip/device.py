@@ -75,7 +75,10 @@ class Device:
         """As `launch`, for any kernel by the launcher's handle; `lds` are dynamic bytes."""
         lanes = waves * (64 if self.arch.startswith("gfx") else 32)
         values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
-        handle.launch((grid, 1, 1), (lanes, 1, 1), lds, stream or 0, values)
+        handle.launch((grid, 1, 1), (lanes, 1, 1), lds, self._stream(stream), values)
+
+    def _stream(self, stream: int | None) -> int:
+        return stream or 0
 
     def loaded(self, kernel: HipKernel) -> Any:
         """The launcher's handle of `kernel`. Its module is loaded at first use, so prepare before capturing a graph."""
@@ -100,20 +103,10 @@ class Gpu(Device):
         super().__init__(architecture(torch.device("cuda", index)), "hip" if torch.version.hip else "cuda")
         self.index = index
 
-    def queue(
-        self,
-        handle: Any,
-        waves: int,
-        grid: int,
-        arguments: Sequence[Tensor | float | None],
-        stream: int | None = None,
-        lds: int = 0,
-    ) -> None:
+    def _stream(self, stream: int | None) -> int:
         if torch.cuda.current_device() != self.index:
             raise ValueError(f"the current device must be that of the tensors: use torch.cuda.device({self.index})")
-        if stream is None:
-            stream = torch.cuda.current_stream(self.index).cuda_stream
-        super().queue(handle, waves, grid, arguments, stream, lds)
+        return torch.cuda.current_stream(self.index).cuda_stream if stream is None else stream
 
 
 class EmulatedMI100(Device):

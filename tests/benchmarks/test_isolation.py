@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import power
-from benchmarks.isolation import Died, Worker
+from benchmarks.isolation import DiedError, Worker
 from benchmarks.protocol import Measured, Record, Wrong
 from benchmarks.settings import Settings
 from benchmarks.suites import gpu
@@ -19,7 +19,7 @@ from updp_rt.ops import LINEAR, Problem
 CPU = Settings(device="cpu", models=("first", "second"), batches=(1,), dtypes=("float32",), compiler="none")
 
 
-class Unsendable(Exception):  # noqa: N818
+class UnsendableError(Exception):
     def __init__(self, one: int, two: int) -> None:
         super().__init__(f"{one} and {two}")
 
@@ -28,7 +28,7 @@ def fail(kind: str) -> None:
     if kind == "wrong":
         raise Wrong("it is off")
     if kind == "unsendable":
-        raise Unsendable(1, 2)
+        raise UnsendableError(1, 2)
     os.abort()
 
 
@@ -39,10 +39,10 @@ def test_what_dies_takes_only_itself_along() -> None:
         assert worker.run("a", os.getpid) == first
         with pytest.raises(Wrong, match="it is off"):
             worker.run("a", fail, "wrong")
-        with pytest.raises(RuntimeError, match="Unsendable: 1 and 2"):
+        with pytest.raises(RuntimeError, match="UnsendableError: 1 and 2"):
             worker.run("a", fail, "unsendable")
         assert worker.run("a", os.getpid) == first
-        with pytest.raises(Died, match="without an exception"):
+        with pytest.raises(DiedError, match="without an exception"):
             worker.run("a", fail, "abort")
         again = worker.run("a", os.getpid)
         assert again != first

@@ -57,6 +57,17 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
     torch.compiler.reset()
 
 
+def assert_compiled_only_when_asked(counted: Counted, fast: Any, source: Any, images: Tensor) -> None:
+    """That the modules run until `prewarm`, and a program after it."""
+    before = counted.calls
+    assert_same(fast, source, images)
+    assert counted.calls == before
+    updp_rt.prewarm(fast, images)
+    before = counted.calls
+    assert_same(fast, source, images)
+    assert counted.calls == before + 1
+
+
 def compiled_twins(model: nn.Module | None = None) -> tuple[Any, Any, Tensor]:
     return twins(model, engine="compiled")
 
@@ -143,13 +154,7 @@ def test_what_it_cannot_see_is_run_by_the_modules(counted: Counted) -> None:
     source.eval()
     assert runs_compiled()
     other = torch.randn(3, 3, 8, 8)
-    before = counted.calls
-    assert_same(fast, source, other)
-    assert counted.calls == before
-    updp_rt.prewarm(fast, other)
-    before = counted.calls
-    assert_same(fast, source, other)
-    assert counted.calls == before + 1
+    assert_compiled_only_when_asked(counted, fast, source, other)
 
 
 @torch.no_grad()
@@ -224,13 +229,7 @@ def test_a_refreshed_model_is_compiled_again_when_asked(counted: Counted, monkey
     plain: Any = nn.Softplus.forward
     monkeypatch.setattr(nn.Softplus, "forward", lambda self, x: plain(self, x) / 2)
     updp_rt.refresh(fast)
-    before = counted.calls
-    assert_same(fast, source, images)
-    assert counted.calls == before
-    updp_rt.prewarm(fast, images)
-    before = counted.calls
-    assert_same(fast, source, images)
-    assert counted.calls == before + 1
+    assert_compiled_only_when_asked(counted, fast, source, images)
 
 
 @torch.no_grad()
