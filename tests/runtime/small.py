@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import torch
+from timm.models import create_model
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
@@ -20,6 +21,10 @@ def small_model(width: int = 8) -> nn.Module:
         BasicBlock(width, width),
         nn.Sequential(nn.Conv2d(width, 6, 1), nn.Hardswish(), nn.Flatten(), nn.Linear(6 * 8 * 8, 5)),
     )
+
+
+def small_resnet(**options: Any) -> Any:
+    return randomize(create_model("test_resnet", num_classes=5, **options).eval(), seed=1)
 
 
 def twins(model: nn.Module | None = None, **options: Any) -> tuple[Any, Any, Tensor]:

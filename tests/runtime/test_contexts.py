@@ -18,15 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import updp_rt
-from tests.runtime.small import assert_same, small_model, twins
+from tests.runtime.small import assert_same, small_model, small_resnet, twins
 from updp_rt.blocks.randomize import randomize
 from updp_rt.runtime.fused import fused_modules
 
 ONEDNN = ["onednn", "reference"]
-
-
-def small_resnet(**options: Any) -> Any:
-    return randomize(create_model("test_resnet", num_classes=5, **options).eval(), seed=1)
 
 
 def small_mobilenet() -> Any:

@@ -15,19 +15,11 @@ from timm.models import create_model
 from torch import nn
 
 import updp_rt
-from tests.runtime.small import assert_same, small_model, twins
+from tests.runtime.small import assert_same, small_model, small_resnet, twins
 from updp_rt.blocks.randomize import randomize
 from updp_rt.runtime.fused import fused_modules
 
 ONEDNN = ["onednn", "reference"]
-
-
-def small_resnet(**options: Any) -> Any:
-    return randomize(create_model("test_resnet", num_classes=5, **options).eval(), seed=1)
-
-
-def small_mobilenet() -> Any:
-    return randomize(create_model("test_efficientnet", num_classes=5).eval(), seed=1)
 
 
 def by_torch_save(model: nn.Module) -> Any:
