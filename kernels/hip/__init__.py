@@ -3,8 +3,12 @@
 One source for AMD (MFMA) and NVIDIA (mma.sync). Importing this touches no device and opens no driver.
 """
 
+from .conv2d import conv2d
+from .depthwise_pointwise import depthwise_pointwise
 from .device import EmulatedMI100, device_of, emulated_mi100
-from .launch import conv2d, depthwise_pointwise, dual_linear, epilogue, linear
+from .dual_linear import dual_linear
+from .epilogue import epilogue
+from .linear import linear
 from .manifest import HipKernel, MissingObjectsError
 from .objects import Objects, load
 

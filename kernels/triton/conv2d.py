@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checks import check_conv2d
 from .gemm import multiple, rows_of_tile, store_tile, tile_position
-from .launch import common_unit, launch
+from .launch import common_unit, launch, window
 from .tiles import Tile
 
 
@@ -100,52 +100,23 @@ def conv2d(
 ) -> Tensor:
     """``act(conv2d(x, weight, bias, stride, padding) + residual)``, accumulated in float32.
 
-    Args:
-        x: ``[N, I, H, W]`` in channels-last memory, float32, float16 or bfloat16.
-        weight: ``[O, KH, KW, I]`` contiguous (`pack_conv_weight`), of x's dtype. Groups and dilation are 1.
-        bias: ``[O]``, any float dtype, or None.
-        residual: ``[N, O, OH, OW]`` in channels-last memory, of x's dtype, or None.
-        act: none, relu, relu6, gelu (exact) or silu.
-        stride, padding: ``(vertical, horizontal)``; padding is with zeros, alike on opposite sides.
-        tile: one of ``tiles("conv2d", ...)``.
+    Arguments are those of `check_conv2d`, and one of ``tiles("conv2d", ...)``.
 
     Returns:
-        ``[N, O, OH, OW]`` in channels-last memory, of x's dtype.
+        ``[N, O, OH, OW]`` in channels-last memory.
 
     Raises:
-        ValueError: shapes, memory layouts, dtypes or the activation do not fit.
+        ValueError: they do not fit the operator.
     """
     shape = check_conv2d(x, weight, bias, residual, act, stride, padding)
-    (_, channels, height, width), (kernel_h, kernel_w) = x.shape, weight.shape[1:3]
-    batch, out_channels, out_height, out_width = shape
+    (_, channels, height, width), kernel = x.shape, weight.shape[1:3]
+    batch, out_channels, *out = shape
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    if batch == 0:
-        return y
-    pixels = batch * out_height * out_width
-    grid = triton.cdiv(pixels, tile.block_m) * triton.cdiv(out_channels, tile.block_n)
-    launch(
-        conv2d_kernel,
-        grid,
-        x,
-        weight,
-        bias,
-        residual,
-        y,
-        pixels,
-        height,
-        width,
-        channels,
-        out_height,
-        out_width,
-        out_channels,
-        KERNEL_H=kernel_h,
-        KERNEL_W=kernel_w,
-        STRIDE_H=stride[0],
-        STRIDE_W=stride[1],
-        PAD_H=padding[0],
-        PAD_W=padding[1],
-        UNIT=common_unit(channels, out_channels),
-        ACT=act,
-        **tile.arguments,
-    )
+    pixels = batch * out[0] * out[1]
+    if pixels:
+        grid = triton.cdiv(pixels, tile.block_m) * triton.cdiv(out_channels, tile.block_n)
+        sizes = (pixels, height, width, channels, *out, out_channels)
+        constants = window(kernel, stride, padding) | tile.arguments
+        unit = common_unit(channels, out_channels)
+        launch(conv2d_kernel, grid, x, weight, bias, residual, y, *sizes, UNIT=unit, ACT=act, **constants)
     return y

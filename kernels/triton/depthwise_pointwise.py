@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checks import check_depthwise_pointwise
 from .gemm import multiple, rows_of_tile, store_tile
-from .launch import common_unit, launch
+from .launch import common_unit, launch, window
 from .tiles import Tile
 
 PATCH_W = 8
@@ -122,56 +122,25 @@ def depthwise_pointwise(
 
     Both are accumulated in float32; the depthwise result is rounded to x's dtype, as it would be in memory.
 
-    Args:
-        x: ``[N, C, H, W]`` in channels-last memory, float32, float16 or bfloat16.
-        w_dw: ``[KH, KW, C]`` contiguous (`pack_depthwise_weight`), of x's dtype.
-        w_pw: ``[O, C]`` contiguous, of x's dtype.
-        b_dw, b_pw: ``[C]`` and ``[O]``, any float dtype, or None.
-        residual: ``[N, O, OH, OW]`` in channels-last memory, of x's dtype, or None.
-        act: none, relu, relu6, gelu (exact) or silu.
-        stride, padding: of the depthwise convolution, ``(vertical, horizontal)``.
-        tile: one of ``tiles("depthwise_pointwise", ...)``.
+    Arguments are those of `check_depthwise_pointwise`, and one of ``tiles("depthwise_pointwise", ...)``.
 
     Returns:
-        ``[N, O, OH, OW]`` in channels-last memory, of x's dtype.
+        ``[N, O, OH, OW]`` in channels-last memory.
 
     Raises:
-        ValueError: shapes, memory layouts, dtypes or the activation do not fit.
+        ValueError: they do not fit the operator.
     """
     shape = check_depthwise_pointwise(x, w_dw, b_dw, w_pw, b_pw, residual, act, stride, padding)
-    (_, channels, height, width), (kernel_h, kernel_w) = x.shape, w_dw.shape[:2]
-    batch, out_channels, out_height, out_width = shape
+    (_, channels, height, width), kernel = x.shape, w_dw.shape[:2]
+    batch, out_channels, *out = shape
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    if batch == 0:
-        return y
-    patches = triton.cdiv(out_height, tile.block_m // PATCH_W) * triton.cdiv(out_width, PATCH_W)
-    grid = batch * patches * triton.cdiv(out_channels, tile.block_n)
-    arguments = {name: value for name, value in tile.arguments.items() if name != "GROUP_M"}
-    launch(
-        depthwise_pointwise_kernel,
-        grid,
-        x,
-        w_dw,
-        b_dw,
-        w_pw,
-        b_pw,
-        residual,
-        y,
-        height,
-        width,
-        channels,
-        out_height,
-        out_width,
-        out_channels,
-        KERNEL_H=kernel_h,
-        KERNEL_W=kernel_w,
-        STRIDE_H=stride[0],
-        STRIDE_W=stride[1],
-        PAD_H=padding[0],
-        PAD_W=padding[1],
-        UNIT=common_unit(channels, out_channels),
-        ACT=act,
-        PATCH_W=PATCH_W,
-        **arguments,
-    )
+    if batch:
+        patches = triton.cdiv(out[0], tile.block_m // PATCH_W) * triton.cdiv(out[1], PATCH_W)
+        grid = batch * patches * triton.cdiv(out_channels, tile.block_n)
+        tensors = (x, w_dw, b_dw, w_pw, b_pw, residual, y)
+        sizes = (height, width, channels, *out, out_channels)
+        constants = window(kernel, stride, padding) | tile.arguments | {"PATCH_W": PATCH_W, "ACT": act}
+        del constants["GROUP_M"]
+        unit = common_unit(channels, out_channels)
+        launch(depthwise_pointwise_kernel, grid, *tensors, *sizes, UNIT=unit, **constants)
     return y

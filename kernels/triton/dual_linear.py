@@ -57,44 +57,21 @@ def dual_linear_kernel(
 def dual_linear(x: Tensor, a: Tensor, w_x: Tensor, w_a: Tensor, bias: Tensor | None, act: str, tile: Tile) -> Tensor:
     """``act(x @ w_x.T + a @ w_a.T + bias)``, accumulated in float32 without a rounding between the two.
 
-    Args:
-        x, a: ``[M, K1]`` and ``[M, K2]``, float32, float16 or bfloat16; rows contiguous, any distance apart.
-        w_x, w_a: ``[N, K1]`` and ``[N, K2]`` contiguous, of x's dtype.
-        bias: ``[N]``, any float dtype, or None.
-        act: none, relu, relu6, gelu (exact) or silu.
-        tile: one of ``tiles("dual_linear", ...)``.
+    Arguments are those of `check_dual_linear`, and one of ``tiles("dual_linear", ...)``.
 
     Returns:
-        ``[M, N]`` contiguous, of x's dtype.
+        ``[M, N]`` contiguous.
 
     Raises:
-        ValueError: shapes, memory layouts, dtypes or the activation do not fit.
+        ValueError: they do not fit the operator.
     """
     check_dual_linear(x, a, w_x, w_a, bias, act)
     m, k_x, k_a, n = x.shape[0], x.shape[-1], a.shape[-1], w_x.shape[0]
     y = torch.empty((m, n), dtype=x.dtype, device=x.device)
-    if m == 0:
-        return y
-    grid = triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n)
-    launch(
-        dual_linear_kernel,
-        grid,
-        x,
-        a,
-        w_x,
-        w_a,
-        bias,
-        y,
-        m,
-        n,
-        k_x,
-        k_a,
-        x.stride(0),
-        a.stride(0),
-        UNIT=common_unit(n, k_x, k_a, x.stride(0), a.stride(0)),
-        ACT=act,
-        EVEN_K_X=k_x % tile.block_k == 0,
-        EVEN_K_A=k_a % tile.block_k == 0,
-        **tile.arguments,
-    )
+    if m:
+        grid = triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n)
+        sizes = (m, n, k_x, k_a, x.stride(0), a.stride(0))
+        even = {"EVEN_K_X": k_x % tile.block_k == 0, "EVEN_K_A": k_a % tile.block_k == 0}
+        constants = {"UNIT": common_unit(*sizes[1:]), "ACT": act} | even | tile.arguments
+        launch(dual_linear_kernel, grid, x, a, w_x, w_a, bias, y, *sizes, **constants)
     return y

@@ -40,40 +40,20 @@ def epilogue_kernel(
 def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, tile: Tile) -> Tensor:
     """``act(y + bias + residual)`` in float32, written over `y`.
 
-    Args:
-        y: ``[M, C]`` with contiguous rows, or ``[N, C, H, W]`` in channels-last memory; float32, float16 or bfloat16.
-        bias: ``[C]``, any float dtype, or None.
-        residual: as y in shape, layout and dtype (rows may lie another distance apart), or None.
-        act: none, relu, relu6, gelu (exact) or silu.
-        tile: one of ``tiles("epilogue", ...)``.
+    Arguments are those of `check_epilogue`, and one of ``tiles("epilogue", ...)``.
 
     Returns:
         `y` itself.
 
     Raises:
-        ValueError: shapes, memory layouts, dtypes or the activation do not fit.
+        ValueError: they do not fit the operator.
     """
     rows, other = check_epilogue(y, bias, residual, act)
     m, n = rows.shape
-    if m == 0:
-        return y
-    stride_residual = n if other is None else other.stride(0)
-    grid = triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n)
-    launch(
-        epilogue_kernel,
-        grid,
-        rows,
-        bias,
-        other,
-        m,
-        n,
-        rows.stride(0),
-        stride_residual,
-        UNIT=common_unit(n, rows.stride(0), stride_residual),
-        ACT=act,
-        BLOCK_M=tile.block_m,
-        BLOCK_N=tile.block_n,
-        GROUP_M=tile.group_m,
-        num_warps=tile.num_warps,
-    )
+    if m:
+        grid = triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n)
+        sizes = (m, n, rows.stride(0), n if other is None else other.stride(0))
+        names = ("BLOCK_M", "BLOCK_N", "GROUP_M", "num_warps")
+        constants = {"UNIT": common_unit(*sizes[1:]), "ACT": act} | {name: tile.arguments[name] for name in names}
+        launch(epilogue_kernel, grid, rows, bias, other, *sizes, **constants)
     return y

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import triton
@@ -14,6 +15,12 @@ from .objects import CarriedKernel, carried, form_of
 def common_unit(*sizes: int) -> int:
     """8 where all sizes and distances are multiples of it, so that lanes may move 16 bytes of halves; else 1."""
     return 8 if all(size % 8 == 0 for size in sizes) else 1
+
+
+def window(kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> dict[str, int]:
+    """Of a convolution or a pool, ``(vertical, horizontal)`` each, as the kernels name them."""
+    sizes = {"KERNEL": kernel, "STRIDE": stride, "PAD": padding}
+    return {f"{name}_{axis}": size for name, both in sizes.items() for axis, size in zip("HW", both, strict=True)}
 
 
 def launch(kernel: Any, grid: int, *arguments: Any, **constants: Any) -> None:

@@ -52,43 +52,21 @@ def linear_kernel(
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, tile: Tile) -> Tensor:
     """``act(x @ weight.T + bias + residual)``, accumulated in float32.
 
-    Args:
-        x: ``[M, K]``, float32, float16 or bfloat16; rows contiguous, any distance apart.
-        weight: ``[N, K]`` contiguous, of x's dtype.
-        bias: ``[N]``, any float dtype, or None.
-        residual: ``[M, N]`` of x's dtype, rows contiguous, any distance apart; or None.
-        act: none, relu, relu6, gelu (exact) or silu.
-        tile: one of ``tiles("linear", ...)``.
+    Arguments are those of `check_linear`, and one of ``tiles("linear", ...)``.
 
     Returns:
-        ``[M, N]`` contiguous, of x's dtype.
+        ``[M, N]`` contiguous.
 
     Raises:
-        ValueError: shapes, memory layouts, dtypes or the activation do not fit.
+        ValueError: they do not fit the operator.
     """
     check_linear(x, weight, bias, residual, act)
     m, k, n = x.shape[0], x.shape[-1], weight.shape[0]
     y = torch.empty((m, n), dtype=x.dtype, device=x.device)
-    if m == 0:
-        return y
-    stride_residual = n if residual is None else residual.stride(0)
-    grid = triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n)
-    launch(
-        linear_kernel,
-        grid,
-        x,
-        weight,
-        bias,
-        residual,
-        y,
-        m,
-        n,
-        k,
-        x.stride(0),
-        stride_residual,
-        UNIT=common_unit(n, k, x.stride(0), stride_residual),
-        ACT=act,
-        EVEN_K=k % tile.block_k == 0,
-        **tile.arguments,
-    )
+    if m:
+        stride_residual = n if residual is None else residual.stride(0)
+        grid = triton.cdiv(m, tile.block_m) * triton.cdiv(n, tile.block_n)
+        sizes = (m, n, k, x.stride(0), stride_residual)
+        constants = {"UNIT": common_unit(*sizes[1:]), "ACT": act, "EVEN_K": k % tile.block_k == 0} | tile.arguments
+        launch(linear_kernel, grid, x, weight, bias, residual, y, *sizes, **constants)
     return y

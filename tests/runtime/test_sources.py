@@ -68,9 +68,9 @@ def test_every_file_that_a_backend_reaches_is_among_its_sources(backend: str) ->
     [
         ("reference", {path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "ops").glob("*.py")}),
         ("onednn", {"backends/base.py", "backends/onednn.py", "ops/folding.py"}),
-        ("triton", {"backends/fused.py", "kernels/packing.py", "kernels/checks.py", "kernels/triton/conv2d.py"}),
-        ("hip", {"backends/fused.py", "kernels/packing.py", "kernels/checks.py", "kernels/hip/conv2d.hip"}),
-        ("hip", {"kernels/hip/gemm.h", "kernels/hip/launch.py"}),
+        ("triton", {"backends/fused.py", "kernels/packing.py", "kernels/checks/conv2d.py", "kernels/triton/conv2d.py"}),
+        ("hip", {"backends/fused.py", "kernels/packing.py", "kernels/checks/conv2d.py", "kernels/hip/conv2d.hip"}),
+        ("hip", {"kernels/hip/gemm.h", "kernels/hip/launch.py", "kernels/hip/conv2d.py"}),
         ("vendor", {"kernels/triton/epilogue.py", "kernels/hip/epilogue.hip", "kernels/triton/tile_tables.py"}),
     ],
 )

@@ -26,6 +26,7 @@ class HipBackend(Backend):
         "backends/fused.py",
         "backends/hip.py",
         "kernels/*.py",
+        "kernels/checks/*.py",
         "kernels/hip/*.py",
         "kernels/hip/*.h",
         "kernels/hip/*.hip",

@@ -30,6 +30,7 @@ class TritonBackend(Backend):
         "kernels/hip/device.py",
         "kernels/hip/objects.py",
         "kernels/*.py",
+        "kernels/checks/*.py",
         "kernels/triton/*.py",
     )
 

@@ -37,6 +37,7 @@ class VendorBackend(Backend):
         "backends/fused.py",
         "backends/vendor.py",
         "kernels/*.py",
+        "kernels/checks/*.py",
         "kernels/triton/epilogue.py",
         "kernels/triton/gemm.py",
         "kernels/triton/activation.py",

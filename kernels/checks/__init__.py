@@ -1,0 +1,23 @@
+"""Checks of what kernels are given, one operator a file, whatever language the kernels are written in.
+
+In all of them tensors are float32, float16 or bfloat16 and of x's dtype; biases may be of any float dtype for Triton's
+kernels and are float32 for HIP's. `act` is none, relu, relu6, gelu (exact) or silu. Images are ``[N, C, H, W]`` in
+channels-last memory; rows are contiguous and may lie any distance apart; weights are contiguous.
+"""
+
+from .conv2d import check_conv2d
+from .depthwise_pointwise import check_depthwise_pointwise
+from .dual_linear import check_dual_linear
+from .epilogue import check_epilogue
+from .linear import check_linear
+from .tensors import FAR, check
+
+__all__ = [
+    "FAR",
+    "check",
+    "check_conv2d",
+    "check_depthwise_pointwise",
+    "check_dual_linear",
+    "check_epilogue",
+    "check_linear",
+]
