@@ -37,26 +37,6 @@ void check_shape(const Kernel& kernel, const std::array<uint32_t, 3>& grid, cons
 
 }  // namespace
 
-void* Streams::create() {
-  const std::lock_guard lock(mutex_);
-  auto stream = std::make_unique<char>();
-  void* handle = stream.get();
-  streams_.emplace(handle, std::move(stream));
-  return handle;
-}
-
-void Streams::destroy(void* stream) {
-  const std::lock_guard lock(mutex_);
-  if (streams_.erase(stream) == 0) throw Rejection(Status::context_is_destroyed, "no stream, or a destroyed one");
-}
-
-void Streams::check(void* stream, Status otherwise) const {
-  const auto handle = reinterpret_cast<uintptr_t>(stream);
-  if (handle <= 2) return;  // null, hipStreamLegacy, hipStreamPerThread
-  const std::lock_guard lock(mutex_);
-  if (streams_.count(stream) == 0) throw Rejection(otherwise, "no stream, or a destroyed one");
-}
-
 // Never destroyed: threads may still launch while the process ends.
 Device& Device::instance() {
   static auto* device = new Device;
@@ -68,13 +48,26 @@ void Device::launch(void* handle, std::array<uint32_t, 3> grid, std::array<uint3
   streams.check(stream, Status::invalid_value);
   const Function function = modules.function(handle);
   check_shape(*function.kernel, grid, block, dynamic_lds);
+  const Launch launch{function, grid, block, dynamic_lds, argument_segment(*function.kernel, parameters, extra)};
+  if (!streams.record(stream, launch)) run(launch);
+}
+
+void Device::launch_graph(void* executable, void* stream) {
+  streams.check(stream, Status::invalid_value);
+  if (streams.status(stream) != CaptureStatus::none) {
+    throw Rejection(Status::capture_unsupported, "a graph launched on a stream under capture");
+  }
+  for (const Launch& launch : *graphs.launches(executable)) run(launch);
+}
+
+void Device::run(const Launch& launch) {
   const Options chosen = options();
   emulator::Launch request;
-  request.kernel = function.kernel->name;
-  request.grid = grid;
-  request.block = block;
-  request.dynamic_lds = dynamic_lds;
-  request.kernarg = argument_segment(*function.kernel, parameters, extra);
+  request.kernel = launch.function.kernel->name;
+  request.grid = launch.grid;
+  request.block = launch.block;
+  request.dynamic_lds = launch.dynamic_lds;
+  request.kernarg = launch.arguments;
   request.workgroups = chosen.workgroups;
   request.waves = chosen.waves;
   request.seed = chosen.seed;
@@ -82,7 +75,7 @@ void Device::launch(void* handle, std::array<uint32_t, 3> grid, std::array<uint3
   const auto lock = memory.lock();
   request.memory = memory.ranges();
   try {
-    function.program->launch(request);
+    launch.function.program->launch(request);
   } catch (const emulator::Fault& fault) {
     throw Rejection(Status::launch_failure, fault.what());
   }

@@ -2,28 +2,14 @@
 #pragma once
 
 #include <array>
-#include <map>
-#include <memory>
 #include <mutex>
 
+#include "graphs.h"
 #include "memory.h"
 #include "modules.h"
 #include "status.h"
 
 namespace updp::standin {
-
-// Handles only: whatever is put on a stream has ended when the call returns. Calls throw Rejection.
-class Streams {
- public:
-  void* create();
-  void destroy(void* stream);
-  // Throws a rejection of status `otherwise` for anything else than a live stream or one of the default streams.
-  void check(void* stream, Status otherwise) const;
-
- private:
-  mutable std::mutex mutex_;
-  std::map<void*, std::unique_ptr<char>> streams_;
-};
 
 // In which order, and how, kernels run.
 struct Options {
@@ -36,16 +22,21 @@ class Device {
  public:
   static Device& instance();
 
-  // Runs a kernel to its end. A kernel that goes wrong is a rejection with the emulator's message.
+  // Runs a kernel to its end, or records it where the stream is under capture. A kernel that goes wrong is a rejection
+  // with the emulator's message.
   void launch(void* function, std::array<uint32_t, 3> grid, std::array<uint32_t, 3> block, uint32_t dynamic_lds,
               void* stream, void* const* parameters, void* const* extra);
+  // Runs all launches of an executable graph, one after the other.
+  void launch_graph(void* executable, void* stream);
   void set(const Options& options);
 
   Memory memory;
   Modules modules;
   Streams streams;
+  Graphs graphs;
 
  private:
+  void run(const Launch& launch);
   Options options() const;
 
   mutable std::mutex mutex_;

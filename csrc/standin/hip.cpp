@@ -1,6 +1,6 @@
 // libamdhip64 for machines without an AMD GPU: one pretended MI100 whose memory is the host's and whose kernels run on
-// the emulator, at once, whatever their stream. A wrong call gets the error that HIP's runtime (ROCm 6) gives, and
-// hipGetErrorString adds what was wrong with the thread's last one.
+// the emulator, at once, whatever their stream; a stream under capture records them instead. A wrong call gets the error
+// that HIP's runtime (ROCm 6) gives, and hipGetErrorString adds what was wrong with the thread's last one.
 #include <cstring>
 #include <new>
 
@@ -41,6 +41,8 @@ T& result(T* place) {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
+using updp::standin::CaptureMode;
+using updp::standin::CaptureStatus;
 using updp::standin::Device;
 using updp::standin::guarded;
 using updp::standin::Rejection;
@@ -67,7 +69,9 @@ EXPORT int hipSetDevice(int index) {
   });
 }
 
-EXPORT int hipDeviceSynchronize() { return 0; }
+EXPORT int hipDeviceSynchronize() {
+  return guarded([&](Device& device) { device.streams.refuse_waiting(Status::capture_unsupported); });
+}
 
 EXPORT const char* hipGetErrorString(int code) {
   auto& last = updp::standin::last;
@@ -81,7 +85,10 @@ EXPORT int hipModuleLoadData(void** module, const void* image) {
 }
 
 EXPORT int hipModuleUnload(void* module) {
-  return guarded([&](Device& device) { device.modules.unload(module); });
+  return guarded([&](Device& device) {
+    device.streams.refuse_unsafe();
+    device.modules.unload(module);
+  });
 }
 
 EXPORT int hipModuleGetFunction(void** function, void* module, const char* name) {
@@ -101,15 +108,22 @@ EXPORT int hipModuleLaunchKernel(void* function, unsigned grid_x, unsigned grid_
 }
 
 EXPORT int hipMalloc(void** address, size_t bytes) {
-  return guarded([&](Device& device) { result(address) = device.memory.allocate(bytes); });
+  return guarded([&](Device& device) {
+    device.streams.refuse_unsafe();
+    result(address) = device.memory.allocate(bytes);
+  });
 }
 
 EXPORT int hipFree(void* address) {
-  return guarded([&](Device& device) { device.memory.free(address); });
+  return guarded([&](Device& device) {
+    device.streams.refuse_unsafe();
+    device.memory.free(address);
+  });
 }
 
 EXPORT int hipMemcpyHtoD(void* destination, const void* source, size_t bytes) {
   return guarded([&](Device& device) {
+    device.streams.refuse_waiting(Status::capture_implicit);
     const auto lock = device.memory.lock();
     device.memory.check(destination, bytes);
     if (bytes) std::memmove(destination, source, bytes);
@@ -118,6 +132,7 @@ EXPORT int hipMemcpyHtoD(void* destination, const void* source, size_t bytes) {
 
 EXPORT int hipMemcpyDtoH(void* destination, const void* source, size_t bytes) {
   return guarded([&](Device& device) {
+    device.streams.refuse_waiting(Status::capture_implicit);
     const auto lock = device.memory.lock();
     device.memory.check(source, bytes);
     if (bytes) std::memmove(destination, source, bytes);
@@ -125,11 +140,17 @@ EXPORT int hipMemcpyDtoH(void* destination, const void* source, size_t bytes) {
 }
 
 EXPORT int hipHostRegister(void* address, size_t bytes, unsigned) {
-  return guarded([&](Device& device) { device.memory.add_host(address, bytes); });
+  return guarded([&](Device& device) {
+    device.streams.refuse_unsafe();
+    device.memory.add_host(address, bytes);
+  });
 }
 
 EXPORT int hipHostUnregister(void* address) {
-  return guarded([&](Device& device) { device.memory.remove_host(address); });
+  return guarded([&](Device& device) {
+    device.streams.refuse_unsafe();
+    device.memory.remove_host(address);
+  });
 }
 
 EXPORT int hipStreamCreate(void** stream) {
@@ -141,7 +162,51 @@ EXPORT int hipStreamDestroy(void* stream) {
 }
 
 EXPORT int hipStreamSynchronize(void* stream) {
-  return guarded([&](Device& device) { device.streams.check(stream, Status::context_is_destroyed); });
+  return guarded([&](Device& device) {
+    device.streams.check(stream, Status::context_is_destroyed);
+    if (device.streams.status(stream) != CaptureStatus::none) {
+      device.streams.refuse_waiting(Status::capture_unsupported);
+    }
+  });
+}
+
+EXPORT int hipStreamBeginCapture(void* stream, int mode) {
+  return guarded([&](Device& device) { device.streams.begin_capture(stream, static_cast<CaptureMode>(mode)); });
+}
+
+EXPORT int hipStreamEndCapture(void* stream, void** graph) {
+  return guarded([&](Device& device) {
+    result(graph) = nullptr;
+    *graph = device.graphs.add(device.streams.end_capture(stream));
+  });
+}
+
+EXPORT int hipStreamIsCapturing(void* stream, int* status) {
+  return guarded([&](Device& device) { result(status) = static_cast<int>(device.streams.status(stream)); });
+}
+
+// Where `nodes` is not null, HIP writes handles there, which are of no use here.
+EXPORT int hipGraphGetNodes(void* graph, void** nodes, size_t* count) {
+  return guarded([&](Device& device) {
+    if (nodes) throw Rejection(Status::invalid_value, "nodes have no handles here");
+    result(count) = device.graphs.size(graph);
+  });
+}
+
+EXPORT int hipGraphInstantiate(void** executable, void* graph, void**, char*, size_t) {
+  return guarded([&](Device& device) { result(executable) = device.graphs.instantiate(graph); });
+}
+
+EXPORT int hipGraphLaunch(void* executable, void* stream) {
+  return guarded([&](Device& device) { device.launch_graph(executable, stream); });
+}
+
+EXPORT int hipGraphExecDestroy(void* executable) {
+  return guarded([&](Device& device) { device.graphs.destroy_executable(executable); });
+}
+
+EXPORT int hipGraphDestroy(void* graph) {
+  return guarded([&](Device& device) { device.graphs.destroy(graph); });
 }
 
 // Not of HIP: how kernels run from now on. Orders are emulator::Order's: 0 forward, 1 backward, 2 shuffled by `seed`.

@@ -15,11 +15,16 @@ enum class Status {
   invalid_image = 200,
   no_binary_for_gpu = 209,
   invalid_handle = 400,
+  illegal_state = 401,
   not_found = 500,
   context_is_destroyed = 709,
   host_memory_already_registered = 712,
   host_memory_not_registered = 713,
   launch_failure = 719,
+  capture_unsupported = 900,
+  capture_invalidated = 901,
+  capture_implicit = 906,
+  capture_wrong_thread = 908,
 };
 
 // A call that the stand-in rejects.
