@@ -10,6 +10,7 @@ TORCHVISION := $(VENV)/.torchvision
 COMPILER := $(VENV)/.compiler
 OBJECTS := $(VENV)/.objects
 BROWSER := $(VENV)/.browser
+FASHION_MNIST := /usr/share/datasets/fashion-mnist
 
 MEASURED := models memory merged_speed channels_speed progressive_vs_direct channels_accuracy
 # Tested besides the pinned versions: every triton that gfx908's kernels must be right with, the oldest and newest torch.
@@ -24,7 +25,7 @@ SUITES := micro blocks paper gpu $(MEASURED)
 .PHONY: demo test test-slow lint bench $(SUITES:%=bench-%) projection wheel setup clean
 .PHONY: matrix matrix-triton $(MATRIX_TRITON) $(MATRIX_TORCH)
 
-demo: setup
+demo: setup $(if $(filter fashion-mnist --data=fashion-mnist,$(ARGS)),$(FASHION_MNIST))
 	$(BIN)/updp-rt demo $(ARGS)
 
 # One thread a worker: small tensors gain nothing from more, and workers must not fight over the cores.
@@ -123,6 +124,13 @@ $(BROWSER): | $(READY)
 			&& apt-get install -y --no-install-recommends chromium && $(FIND_BROWSER); } \
 		|| { echo 'The tests of the report need Chromium (Debian: the package chromium): install it.'; exit 1; }
 	touch $@
+
+# For the demo and the studies on Fashion-MNIST.
+$(FASHION_MNIST):
+	@{ [ "$$(id -u)" = 0 ] && command -v apt-get && apt-get update \
+			&& apt-get install -y --no-install-recommends dataset-fashion-mnist; } \
+		|| { echo 'Fashion-MNIST is not there: install it (Debian: the package dataset-fashion-mnist), or give a folder' \
+			'that holds its files: --data idx/FOLDER.'; exit 1; }
 
 # HIP's and Triton's code objects for gfx908, which the tests run on the emulator; only what changed is compiled.
 $(OBJECTS): $(NATIVE) $(COMPILER) $(wildcard kernels/hip/*.hip kernels/hip/*.h kernels/triton/*.py) \

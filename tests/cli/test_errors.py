@@ -22,6 +22,8 @@ PRUNE = ("prune", "resnet18", "--checkpoint", "no.pt")
 AT_ONCE = [
     (("verify",), "name a model's folder, or give --check CERT"),
     (("demo", "--model", "resnet50"), "the demo runs deit_tiny_patch16_224, "),
+    (("demo", "--data", "fashion-mnist", "--model", "resnet34"), "the demo runs small_resnet, "),
+    (("demo", "--data", "photos/"), "the demo takes digits, fashion-mnist or idx/FOLDER"),
     (("prune", "--bogus"), "No such option"),
     (("prune", "resnet18", "--num-pruned", "two"), "num-pruned"),
     (("prune", "resnet18", "--num-pruned", "2"), "give --pretrained or --checkpoint FILE"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -57,4 +58,21 @@ def make_shards(
             "shard_lengths": [len(values)],
         }
     (root / "_info.json").write_text(json.dumps({"splits": described}))
+    return root
+
+
+def idx(values: np.ndarray) -> bytes:
+    """An array of bytes in IDX, as MNIST's files hold it."""
+    sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
+    return b"\0\0\x08" + bytes([values.ndim]) + sizes + values.astype(np.uint8).tobytes()
+
+
+def make_scans(root: Path, train: int = 40, test: int = 12, *, classes: int = 4, zipped: bool = False) -> Path:
+    """Four IDX files under MNIST's names: random scans on a ground of 0, the classes in turn."""
+    root.mkdir(parents=True, exist_ok=True)
+    for seed, (split, count) in enumerate((("train", train), ("t10k", test))):
+        images = np.random.default_rng(seed).integers(0, 256, (count, 28, 28))
+        for name, values in (("images-idx3", images), ("labels-idx1", np.arange(count) % classes)):
+            path = root / f"{split}-{name}-ubyte{'.gz' if zipped else ''}"
+            path.write_bytes(gzip.compress(idx(values), mtime=0) if zipped else idx(values))
     return root

@@ -159,7 +159,7 @@ def test_the_digits_have_one_way_and_take_a_mean(tmp_path: Path) -> None:
     torch.manual_seed(0)
     moved = recorded.train[0][0]
     assert moved.amin((1, 2)).tolist() == pytest.approx([-0.2, -0.4, -0.6])  # what comes in from the side is paper
-    with pytest.raises(ValueError, match="the digits number their classes themselves"):
+    with pytest.raises(ValueError, match="'digits' numbers its classes itself"):
         load_splits("digits", (3, 32, 32), class_map=tmp_path)
     with pytest.raises(ValueError, match="crop_pct does not apply to them"):
         load_splits("digits", (3, 32, 32), transforms={"crop_pct": 0.9})

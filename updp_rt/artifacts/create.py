@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from updp_rt._names import unknown_model
 from updp_rt.artifacts.checkpoint import load_checkpoint
 from updp_rt.artifacts.errors import ArtifactError
 from updp_rt.artifacts.preprocessing import Preprocessing
+from updp_rt.artifacts.small import SMALL, create_small
 from updp_rt.artifacts.store import load, read_manifest
 from updp_rt.blocks.inspect import model_input_size
 
@@ -25,21 +27,27 @@ def create_model(
     pretrained: bool = False,
     checkpoint: Path | None = None,
 ) -> nn.Module:
-    """A timm model for images of `size`, ``(height, width)``, with pretrained weights or those of a checkpoint.
+    """A timm model, or one of `small.SMALL`, for images of `size`, ``(height, width)``.
+
+    With fresh, pretrained, or a checkpoint's weights.
 
     Raises:
         ArtifactError: timm knows no such model (the nearest names are said) or cannot create it so, or the checkpoint
             does not fit.
     """
-    if not timm.is_model(name.split(".", maxsplit=1)[0]):
+    small = name in SMALL
+    if not small and not timm.is_model(name.split(".", maxsplit=1)[0]):
         raise ArtifactError(unknown_model(name, timm.list_models()))
     asked = {"num_classes": num_classes, "in_chans": in_chans}
     arguments: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+    if small and pretrained:
+        raise ArtifactError(f"{name} has no pretrained weights: train it (updp-rt train {name} --data fashion-mnist)")
     try:
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
+        make = partial(create_small, name) if small else partial(timm.create_model, name, pretrained=pretrained)
+        model: nn.Module = make(**arguments)
         if size is not None and hasattr(model, "patch_embed") and model_input_size(model)[1:] != size:
             # A patch grid is made for one size; timm resamples pretrained position embeddings to it.
-            model = timm.create_model(name, pretrained=pretrained, img_size=size, **arguments)
+            model = make(img_size=size, **arguments)
     except (AssertionError, RuntimeError, OSError) as error:
         raise ArtifactError(f"cannot create {name}: {error}") from error
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)

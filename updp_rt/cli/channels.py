@@ -39,7 +39,8 @@ def channels(
     copies: Annotated[str, typer.Option(help="cheapest, fewest (more arithmetic instead), or naive.")] = "cheapest",
     limits: Limits = None,
     data: Annotated[
-        str | None, typer.Option(help="digits, an image folder, wds/PATH or hfds/NAME: to choose by, and for accuracy.")
+        str | None,
+        typer.Option(help="digits, fashion-mnist, an image folder, wds/PATH ...: to choose by, and for accuracy."),
     ] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="timm's pretrained weights.")] = False,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to prune (safetensors or torch).")] = None,

@@ -45,7 +45,8 @@ def verify(
     batch: Annotated[int, typer.Option(min=1, help="Images at once: the shape that is certified.")] = 8,
     dtype: Annotated[str | None, typer.Option(help=f"{', '.join(DTYPES)}. Default: the first.")] = None,
     data: Annotated[
-        str | None, typer.Option(help="Validation images of: digits, an image folder, wds/PATH. Default: random.")
+        str | None,
+        typer.Option(help="Validation images of digits, fashion-mnist, a folder ... Default: random."),
     ] = None,
     device: Device = "auto",
     prune: Annotated[str, typer.Option("--prune", help="With --model.")] = "all",

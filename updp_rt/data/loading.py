@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset
 
 from updp_rt.artifacts.preprocessing import Augmentation, Preprocessing
+from updp_rt.data import scans
 from updp_rt.data.digits import MEAN, NUM_CLASSES, STD, Digits
 from updp_rt.data.folders import read_class_map
 from updp_rt.data.pictures import check_channels
+from updp_rt.data.scans import ScanImages, names_scans
 from updp_rt.data.sources import open_folder, open_hub
 from updp_rt.data.transforms import choose_transforms, enlargement, make_transform
 
@@ -25,8 +28,8 @@ Loader = DataLoader[tuple[Tensor, Tensor]]
 class Splits:
     """Training images, images that choose between candidates, and images that only the last figures see.
 
-    `preprocessing` is what all of them go through; `augmentation`, what else is done to training images (None for the
-    digits, which are shifted by up to half a pixel of the scans).
+    `preprocessing` is what all of them go through; `augmentation`, what else is done to training images (None for
+    scans, which are changed in their own way: `changes` says how).
     """
 
     train: Dataset[Any]
@@ -35,12 +38,17 @@ class Splits:
     num_classes: int
     preprocessing: Preprocessing
     augmentation: Augmentation | None = None
+    changes: str = ""
     notes: tuple[str, ...] = ()
+
+    def first(self, train: int, val: int) -> Splits:
+        """The same with at most so many images to train on and to choose by: the first, which of scans are random."""
+        return replace(self, train=_first(self.train, train), val=_first(self.val, val))
 
     def describe(self, *, training: bool = True) -> tuple[str, ...]:
         """Lines for people: the transforms that are applied, training's too, and what is odd about the data."""
-        shifted = "the digits' shifts" if self.augmentation is None else str(self.augmentation)
-        return f"images: {self.preprocessing}", *([f"training images: {shifted}"] if training else []), *self.notes
+        changes = self.changes if self.augmentation is None else str(self.augmentation)
+        return f"images: {self.preprocessing}", *([f"training images: {changes}"] if training else []), *self.notes
 
 
 def load_splits(
@@ -57,13 +65,14 @@ def load_splits(
     """The three splits of a data set.
 
     Args:
-        data: "digits" (embedded); an image folder with ``train/`` and ``validation/`` (``val/``, ``valid/``) and
-            perhaps ``test/``, each with one folder per class; ``wds/PATH``, WebDataset shards with an ``_info.json`` of
+        data: "digits" (embedded); "fashion-mnist" (of Debian's package); ``idx/FOLDER``, IDX files as MNIST
+            has them; an image folder with ``train/`` and ``validation/`` (``val/``, ``valid/``) and perhaps ``test/``,
+            each with one folder per class; ``wds/PATH``, WebDataset shards with an ``_info.json`` of
             the splits train, validation and test; ``hfds/NAME``, a HF dataset with train and validation.
         input_size: ``(channels, height, width)`` of the images; pictures are read as grey for one channel.
         num_classes: of the data set; counted if its folders name them.
-        val_fraction: without a test split, validation serves as one, and this share of the training images is held
-            out to choose between candidates.
+        val_fraction: this share of the training images is held out to choose between candidates, of IDX files and where
+            there is no test split (validation then serves as one).
         preprocessing: a model, whose ``pretrained_cfg`` says what its images go through (except that pictures no larger
             than `input_size` are not cropped), or what a manifest recorded, which is followed to the letter. By
             default timm's for ImageNet.
@@ -76,10 +85,11 @@ def load_splits(
             that cannot be read or whose class train does not have; an unknown transform.
     """
     given = dict(transforms or {})
-    if data == "digits":
+    if data == "digits" or names_scans(data):
         if class_map is not None:
-            raise ValueError("the digits number their classes themselves: give no class map (--class-map)")
-        return _digits(input_size, preprocessing, given)
+            raise ValueError(f"{data!r} numbers its classes itself: give no class map (--class-map)")
+        opened = _digits if data == "digits" else partial(_scans, data, val_fraction)
+        return opened(input_size, preprocessing, given)
     check_channels(input_size[0])
     classes = read_class_map(class_map) if class_map else None
     if data.startswith("wds/"):
@@ -87,8 +97,8 @@ def load_splits(
 
         source = open_shards(data.removeprefix("wds/"), input_size[0], num_classes, classes)
     else:
-        opened = open_hub if data.startswith("hfds/") else open_folder
-        source = opened(data, input_size[0], num_classes, classes, val_fraction)
+        open_pictures = open_hub if data.startswith("hfds/") else open_folder
+        source = open_pictures(data, input_size[0], num_classes, classes, val_fraction)
     factor = enlargement(input_size, source.sizes)
     if factor > 2 and not enlarge:
         width, height = source.sizes[len(source.sizes) // 2]
@@ -101,24 +111,69 @@ def load_splits(
     training = make_transform(input_size, applied, augmentation)
     train, val, test = source.make(training, make_transform(input_size, applied))
     notes = (*source.notes, *([f"pictures are enlarged {factor:.1f} times"] if factor > 1 else []))
-    return Splits(train, val, test, source.num_classes, applied, augmentation, notes)
+    return Splits(train, val, test, source.num_classes, applied, augmentation, notes=notes)
 
 
 def _digits(input_size: tuple[int, int, int], own: nn.Module | Preprocessing | None, given: dict[str, Any]) -> Splits:
     channels, *size = input_size
-    odd = sorted(set(given) - {"mean", "std"})
-    if odd:
-        raise ValueError(f"the digits are always resized and shifted in the same way: {odd[0]} does not apply to them")
-    how: dict[str, Any] = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "squash"}
-    scans: dict[str, Any] = {"mean": (MEAN,), "std": (STD,)}
-    if isinstance(own, Preprocessing) and how.items() <= own.model_dump().items():  # recorded of the digits
-        scans = {"mean": own.mean, "std": own.std}
-    applied, _ = choose_transforms(input_size, (), None, {**scans, **how, **given})
+    how = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "squash"}
+    applied = _choose_scans(input_size, own, given, how, MEAN, STD)
     train, val, test = (
         Digits(s, (size[0], size[1]), channels, augment=s == "train", mean=applied.mean, std=applied.std)
         for s in ("train", "val", "test")
     )
-    return Splits(train, val, test, NUM_CLASSES, applied)
+    return Splits(train, val, test, NUM_CLASSES, applied, changes="the digits' shifts")
+
+
+def _scans(
+    data: str,
+    val_fraction: float,
+    input_size: tuple[int, int, int],
+    own: nn.Module | Preprocessing | None,
+    given: dict[str, Any],
+) -> Splits:
+    found, chosen = scans.open_scans(data, val_fraction)
+    channels, *size = input_size
+    edge = found["train"].images.shape[1]
+    # timm's words for a scan in its frame: pictures are padded to what is larger than they are.
+    how = {"interpolation": "bilinear", "crop_pct": 1 + 2 * scans.FRAME / edge, "crop_mode": "border"}
+    applied = _choose_scans(input_size, own, given, how, scans.MEAN, scans.STD)
+    train, val, test = (
+        ScanImages(
+            found["test" if split == "test" else "train"],
+            (size[0], size[1]),
+            channels,
+            augment=split == "train",
+            mean=applied.mean,
+            std=applied.std,
+            indices=chosen[split],
+        )
+        for split in ("train", "val", "test")
+    )
+    classes = int(found["train"].labels.max()) + 1
+    return Splits(train, val, test, classes, applied, changes=scans.AUGMENTATION)
+
+
+def _choose_scans(
+    input_size: tuple[int, int, int],
+    own: nn.Module | Preprocessing | None,
+    given: dict[str, Any],
+    how: dict[str, Any],
+    mean: float,
+    std: float,
+) -> Preprocessing:
+    """What scans go through: always sized in the same way; normalised as asked, as recorded, or by their own."""
+    odd = sorted(set(given) - {"mean", "std"})
+    if odd:
+        raise ValueError(f"scans are always sized and changed in the same way: {odd[0]} does not apply to them")
+    normalised: dict[str, Any] = {"mean": (mean,), "std": (std,)}
+    if isinstance(own, Preprocessing) and how.items() <= own.model_dump().items():
+        normalised = {"mean": own.mean, "std": own.std}
+    return choose_transforms(input_size, (), None, {**normalised, **how, **given})[0]
+
+
+def _first(data: Dataset[Any], count: int) -> Dataset[Any]:
+    return Subset(data, range(min(count, len(data))))  # type: ignore[arg-type]
 
 
 class EpochSampler(Sampler[int]):

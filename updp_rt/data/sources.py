@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from updp_rt.data.folders import FolderReader, find_split, read_split, read_train
+from updp_rt.data.holding import hold_out
 from updp_rt.data.pictures import Pictures, Transform, refuse_torn, survey
 
 _logger = logging.getLogger(__name__)
@@ -40,8 +41,8 @@ def open_folder(
     if train_root is None or val_root is None:
         lacks = "" if not folder.is_dir() else f" ({data} lacks {'train/' if train_root is None else 'validation/'})"
         raise ValueError(
-            f"no data set {data!r}{lacks}: give 'digits', an image folder with train/ and validation/, wds/PATH or "
-            "hfds/NAME"
+            f"no data set {data!r}{lacks}: give 'digits', an image folder with train/ and validation/, "
+            "'fashion-mnist', idx/FOLDER, wds/PATH or hfds/NAME"
         )
     train, numbers = read_train(train_root, classes)
     evaluated = [read_split(root, numbers) for root in (val_root, test_root) if root is not None]
@@ -65,7 +66,7 @@ def open_folder(
     _check_counts(train, train_root, numbers if classes is None else None)
     kept, held_out = list[int](), list[int]()
     if test_root is None:
-        kept, held_out = _hold_out([label for _, label in train.samples], val_fraction, train_root)
+        kept, held_out = hold_out([label for _, label in train.samples], val_fraction, train_root)
 
     def make(training: Transform, evaluation: Transform) -> Three:
         fitted = Pictures(train, channels, training)
@@ -121,23 +122,3 @@ def _check_counts(train: FolderReader, root: Path, numbers: Mapping[str, int] | 
             raise ValueError(f"{root}: no picture of the class {name!r} can be read; replace them or remove its folder")
     if len(train) < 2:
         raise ValueError(f"{root}: too few pictures to train on ({len(train)}); two are the least")
-
-
-def _hold_out(labels: Sequence[int], fraction: float, root: Path) -> tuple[list[int], list[int]]:
-    """Indices to train on and to choose by: a share drawn at random, but never the last picture of a class."""
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).tolist()
-    left = Counter(labels)
-    kept, held_out = list[int](), list[int]()
-    cut = max(1, round(fraction * len(order)))
-    for index in order:
-        if len(held_out) < cut and left[labels[index]] > 1:
-            left[labels[index]] -= 1
-            held_out.append(index)
-        else:
-            kept.append(index)
-    if not held_out:
-        raise ValueError(
-            f"{root}: one picture per class ({len(labels)} in all), so none can be held out, as a data set "
-            "without test/ needs; give each class two or more, or add test/"
-        )
-    return kept, held_out
