@@ -110,7 +110,7 @@ def find_problems(name: str) -> dict[Problem, dict[str, int]]:
     names = prunable_blocks(model)
     found: dict[Problem, dict[str, int]] = {}
     for variant, chosen in zip(VARIANTS, ([], names[::2], names), strict=True):
-        problems, _ = model_problems(_merged(model, chosen), torch.randn(1, 3, 224, 224), 1, torch.float32)
+        problems = model_problems(_merged(model, chosen), (3, 224, 224), 1, torch.float32)
         for problem, count in problems.items():
             found.setdefault(problem, {})[variant] = count
     return found

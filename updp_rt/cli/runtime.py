@@ -38,7 +38,7 @@ def explain(
     images = torch.randn(batch, *input_size).to(place, kind)
     with followed(show=not json):
         fast = updp_rt.accelerate(source, images)
-        explanation = updp_rt.explain(fast)
+        explanation = updp_rt.explain(fast, images)
         with torch.inference_mode():
             calls = {"eager": partial(source, images), "accelerated": partial(fast, images)}
             times = time_side_by_side(calls, round_seconds=0.1, rounds=7, device=images.device, what="timing")

@@ -24,6 +24,7 @@ class Machine:
         lds_latency: cycles from an LDS instruction to its data.
         issue_cycles: of a SIMD, for one instruction of one wave.
         launch_seconds: of the host, for one launch; reported beside a kernel's time, never in it.
+        vector_flops: multiplications and additions a second of the vector units in float32.
     """
 
     compute_units: int
@@ -39,6 +40,7 @@ class Machine:
     lds_latency: int
     issue_cycles: int
     launch_seconds: float
+    vector_flops: float
 
 
 _UNITS, _CLOCK = 120, 1.502e9  # AMD's data sheet: compute units, peak engine clock
@@ -59,4 +61,5 @@ MI100 = Machine(
     lds_latency=128,  # assumed: 64 on an idle LDS, twice that on a busy one
     issue_cycles=4,
     launch_seconds=6e-6,  # assumed
+    vector_flops=2 * 64 * _UNITS * _CLOCK,  # data sheet: 23.1e12
 )

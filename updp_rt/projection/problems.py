@@ -1,33 +1,76 @@
-"""Which problems a model meets at a batch size, found by lowering it and running one image."""
+"""What a model runs on an MI100 at a batch size: the problems of its fused operators, and torch's passes that are left.
+
+Found by lowering it as for gfx908 and running it on tensors that hold nothing.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from updp_rt._copies import copy_model
+from updp_rt.kernels.hip import emulated_mi100
+from updp_rt.kernels.hip.device import Device
 from updp_rt.ops import Problem
-from updp_rt.runtime.explanation import explain
-from updp_rt.runtime.fused import fused_modules
+from updp_rt.projection.passes import Pass, as_on_gfx908, copy_pass, passes_of, torch_pass
 from updp_rt.runtime.lowering import accelerate
+from updp_rt.runtime.recording import recorded, why_left
+
+Images = tuple[int, int, int]  # channels, height, width
 
 
-def model_problems(
-    model: nn.Module, image: Tensor, batch: int, dtype: torch.dtype
-) -> tuple[Mapping[Problem, int], Mapping[str, int]]:
-    """The problems that `model` meets at a batch size, and its modules that are not fused by kind, each with its count.
+@dataclass
+class Run:
+    """What one run of a model is made of, each with the path of the module that it runs in.
 
-    The model is lowered and run once, on one image: a batch of `batch` images multiplies the first size of each input.
+    Attributes:
+        problems: of the fused operators, in order.
+        left: passes of torch's own between them, and why each is left.
     """
-    fast = accelerate(model, image, backends=("reference",))
-    problems: Counter[Problem] = Counter()
-    for _, _, fusion in fused_modules(fast):
-        for site in fusion.sites.values():
-            for problem in (choice.problem for choice in site.choices.values()):
-                inputs = tuple(None if s is None else (s[0] * batch, *s[1:]) for s in problem.inputs)
-                problems[replace(problem, inputs=inputs, dtype=dtype)] += 1
-    unfused = Counter(name.rsplit("(", 1)[1].rstrip(")") for name in explain(fast).unfused)
-    return problems, unfused
+
+    problems: list[tuple[str, Problem]] = field(default_factory=list)
+    left: list[tuple[str, Pass, str]] = field(default_factory=list)
+
+
+def run_of(model: nn.Module, size: Images, batch: int, dtype: torch.dtype) -> Run:
+    """What `model` runs accelerated on gfx908, for a batch of `batch` images of `size` in channels_last.
+
+    Args:
+        model: in eval mode, on the CPU. It is left as it is.
+    """
+    run = Run()
+    with emulated_mi100(Device("gfx908", "hip")):
+        fast = accelerate(copy_model(model).to(dtype), [], inplace=True, backends=("reference",))
+        with as_on_gfx908():
+            images = _images(size, batch, dtype)
+            with recorded(fast) as steps:
+                fast(images)
+            for step in steps:
+                if step.operator is None:
+                    run.left.append((step.place, torch_pass(step), why_left(fast, step.place)))
+                    continue
+                why = f"an input of {step.operator.name} lies otherwise than its kernels take it"
+                run.left += [(step.place, copy_pass(x), why) for x in step.copied()]
+                run.problems.append((step.place, step.problem()))
+    return run
+
+
+def unfused_passes(model: nn.Module, size: Images, batch: int, dtype: torch.dtype) -> list[Pass]:
+    """Torch's passes for `model` as it is, in channels_last, where it copies least."""
+    plain = copy_model(model).to(dtype).to(memory_format=torch.channels_last)
+    with as_on_gfx908():
+        images = _images(size, batch, dtype)
+        return passes_of(lambda: plain(images))
+
+
+def model_problems(model: nn.Module, size: Images, batch: int, dtype: torch.dtype) -> Mapping[Problem, int]:
+    """The problems that `model` meets at a batch size on gfx908, each with its count."""
+    return Counter(problem for _, problem in run_of(model, size, batch, dtype).problems)
+
+
+def _images(size: Images, batch: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(batch, *size, dtype=dtype).to(memory_format=torch.channels_last)

@@ -1,20 +1,22 @@
-"""A whole model's fused operators, projected on an MI100: a report to print, or as JSON."""
+"""A whole model projected on an MI100, beside the same model as torch runs it: a report to print, or as JSON."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from updp_rt.ops import Problem
 from updp_rt.projection import LABEL
-from updp_rt.projection.candidates import Candidate, candidates, least_seconds, refusal
+from updp_rt.projection.candidates import LANGUAGES, Candidate, candidates, least_seconds, refusal
 from updp_rt.projection.machine import MI100
-from updp_rt.projection.problems import model_problems
+from updp_rt.projection.passes import Pass, plain_passes
+from updp_rt.projection.problems import Images, run_of, unfused_passes
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,47 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Passes:
+    """Torch's own passes of one kind: how many, the least milliseconds that all of them take, and why they are left."""
+
+    name: str
+    count: int
+    ms: float
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Report:
-    """Rows of a model, costliest first, and what they leave out: operators and modules that are not projected."""
+    """A whole model on an MI100.
+
+    Attributes:
+        rows: its fused operators, costliest first.
+        left: what is left to torch between them, by its least time.
+        unfused: all that torch runs for the same model as it is.
+    """
 
     model: str
     dtype: str
     batch: int
     rows: list[Row]
-    not_projected: dict[str, str]
+    left: list[Passes]
+    unfused: list[Passes]
+
+    @property
+    def total(self) -> dict[str, float]:
+        """Milliseconds of all kernels (of those left to torch: at least), and of their launches beside them."""
+        fused, left = sum(row.count * row.ms for row in self.rows), sum(one.ms for one in self.left)
+        roofline = sum(row.count * least_seconds(row.problem) * 1e3 for row in self.rows)
+        launches = sum(row.count for row in self.rows) + sum(one.count for one in self.left)
+        return {"ms": fused + left, "fused_ms": fused, "left_ms": left, "roofline_ms": roofline, **_launching(launches)}
+
+    @property
+    def total_unfused(self) -> dict[str, float]:
+        """The same of the unfused model: at least so much."""
+        return {
+            "ms": sum(one.ms for one in self.unfused),
+            **_launching(sum(one.count for one in self.unfused)),
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -70,18 +105,11 @@ class Report:
             "model": self.model,
             "dtype": self.dtype,
             "batch": self.batch,
-            "total": self._total(),
+            "total": self.total,
+            "unfused_at_least": self.total_unfused,
             "rows": [row.to_dict() for row in self.rows],
-            "not_projected": self.not_projected,
-        }
-
-    def _total(self) -> dict[str, float]:
-        launches = sum(row.count for row in self.rows)
-        return {
-            "ms": sum(row.count * row.ms for row in self.rows),
-            "roofline_ms": sum(row.count * least_seconds(row.problem) * 1e3 for row in self.rows),
-            "launches": launches,
-            "launch_ms": launches * MI100.launch_seconds * 1e3,
+            "left": [asdict(one) for one in self.left],
+            "unfused": [{name: value for name, value in asdict(one).items() if value} for one in self.unfused],
         }
 
     def __str__(self) -> str:
@@ -93,11 +121,18 @@ class Report:
 
     def __rich__(self) -> Any:
         table = rows_table(f"{self.model}, batch {self.batch}, {self.dtype}, on an MI100", self.rows)
-        total = self._total()
+        total, unfused = self.total, self.total_unfused
+        counted = sum(one.count for one in self.left)
+        left = f"; {counted} kernels left to torch, at least {total['left_ms']:.3f} ms" if counted else ""
+        passes = ", ".join(f"{one.count} {one.name} {one.ms:.3f}" for one in self.unfused)
         notes = [
-            f"together {total['ms']:.3f} ms, by the roofline {total['roofline_ms']:.3f} ms; {total['launches']} "
-            f"launches take the host about {total['launch_ms']:.2f} ms, unless a graph holds them",
-            *(f"not projected: {what}: {why}" for what, why in self.not_projected.items()),
+            f"the whole model: {total['ms']:.3f} ms; fused operators {total['fused_ms']:.3f} ms, by the roofline "
+            f"{total['roofline_ms']:.3f} ms{left or '; no kernel is left to torch'}",
+            *(f"  {one.count} {one.name}, at least {one.ms:.3f} ms: {one.why}" for one in self.left),
+            f"unfused, as torch runs it: at least {unfused['ms']:.3f} ms, {unfused['ms'] / total['ms']:.2f} times that",
+            f"  {passes}",
+            f"launches: {total['launches']}, unfused {unfused['launches']}; they take the host about "
+            f"{total['launch_ms']:.2f} and {unfused['launch_ms']:.2f} ms, unless a graph holds them",
         ]
         table.caption = "\n".join(notes)
         return table
@@ -131,49 +166,88 @@ def rows_table(title: str, rows: Sequence[Row]) -> Any:
     return table
 
 
+class Kernels:
+    """What kernels of some languages would run problems, each problem projected once.
+
+    Args:
+        languages: of the kernels, ``hip`` and ``triton``.
+
+    Raises:
+        MissingObjectsError: from its calls: HIP's kernels are not compiled for gfx908.
+    """
+
+    def __init__(self, languages: Sequence[str] = LANGUAGES) -> None:
+        self.languages = languages
+        self._found: dict[Problem, list[Candidate]] = {}
+
+    def __call__(self, problem: Problem) -> list[Candidate]:
+        """The kernels, fastest first; none where torch has to run it."""
+        if problem not in self._found:
+            self._found[problem] = [] if refusal(problem) else candidates(problem, self.languages)
+        return self._found[problem]
+
+    def why_none(self, problem: Problem) -> str:
+        """Why there is none."""
+        return refusal(problem) or f"{' and '.join(self.languages)} has no kernel for these sizes"
+
+    def seconds(self, problem: Problem) -> float:
+        """Of the fastest; where there is none, the least that torch takes."""
+        found = self(problem)
+        return found[0].projection.time if found else sum(one.seconds for one in plain_passes(problem))
+
+
 def project_model(
     model: nn.Module,
-    image: Tensor,
+    size: Images,
     batch: int,
     dtype: torch.dtype,
-    languages: Sequence[str],
+    kernels: Kernels | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Project every fused operator of `model` at a batch size, with each tile for gfx908.
+    """Project a whole model at a batch size: each fused operator with every tile for gfx908, and what torch runs.
 
     Args:
         model: in eval mode, on the CPU, in float32.
-        image: one image ``[1, C, H, W]`` of the size to be served.
+        size: channels, height and width of the images to be served.
         batch: images at once.
         dtype: to run in.
-        languages: of the kernels, ``hip`` and ``triton``.
+        kernels: whose; by default of both languages.
         advance: called with the numbers of distinct operators done and to do, as they change.
 
     Raises:
         MissingObjectsError: HIP's kernels are not compiled for gfx908.
     """
-    problems, unfused = model_problems(model, image, batch, dtype)
-    rows = []
-    not_projected = {f"{count} {kind}": "runs as it is in torch" for kind, count in unfused.items()}
-    for done, (problem, count) in enumerate(problems.items()):
-        advance(done, len(problems))
-        reason = refusal(problem)
-        if reason is not None:
-            not_projected[_counted(problem, count)] = reason
-            continue
-        found = candidates(problem, languages)
+    kernels = kernels or Kernels()
+    run = run_of(model, size, batch, dtype)
+    counts = Counter(problem for _, problem in run.problems)
+    rows, left = [], [(one, why) for _, one, why in run.left]
+    for done, (problem, count) in enumerate(counts.items()):
+        advance(done, len(counts))
+        found = kernels(problem)
         if found:
             rows.append(Row(problem, count, found))
         else:
-            not_projected[_counted(problem, count)] = f"{' and '.join(languages)} has no kernel for these sizes"
-    advance(len(problems), len(problems))
+            why = f"{problem.operator.name}: {kernels.why_none(problem)}"
+            left += [(one, why) for one in plain_passes(problem)] * count
+    advance(len(counts), len(counts))
     rows.sort(key=lambda row: -row.count * row.ms)
-    return Report(type(model).__name__, str(dtype).removeprefix("torch."), batch, rows, not_projected)
+    unfused = unfused_passes(model, size, batch, dtype)
+    name, kind = type(model).__name__, str(dtype).removeprefix("torch.")
+    return Report(name, kind, batch, rows, _grouped(left), _grouped((one, "") for one in unfused))
+
+
+def _grouped(passes: Iterable[tuple[Pass, str]]) -> list[Passes]:
+    """By name and reason, costliest first."""
+    groups: dict[tuple[str, str], list[float]] = {}
+    for one, why in passes:
+        groups.setdefault((one.name, why), []).append(one.seconds)
+    found = [Passes(name, len(times), sum(times) * 1e3, why) for (name, why), times in groups.items()]
+    return sorted(found, key=lambda one: -one.ms)
+
+
+def _launching(launches: int) -> dict[str, float]:
+    return {"launches": launches, "launch_ms": launches * MI100.launch_seconds * 1e3}
 
 
 def _name(problem: Problem) -> str:
     return problem.key.removesuffix(f" {problem.device}")
-
-
-def _counted(problem: Problem, count: int) -> str:
-    return f"{count} {_name(problem)}"

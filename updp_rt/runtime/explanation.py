@@ -8,13 +8,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from updp_rt._marks import source_type
 from updp_rt.runtime.dispatch import Choice
 from updp_rt.runtime.engines import engine_of
 from updp_rt.runtime.fused import fused_modules
+from updp_rt.runtime.recording import recorded, why_left
 from updp_rt.runtime.roofline import peak
 from updp_rt.runtime.table import table_for
+
+_OF_TORCH = ("reference", "vendor")  # backends that run torch's own kernels
 
 
 @dataclass(frozen=True)
@@ -44,14 +48,35 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Left:
+    """Torch's own kernels that a run of the model is left with, views aside: how often one operator, where, and why.
+
+    Attributes:
+        operator: torch's name of it, or a fused one that torch's own operators run.
+        source: class of the module.
+    """
+
+    operator: str
+    source: str
+    count: int
+    why: str
+
+
+@dataclass(frozen=True)
 class Explanation:
-    """All rows of a model, the environment and engine they hold for, and the modules that run as they are."""
+    """All rows of a model, the environment and engine they hold for, and what runs as it is.
+
+    Attributes:
+        unfused: the modules that do.
+        left: the operators that do; None where `explain` was given no images to find them with.
+    """
 
     environment: dict[str, str]
     engine: str
     peak: str
     rows: list[Row]
     unfused: list[str]
+    left: list[Left] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -97,16 +122,23 @@ class Explanation:
         if self.unfused:
             kinds = Counter(name.rsplit("(", 1)[1].rstrip(")") for name in self.unfused)
             notes.append("run as they are: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
+        if self.left is not None:
+            total = sum(left.count for left in self.left)
+            notes.append(f"{total or 'no'} kernels are torch's own, views aside" + (":" if total else ""))
+            notes += [f"  {left.count} {left.operator} in {left.source}: {left.why}" for left in self.left]
         table.caption = "\n".join(notes)
         table.caption_justify = "left"
         return table
 
 
-def explain(model: nn.Module) -> Explanation:
+def explain(model: nn.Module, images: Tensor | None = None) -> Explanation:
     """Say per module of an accelerated model what it runs: operator, shapes, kernel, why, times, share of the roofline.
 
     Print the result, or take its ``to_dict()``. It tells of the shapes that `accelerate` and `prewarm` measured and of
     those met since.
+
+    Args:
+        images: ``[N, C, H, W]`` for the model to run on once, which counts the kernels that are still torch's own.
 
     Raises:
         ValueError: a model that is not accelerated.
@@ -130,7 +162,24 @@ def explain(model: nn.Module) -> Explanation:
         for name, module in model.named_modules()
         if id(module) not in inside and not list(module.children()) and not isinstance(module, nn.Identity | nn.Dropout)
     ]
-    return Explanation(table_for(device).environment, engine_of(model), peak(device).source, rows, unfused)
+    left = None if images is None else _left(model, images, rows)
+    return Explanation(table_for(device).environment, engine_of(model), peak(device).source, rows, unfused, left)
+
+
+@torch.no_grad()
+def _left(model: nn.Module, images: Tensor, rows: list[Row]) -> list[Left]:
+    with recorded(model) as steps:
+        model(images)
+    found: Counter[tuple[str, str, str]] = Counter()
+    for step in steps:
+        if step.operator is None:
+            source = source_type(model.get_submodule(step.place)).__name__
+            found[step.name, source, why_left(model, step.place)] += 1
+    for row in rows:
+        if row.kernel.partition(":")[0] in _OF_TORCH:
+            refused = "; ".join(f"{name}: {why}" for name, why in row.refused.items())
+            found[row.operator, row.source, refused or row.why] += 1
+    return [Left(operator, source, count, why) for (operator, source, why), count in found.most_common()]
 
 
 def _row(name: str, source: str, choice: Choice, device: torch.device) -> Row:
