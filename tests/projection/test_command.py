@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -37,14 +38,15 @@ def test_help_says_what_it_is() -> None:
     assert "Example: updp-rt project" in text
 
 
-def test_the_table_is_labelled_and_tells_what_it_leaves_out() -> None:
+def test_the_table_is_labelled_and_tells_what_is_left_to_torch() -> None:
     status, out, _ = run(*MODEL, "--backend", "hip")
     assert status == 0
     assert f"({LABEL})" in out
     assert "hip:" in out
-    for left_out in ("LayerNorm: runs as it is in torch", "attention has no kernel"):
-        assert f"{left_out}" in out
-    assert "not projected: " in out
+    assert "the whole model: " in out
+    assert re.search(r"\d+ cat, at least [\d.]+ ms: no rule fuses VisionTransformer", out)
+    assert re.search(r"unfused, as torch runs it: at least [\d.]+ ms", out)
+    assert re.search(r"launches: \d+, unfused \d+", out)
 
 
 def test_json_holds_every_kernel_and_the_machine() -> None:
@@ -60,8 +62,26 @@ def test_json_holds_every_kernel_and_the_machine() -> None:
         for kernel in row["kernels"]:
             assert kernel["ms"] > max(kernel["resources_ms"].values()) == kernel["resources_ms"][kernel["bound"]]
             assert kernel["share"] == pytest.approx(row["roofline_ms"] / kernel["ms"])
-    total = sum(row["count"] * row["kernels"][0]["ms"] for row in report["rows"])
-    assert report["total"]["ms"] == pytest.approx(total)
+    fused = sum(row["count"] * row["kernels"][0]["ms"] for row in report["rows"])
+    left = sum(one["ms"] for one in report["left"])
+    total, unfused = report["total"], report["unfused_at_least"]
+    assert total["fused_ms"] == pytest.approx(fused)
+    assert total["ms"] == pytest.approx(fused + left)
+    assert total["launches"] == sum(one["count"] for one in (*report["rows"], *report["left"]))
+    assert all(one["why"] for one in report["left"])
+    assert unfused["launches"] == sum(one["count"] for one in report["unfused"]) > total["launches"]
+    assert unfused["ms"] == pytest.approx(sum(one["ms"] for one in report["unfused"]))
+
+
+def test_blocks_can_be_merged_first() -> None:
+    plain, merged = (
+        json.loads(run(*MODEL, "--backend", "hip", "--json", *more)[1]) for more in ((), ("--num-pruned", "2"))
+    )
+    counts = [Counter({row["operator"]: row["count"] for row in report["rows"]}) for report in (plain, merged)]
+    assert counts[0]["dual_linear"] == 0
+    assert counts[1]["dual_linear"] == 2
+    assert merged["total"]["ms"] < plain["total"]["ms"]
+    assert merged["num_pruned"] == 2
 
 
 def test_a_folder_projects_as_its_model(tmp_path: Path) -> None:
@@ -84,6 +104,7 @@ def test_a_folder_projects_as_its_model(tmp_path: Path) -> None:
         (("--dtype", "int8"), "--dtype takes float32"),
         (("--backend", "cuda"), "--backend takes hip"),
         (("--img-size", "big"), "is not an image size"),
+        (("--num-pruned", "40"), "40 blocks cannot be pruned: the model has 6 that can"),
     ],
 )
 def test_wrong_options_are_named(arguments: tuple[str, ...], message: str) -> None:

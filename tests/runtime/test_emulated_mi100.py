@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import updp_rt
 from tests.runtime.conftest import merged, model_and_images
 from tests.runtime.test_accelerate import assert_as_good_as
 from updp_rt.blocks.randomize import randomize
 from updp_rt.kernels import hip
-from updp_rt.runtime import dispatch
 
 BACKENDS = ("hip", "reference")
 MODELS = ("resnet18", "resnet18-merged", "mobilenetv2-merged", "convnext", "convnext-merged", "vit", "vit-merged")
@@ -28,18 +26,6 @@ BLOCKS: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "convnext_tiny": ("convnext_tiny", "stages.0.blocks.0", (1, 96, 28, 28)),
     "deit_tiny": ("deit_tiny_patch16_224", "blocks.0", (1, 197, 192)),
 }
-
-
-@pytest.fixture
-def mi100(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An emulated MI100 on which HIP kernels are the fastest; the emulator's own times mean nothing."""
-
-    def times(calls: Mapping[str, Callable[[], Tensor]], **_: object) -> dict[str, float]:
-        return {name: 1e-3 + 1e-6 * i if name.startswith("hip") else 1.0 for i, name in enumerate(calls)}
-
-    monkeypatch.setattr(dispatch, "time_side_by_side", times)
-    with hip.emulated_mi100():
-        yield
 
 
 def chosen(fast: nn.Module) -> dict[str, str]:

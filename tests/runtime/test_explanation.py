@@ -39,6 +39,32 @@ def test_every_operator_is_explained() -> None:
     assert "dual_linear" in str(explanation)
 
 
+def test_what_is_left_to_torch_is_counted_with_the_reason() -> None:
+    model, images = model_and_images("vit-merged")
+    fast = updp_rt.accelerate(model, images, backends=["reference"])
+    assert updp_rt.explain(fast).left is None
+    explanation = updp_rt.explain(fast, images)
+    found = {(left.operator, left.source): (left.count, left.why) for left in explanation.left or ()}
+    assert found["cat", "VisionTransformer"] == (1, "no rule fuses VisionTransformer")
+    assert found["dual_linear", "MergedTransformerBlock"] == (2, "the only candidate")
+    assert {"view", "permute", "addmm"}.isdisjoint(operator for operator, _ in found)
+    total = sum(count for count, _ in found.values())
+    assert f"{total} kernels are torch's own" in str(explanation)
+    assert sum(left["count"] for left in explanation.to_dict()["left"]) == total
+
+
+def test_where_nothing_is_left_to_torch_it_says_so() -> None:
+    layer, x = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 1)).eval(), torch.randn(1, 8, 4, 4)
+    packed = x.to(memory_format=torch.channels_last)
+    fast = updp_rt.accelerate(layer, packed, backends=["onednn"])
+    explanation = updp_rt.explain(fast, packed)
+    assert explanation.left == []
+    assert "no kernels are torch's own" in str(explanation)
+    (copied,) = updp_rt.explain(fast, x).left or ()
+    assert (copied.operator, copied.source, copied.count) == ("copy", "Conv2d", 1)
+    assert "conv2d lies otherwise" in copied.why
+
+
 def test_times_are_of_the_candidates_that_might_run() -> None:
     model, images = model_and_images("vit-merged")
     every = updp_rt.accelerate(model, images)

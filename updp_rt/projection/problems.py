@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from updp_rt.kernels.hip.device import Device
 from updp_rt.ops import Problem
 from updp_rt.projection.passes import Pass, as_on_gfx908, copy_pass, passes_of, torch_pass
 from updp_rt.runtime.lowering import accelerate
-from updp_rt.runtime.recording import recorded, why_left
+from updp_rt.runtime.recording import recorded, why_copied, why_left
 
 Images = tuple[int, int, int]  # channels, height, width
 
@@ -53,15 +54,15 @@ def run_of(model: nn.Module, size: Images, batch: int, dtype: torch.dtype) -> Ru
                 if step.operator is None:
                     run.left.append((step.place, torch_pass(step), why_left(fast, step.place)))
                     continue
-                why = f"an input of {step.operator.name} lies otherwise than its kernels take it"
-                run.left += [(step.place, copy_pass(x), why) for x in step.copied()]
+                run.left += [(step.place, copy_pass(x), why_copied(step.operator)) for x in step.copied()]
                 run.problems.append((step.place, step.problem()))
     return run
 
 
 def unfused_passes(model: nn.Module, size: Images, batch: int, dtype: torch.dtype) -> list[Pass]:
     """Torch's passes for `model` as it is, in channels_last, where it copies least."""
-    plain = copy_model(model).to(dtype).to(memory_format=torch.channels_last)
+    plain: Any = copy_model(model).to(dtype)
+    plain.to(memory_format=torch.channels_last)
     with as_on_gfx908():
         images = _images(size, batch, dtype)
         return passes_of(lambda: plain(images))

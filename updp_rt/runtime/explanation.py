@@ -14,7 +14,7 @@ from updp_rt._marks import source_type
 from updp_rt.runtime.dispatch import Choice
 from updp_rt.runtime.engines import engine_of
 from updp_rt.runtime.fused import fused_modules
-from updp_rt.runtime.recording import recorded, why_left
+from updp_rt.runtime.recording import recorded, why_copied, why_left
 from updp_rt.runtime.roofline import peak
 from updp_rt.runtime.table import table_for
 
@@ -172,9 +172,11 @@ def _left(model: nn.Module, images: Tensor, rows: list[Row]) -> list[Left]:
         model(images)
     found: Counter[tuple[str, str, str]] = Counter()
     for step in steps:
+        source = source_type(model.get_submodule(step.place)).__name__
         if step.operator is None:
-            source = source_type(model.get_submodule(step.place)).__name__
             found[step.name, source, why_left(model, step.place)] += 1
+        elif step.copied():
+            found["copy", source, why_copied(step.operator)] += len(step.copied())
     for row in rows:
         if row.kernel.partition(":")[0] in _OF_TORCH:
             refused = "; ".join(f"{name}: {why}" for name, why in row.refused.items())

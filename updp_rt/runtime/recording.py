@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from updp_rt._marks import source_type
 from updp_rt.ops import OPERATORS, Operator, Problem
-from updp_rt.runtime.fused import CannotFuseError, Fused, Fusion, fused_modules
 from updp_rt.runtime.dispatch import Policy
+from updp_rt.runtime.fused import CannotFuseError, Fused, Fusion, fused_modules
 from updp_rt.runtime.rules import RULES
 
 # They make a tensor or ask one something: no kernel runs. Views are told by their schemas.
@@ -108,6 +109,11 @@ def why_left(model: nn.Module, place: str) -> str:
     return f"{kind} is not fused as it is"
 
 
+def why_copied(operator: Operator) -> str:
+    """Why torch copies an input of a fused operator first."""
+    return f"an input of {operator.name} lies otherwise than its kernels take it"
+
+
 class _Recorder(TorchDispatchMode):
     def __init__(self, places: list[str]) -> None:
         super().__init__()
@@ -128,10 +134,9 @@ class _Recorder(TorchDispatchMode):
 
 def _is_rows(x: Tensor) -> bool:
     """Whether all but the last dimension of `x` count as one, without a copy."""
-    try:
-        return x.view(-1, x.shape[-1]).stride(1) == 1 or x.shape[-1] == 1
-    except RuntimeError:
-        return False
+    above = [(size, stride) for size, stride in zip(x.shape[:-1], x.stride()[:-1], strict=True) if size != 1]
+    dense = all(stride == size * inner for (_, stride), (size, inner) in pairwise(above))
+    return dense and (x.stride(-1) == 1 or x.shape[-1] == 1)
 
 
 def _enter(places: list[str], name: str, *_: object) -> None:
