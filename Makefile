@@ -11,6 +11,7 @@ COMPILER := $(VENV)/.compiler
 OBJECTS := $(VENV)/.objects
 BROWSER := $(VENV)/.browser
 FASHION_MNIST := /usr/share/datasets/fashion-mnist
+DATA := $(if $(filter fashion-mnist --data=fashion-mnist,$(ARGS)),$(FASHION_MNIST))
 
 MEASURED := models memory merged_speed channels_speed progressive_vs_direct channels_accuracy
 # Tested besides the pinned versions: every triton that gfx908's kernels must be right with, the oldest and newest torch.
@@ -25,7 +26,7 @@ SUITES := micro blocks paper gpu $(MEASURED)
 .PHONY: demo test test-slow lint bench $(SUITES:%=bench-%) projection wheel setup clean
 .PHONY: matrix matrix-triton $(MATRIX_TRITON) $(MATRIX_TORCH)
 
-demo: setup $(if $(filter fashion-mnist --data=fashion-mnist,$(ARGS)),$(FASHION_MNIST))
+demo: setup $(DATA)
 	$(BIN)/updp-rt demo $(ARGS)
 
 # One thread a worker: small tensors gain nothing from more, and workers must not fight over the cores.
@@ -71,7 +72,7 @@ bench: $(MEASURED:%=bench-%)
 
 # One suite or study: make bench-models ARGS="--model resnet34 --batch-size 1 --minutes 10". bench-gpu: on a machine with
 # a GPU, in 8 minutes.
-$(SUITES:%=bench-%): bench-%: setup
+$(SUITES:%=bench-%): bench-%: setup $(DATA)
 	$(BIN)/python -m benchmarks $* $(ARGS)
 
 # Projected times of the HIP and Triton kernels on an MI100; nothing is measured.

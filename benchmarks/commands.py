@@ -48,7 +48,7 @@ app = typer.Typer(
 )
 
 _PRECISIONS = ("float32", "bfloat16", "float16")
-_KEPT_OUT = ("resume", "out", "results_file", "rest")  # of the command that makes a result again
+_KEPT_OUT = ("resume", "shard", "work", "out", "results_file", "rest")  # of the command that makes a result again
 
 
 def _words(value: str) -> tuple[str, ...]:
@@ -69,11 +69,18 @@ def _numbers(value: str, kind: type = int) -> tuple[Any, ...]:
         raise typer.BadParameter(f"numbers separated by commas are wanted, not {value!r}") from error
 
 
+def _part(value: str) -> tuple[int, int]:
+    part, _, parts = value.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise typer.BadParameter(f"a part such as 1/4 is wanted, not {value!r}")
+    return int(part), int(parts)
+
+
 def _listed(*names: str, help: str) -> Any:
     return Annotated[str, typer.Option(*names, help=f"{help}, separated by commas. Default: the suite's.")]
 
 
-# What parses those that are lists.
+# What parses those that are written as text.
 _LISTS: dict[str, Callable[[str], tuple[Any, ...]]] = {
     "models": _words,
     "batches": _numbers,
@@ -82,6 +89,7 @@ _LISTS: dict[str, Callable[[str], tuple[Any, ...]]] = {
     "seeds": _numbers,
     "amounts": partial(_numbers, kind=float),
     "importance": _words,
+    "shard": _part,
 }
 # Named as timm's benchmark.py names them, where it has them.
 _OPTIONS: dict[str, Any] = {
@@ -96,6 +104,7 @@ _OPTIONS: dict[str, Any] = {
     "amounts": _listed("--amounts", help="Shares that are dropped"),
     "importance": _listed("--importance", help="Measures of importance"),
     "scope": Annotated[str, typer.Option(help="global: of the parameters; local: of each layer's inputs.")],
+    "data": Annotated[str, typer.Option(help="digits, fashion-mnist or idx/FOLDER.")],
     "epochs": Annotated[int | None, typer.Option(help="Epochs of the subnets, instead of the study's.", min=1)],
     "lr": Annotated[float | None, typer.Option(help="Learning rate of the subnets, instead of the study's.")],
     "warm_calls": Annotated[int, typer.Option("--num-warm-iter", help="Calls before the first that counts.", min=1)],
@@ -107,6 +116,8 @@ _OPTIONS: dict[str, Any] = {
     "library_search": Annotated[bool, typer.Option(help="cuDNN or MIOpen tries all algorithms, slow at first.")],
     "memory": Annotated[bool, typer.Option(help="Measure each variant's peak memory, in its own process.")],
     "upscale": Annotated[Path | None, typer.Option(help="Folder of the published package `upscale`.")],
+    "shard": Annotated[str, typer.Option(help="A part of the work, such as 1/4; all parts go on with one result.")],
+    "work": Annotated[Path, typer.Option(help="Folder of trained baselines and checkpoints.")],
     "resume": Annotated[bool, typer.Option("--resume", help="Keep what an earlier run has measured here.")],
     "out": Annotated[Path | None, typer.Option(help="Folder of the results, instead of results/DEVICE.")],
     "results_file": Annotated[Path | None, typer.Option(help="Also write a CSV with timm's columns here.")],
@@ -190,6 +201,18 @@ def compare(
     except ValueError as error:
         raise SystemExit(str(error)) from error
     Console(width=160).print(table)
+
+
+@app.command()
+def join(into: Path, others: list[Path]) -> None:
+    """Add to one result of a study what others hold, as from other machines."""
+    from benchmarks.results import join as joined
+
+    try:
+        added = joined(into, others)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    print(f"{added} cases added, written: {into}")
 
 
 @app.command()

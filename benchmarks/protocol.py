@@ -2,17 +2,21 @@
 
 A suite or a study is a list of cases: a problem, a block, a model, a training. Each has candidates. `race` times those
 whose numerics hold, in turn in one run; `Record` measures each case once, keeps to the minutes given, writes the CSV
-after each, and resumes one.
+after each, and resumes one. So the CSV is the journal of a study that takes hours: whatever stops it costs no more than
+the epoch that was being trained, and several processes, each with its part of the cases, add to one.
 """
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
 from typing import Any
 
+from filelock import FileLock
 from rich.console import Console
 
 from benchmarks import results
@@ -72,6 +76,7 @@ class Case:
 
     Attributes:
         candidates: their names; none where only measuring finds them.
+        group: cases of one group share what takes long to make, such as a baseline: one process measures them all.
         part: cases of one part take about as long as each other; they are begun `until` this share of the time.
     """
 
@@ -79,6 +84,7 @@ class Case:
     about: dict[str, Any]
     candidates: tuple[str, ...]
     measure: Callable[[Record], Measured]
+    group: str = ""
     part: str = "cases"
     until: float = 1.0
 
@@ -136,11 +142,14 @@ class Record:
         }
         self.path = (settings.out or results.RESULTS / self.about["device"]) / f"{suite.name}.csv"
         self.budget = Budget(settings.minutes)
+        self.scratch = self._scratch = settings.work / suite.name  # of the case at hand, where it can be taken up again
         self.samples: dict[str, Mapping[str, Sequence[float]]] = {}  # of the cases measured in this run
         self._cases: dict[str, list[Row]] = {}
         self._unfinished: set[str] = set()
-        if settings.resume and self.path.exists():
+        self._measured: set[str] = set()  # or tried, by this process
+        if (settings.resume or settings.shard) and self.path.exists():
             self._take_up()
+            self._tell(f"{len(self._cases) - len(self._unfinished)} cases are taken from {self.path.name}")
 
     @property
     def rows(self) -> list[Row]:
@@ -153,8 +162,12 @@ class Record:
         new = case.key not in self._cases or (case.key not in self.samples and not set(case.candidates) <= known)
         if new or case.key in self._unfinished:
             self._unfinished.discard(case.key)
+            self._measured.add(case.key)
+            self.scratch = self._scratch / re.sub(r"[^\w.-]+", "_", case.key)
             self._cases[case.key] = self._measure(case)
             self.write()
+            if not any("wrong" in row or "left_out" in row for row in self._cases[case.key]):
+                shutil.rmtree(self.scratch, ignore_errors=True)
         return self._cases[case.key]
 
     def tell(self, line: str) -> None:
@@ -162,8 +175,15 @@ class Record:
         self._tell(f"{self.budget.used:5.0f} s    {line}")
 
     def write(self) -> None:
-        """Write all that is known so far."""
-        results.write(self.path, self.about, self.rows)
+        """Write all that is known so far; what other processes have added meanwhile stays."""
+        if self.settings.shard is None:
+            results.write(self.path, self.about, self.rows)
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_name(f".{self.path.name}.lock")):
+            if self.path.exists():
+                self._take_up()
+            results.write(self.path, self.about, self.rows)
 
     def _measure(self, case: Case) -> list[Row]:
         if not self.budget.allows(case.part, case.until):
@@ -197,11 +217,12 @@ class Record:
         given = {command.removesuffix(" --resume") for command in commands.split(" && ")}
         new = self.about["command"] not in given
         self.about["command"] = f"{commands} && {self.about['command']} --resume" if new else commands
-        for row in earlier.rows:
-            self._cases.setdefault(row["case"], []).append(row)
-        # Kept as they are, unless this run asks for them: then they are measured again.
-        self._unfinished = {row["case"] for row in earlier.rows if "left_out" in row or "wrong" in row}
-        self._tell(f"{len(self._cases) - len(self._unfinished)} cases are taken from {self.path.name}")
+        for key, rows in earlier.cases().items():
+            if key not in self._measured:
+                self._cases[key] = rows
+                # Kept as they are, unless this run asks for them: then they are measured again.
+                if any("left_out" in row or "wrong" in row for row in rows):
+                    self._unfinished.add(key)
 
 
 def run(suite: Suite, settings: Settings, console: Console) -> Record:
@@ -211,8 +232,11 @@ def run(suite: Suite, settings: Settings, console: Console) -> Record:
         ValueError: the settings are wrong, there is nothing to measure, or another run cannot be resumed.
     """
     record = Record(suite, settings, lambda line: console.print(line, markup=False, highlight=False))
+    groups: dict[str, int] = {}
+    part, parts = settings.shard or (1, 1)
     for case in suite.cases(settings):
-        record.rows_of(case)
+        if groups.setdefault(case.group or case.key, len(groups)) % parts == part - 1:
+            record.rows_of(case)
     if not record.rows:
         raise ValueError(NOTHING)
     return record

@@ -41,6 +41,13 @@ class Result:
     about: Mapping[str, Any]
     rows: Sequence[Row]
 
+    def cases(self) -> dict[str, list[Row]]:
+        """Rows by their case."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row["case"], []).append(row)
+        return found
+
 
 def write(path: Path, about: Mapping[str, Any], rows: Sequence[Row]) -> None:
     """Write a result; whole or not at all. Numbers keep 6 digits; one that is not finite is left out."""
@@ -78,6 +85,30 @@ def read(path: Path) -> Result:
         raise ValueError(f"{path} holds no results of a suite: its header names none")
     rows = csv.DictReader(io.StringIO(text[sum(len(line) + 1 for line in header) :], newline=""))
     return Result(about, [{key: _parsed(value) for key, value in row.items() if value} for row in rows])
+
+
+def join(into: Path, others: Iterable[Path]) -> int:
+    """Add to one result the cases that others hold, such as those of other machines; how many were added.
+
+    Raises:
+        ValueError: one is of another suite or of other versions, or holds a case with other rows.
+    """
+    whole = read(into)
+    about, cases = dict(whole.about), whole.cases()
+    known = len(cases)
+    for path in others:
+        other = read(path)
+        for key in ("suite", "versions"):
+            if other.about.get(key) != about.get(key):
+                raise ValueError(f"{path}: its {key} is {other.about.get(key)}, that of {into} {about.get(key)}")
+        for key, rows in other.cases().items():
+            if cases.setdefault(key, rows) != rows:
+                raise ValueError(f"{path}: its rows of {key!r} are not those of {into}: leave one of them out")
+        for key, separator in (("command", " && "), ("commit", ", ")):
+            parts = [part for result in (about, other.about) for part in str(result.get(key)).split(separator)]
+            about[key] = separator.join(dict.fromkeys(parts))
+    write(into, about, [row for rows in cases.values() for row in rows])
+    return len(cases) - known
 
 
 def by_case(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:

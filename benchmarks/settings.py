@@ -21,6 +21,7 @@ class Settings:
         seeds: of a study's weights and data.
         amounts: shares of the channels that are dropped, by the measures `importance`; `scope` as `prune_channels` has
             it.
+        data: what a study trains and judges on.
         epochs: of training a study's subnets, at the learning rate `lr`.
         rounds: in which all candidates take turns.
         minutes: no case is begun that would not end within them.
@@ -29,6 +30,8 @@ class Settings:
         library_search: cuDNN and MIOpen try all of their algorithms.
         memory: measure peak memory too.
         upscale: folder of the published package that `channels_speed` compares with.
+        shard: ``(i, n)``, the i-th of n parts of the cases, from 1; the parts share one result.
+        work: folder of what a study shares and goes on from: trained baselines, checkpoints.
         resume: keep the rows of an earlier run in the same surroundings.
         out: folder of the results; `results_file`: where timm's columns are written.
         command: what makes these results again.
@@ -44,6 +47,7 @@ class Settings:
     amounts: tuple[float, ...] | None = None
     importance: tuple[str, ...] | None = None
     scope: str = "global"
+    data: str = "digits"
     epochs: int | None = None
     lr: float | None = None
     channels_last: bool = False
@@ -56,6 +60,8 @@ class Settings:
     library_search: bool = True
     memory: bool = True
     upscale: Path | None = None
+    shard: tuple[int, int] | None = None
+    work: Path = Path("runs/studies")
     resume: bool = False
     out: Path | None = None
     results_file: Path | None = None

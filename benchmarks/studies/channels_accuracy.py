@@ -14,10 +14,10 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +25,7 @@ from benchmarks.grid import Grid, grouped, what_is_missing
 from benchmarks.protocol import Case, Measured, Record, Suite, known
 from benchmarks.results import Row, by_case
 from benchmarks.settings import Settings
-from benchmarks.studies.digits import BATCH, Digits
+from benchmarks.studies.images import BATCH, Images
 from updp_rt.channels import Trace, mask_model, trace
 from updp_rt.channels.coupling import choose_coupling
 from updp_rt.channels.importance import MEASURES, Scores, score_inputs
@@ -33,7 +33,6 @@ from updp_rt.channels.layout import Masks, count_params
 from updp_rt.channels.masks import check_budget, choose_masks
 from updp_rt.data import first_images, make_loader
 from updp_rt.pruning.recalibrate import recalibrate
-from updp_rt.pruning.trainer import Recipe, label_losses, seed_everything
 
 # Epochs and learning rate of the baseline.
 BUDGETS = {"resnet18": (6, 1e-3), "densenet121": (6, 1e-3), "mobilenetv2_100": (40, 5e-3)}
@@ -54,7 +53,7 @@ def cases(settings: Settings) -> Iterator[Case]:
                     about |= {"importance": importance, "amount": amount}
                     key = f"{name} seed {seed} {settings.scope} {importance} {amount:g}"
                     measured = partial(measure, name, seed, settings.scope, importance, amount)
-                    yield Case(key, about, ("baseline", *KINDS), measured)
+                    yield Case(key, about, ("baseline", *KINDS), measured, group=f"{name} seed {seed}")
 
 
 @dataclass(frozen=True)
@@ -63,38 +62,34 @@ class Trained:
 
     model: nn.Module
     found: Trace
-    digits: Digits
+    digits: Images
     accuracy: float
     images: Tensor
     batches: tuple[Tensor, ...]
 
 
 @lru_cache(maxsize=1)
-def trained(name: str, seed: int) -> Trained:
+def trained(name: str, seed: int, work: Path) -> Trained:
     """The baseline of a model and seed, for all measures and shares."""
-    digits = Digits(seed)
-    seed_everything(seed, "weights", 0)
-    model = timm.create_model(name, num_classes=digits.splits.num_classes)
-    loader = digits.loader()
-    epochs, lr = BUDGETS[name]
-    digits.train(model, label_losses(), Recipe(epochs, lr, seed=seed), "baseline")
-    model.cpu().eval()
-    images = first_images(loader, 64)
+    digits = Images(seed)
+    model = digits.baseline(name, *BUDGETS[name], work)
+    images = first_images(digits.loader(), 64)
     batches = first_images(make_loader(digits.splits.train, 256, training=True, seed=seed), 512).split(256)
     found = trace(model, torch.randn(1, 3, 32, 32))
     return Trained(model, found, digits, digits.accuracy(model), images, batches)
 
 
 @lru_cache(maxsize=1)
-def scores_of(name: str, seed: int, importance: str) -> Scores:
-    base = trained(name, seed)
+def scores_of(name: str, seed: int, importance: str, work: Path) -> Scores:
+    base = trained(name, seed, work)
     return score_inputs(base.model, base.found, importance, [base.images])
 
 
 def measure(name: str, seed: int, scope: str, importance: str, amount: float, record: Record) -> Measured:
     """Accuracies and parameters of every kind of pruning of a baseline."""
-    base = trained(name, seed)
-    model, found, scores = base.model, base.found, scores_of(name, seed, importance)
+    work = record.settings.work
+    base = trained(name, seed, work)
+    model, found, scores = base.model, base.found, scores_of(name, seed, importance, work)
     constrained = choose_masks(found, scores, amount, scope=scope, constrained=True)
     target = count_params(found, constrained)
     free = match_params(found, scores, scope, target)
@@ -191,5 +186,5 @@ SUITE = Suite(
     f"Unconstrained against constrained channel pruning on the digits, after training in batches of {BATCH}.",
     cases,
     tables,
-    options=("models", "seeds", "amounts", "importance", "scope"),
+    options=("models", "seeds", "amounts", "importance", "scope", "shard", "work"),
 )

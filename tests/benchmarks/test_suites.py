@@ -22,10 +22,11 @@ from benchmarks.commands import STUDIES, SUITES, app
 from benchmarks.protocol import Record, Suite, Wrong
 from benchmarks.results import Result, Row, read
 from benchmarks.settings import Settings
-from benchmarks.studies import channels_accuracy, digits, progressive_vs_direct
+from benchmarks.studies import channels_accuracy, images, progressive_vs_direct
 from benchmarks.suites import channels_speed, memory, paper
 from updp_rt.backends import Prepared
 from updp_rt.ops import Problem, Weights
+from updp_rt.pruning import baseline
 from updp_rt.runtime.table import forget_tables
 
 CHECKOUT = Path(__file__).parents[2]
@@ -184,22 +185,29 @@ def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def untrained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Nothing is trained or fitted, all accuracies are one half; the stages that would have been trained."""
     stages: list[str] = []
-    monkeypatch.setattr(digits, "evaluate", lambda model, loader: 0.5)
+
+    def trained(*args: object, stage: str, **how: object) -> list[dict[str, int]]:
+        stages.append(stage)
+        return [{"epoch": 1}]
+
+    monkeypatch.chdir(tmp_path)  # where the studies keep their baselines
+    for module in (images, baseline):
+        monkeypatch.setattr(module, "evaluate", lambda model, loader, **_: 0.5)
+        monkeypatch.setattr(module, "fit", trained)
     monkeypatch.setattr(progressive_vs_direct, "calibrate", lambda subnet, images: None)
     monkeypatch.setattr(channels_accuracy, "recalibrate", lambda model, batches: None)
-    monkeypatch.setattr(digits, "fit", lambda *args, stage, **how: stages.append(stage))
     return stages
 
 
 def test_progressive_vs_direct(tmp_path: Path, untrained: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """One case a model and seed, which a resumed run does not train again; its settings are in the rows."""
     budget = progressive_vs_direct.Budget(1, 1e-3, 1, 1e-3)
-    monkeypatch.setattr(progressive_vs_direct, "BUDGETS", {"resnet10t": budget})
+    monkeypatch.setattr(progressive_vs_direct, "DIGITS", {"resnet10t": budget})
     run("progressive_vs_direct", tmp_path, "-m", "resnet10t", "--seeds", "0")
-    assert untrained == ["baseline", "subnet", "subnet"]
+    assert untrained == ["train", "subnet", "subnet"]
     result = run("progressive_vs_direct", tmp_path, "-m", "resnet10t", "--seeds", "0,1", "--resume")
     assert len(untrained) == 6
     assert [row["candidate"] for row in result.rows] == 2 * ["baseline", "progressive", "direct"]
@@ -215,7 +223,7 @@ def test_channels_accuracy(tmp_path: Path, untrained: list[str], monkeypatch: py
     monkeypatch.setattr(channels_accuracy, "BUDGETS", {"resnet10t": (1, 1e-3)})
     options = ["-m", "resnet10t", "--seeds", "0", "--importance", "magnitude", "--amounts", "0.3,0.5"]
     rows = run("channels_accuracy", tmp_path, *options).rows
-    assert untrained == ["baseline"]
+    assert untrained == ["train"]
     assert len(rows) == 2 * 5
     for row in rows:
         if row["candidate"] != "baseline":
