@@ -1,27 +1,34 @@
 """The fused operators, one file each: plain meaning, checks, shapes, costs, and ``torch.ops.updp_rt.<name>``.
 
 Convolution, linear layer, depthwise followed by pointwise convolution, and two linear layers into one sum, each with
-bias, residual and activation in one pass; and attention from a joint projection.
+bias, residual and activation in one pass; layer norms, of a sum and before a linear layer too; and attention from a
+joint projection.
 """
 
 from updp_rt.ops.activations import ACTIVATIONS
+from updp_rt.ops.add_layer_norm import ADD_LAYER_NORM, add_layer_norm
 from updp_rt.ops.attention import ATTENTION, attention
 from updp_rt.ops.conv2d import CONV2D, conv2d
 from updp_rt.ops.depthwise_pointwise import DEPTHWISE_POINTWISE, depthwise_pointwise
 from updp_rt.ops.dual_linear import DUAL_LINEAR, dual_linear
+from updp_rt.ops.layer_norm import LAYER_NORM, layer_norm
 from updp_rt.ops.library import OPERATORS, InferenceOnlyError, kept_operators, register
 from updp_rt.ops.linear import LINEAR, linear
+from updp_rt.ops.norm_linear import NORM_LINEAR, norm_linear
 from updp_rt.ops.operator import ImageOperator, Operator, RowOperator, Weights
 from updp_rt.ops.problem import Problem
 from updp_rt.ops.tolerance import Accuracy, accuracy
 
 __all__ = [
     "ACTIVATIONS",
+    "ADD_LAYER_NORM",
     "ATTENTION",
     "CONV2D",
     "DEPTHWISE_POINTWISE",
     "DUAL_LINEAR",
+    "LAYER_NORM",
     "LINEAR",
+    "NORM_LINEAR",
     "OPERATORS",
     "Accuracy",
     "ImageOperator",
@@ -31,11 +38,14 @@ __all__ = [
     "RowOperator",
     "Weights",
     "accuracy",
+    "add_layer_norm",
     "attention",
     "conv2d",
     "depthwise_pointwise",
     "dual_linear",
     "kept_operators",
+    "layer_norm",
     "linear",
+    "norm_linear",
     "register",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -166,6 +166,11 @@ def calls_of(first: Tensor) -> Calls:
     return calls
 
 
+def first_weight(sources: Iterable[Any]) -> Tensor | None:
+    """The first of `sources` that is there, by which calls are known; None for an operator without weights."""
+    return next((source for source in sources if isinstance(source, Tensor)), None)
+
+
 def release(first: Tensor) -> None:
     """Forget what was packed from weights of which `first` is the first."""
     _calls.pop(id(first), None)
@@ -201,10 +206,10 @@ def run_operator(operator: Operator, args: tuple[Any, ...]) -> Tensor:
 
 
 def _known(sources: tuple[Any, ...]) -> Calls:
-    """The calls that these sources were given to, kept with the first of them where no site does."""
-    if not sources:
+    """The calls that these sources were given to, kept with the first weight where no site does."""
+    weight = first_weight(sources)
+    if weight is None:
         return _caller.calls
-    weight = sources[0]
     number = id(weight)
     found = _calls.get(number)
     calls = None if found is None else found()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from updp_rt.ops import Operator
 from updp_rt.ops.library import overload, without_gradient
-from updp_rt.runtime.bound import Bound, Calls, bind, calls_of, release
+from updp_rt.runtime.bound import Bound, Calls, bind, calls_of, first_weight, release
 from updp_rt.runtime.dispatch import Choice, Policy
 
 # A tensor by the module that holds it and its name there, so that one that is replaced is seen.
@@ -57,7 +57,8 @@ class Site:
         if bound is None:
             sources = (*self._tensors(), *self._floats)
             # Without weights nothing tells one model's operator from another's, and each explains its own shapes.
-            self._calls = calls_of(sources[0]) if sources else Calls(self.policy)
+            first = first_weight(sources)
+            self._calls = Calls(self.policy) if first is None else calls_of(first)
             bound = self._bound = bind(self._calls, self.operator, sources, self.attributes, self.policy)
         return bound(*inputs)
 
@@ -87,7 +88,7 @@ class Site:
     def forget(self) -> None:
         """Pack the weights again at the next call, whatever their tensors say."""
         self._unbind()
-        first = self._tensors()[0] if self.held else None
+        first = first_weight(self._tensors())
         if first is not None:
             release(first)
 
