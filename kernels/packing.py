@@ -13,3 +13,8 @@ def pack_conv_weight(weight: Tensor) -> Tensor:
 def pack_depthwise_weight(weight: Tensor) -> Tensor:
     """A depthwise weight ``[C, 1, KH, KW]`` as `depthwise_pointwise` takes it: ``[KH, KW, C]`` contiguous."""
     return weight.squeeze(1).permute(1, 2, 0).contiguous()
+
+
+def sum_weight(weight: Tensor) -> Tensor:
+    """Sums of the rows of a linear layer's weight ``[N, K]`` in float32, as `norm_linear` takes them."""
+    return weight.double().sum(1).float()

@@ -9,15 +9,20 @@ from .conv2d import check_conv2d
 from .depthwise_pointwise import check_depthwise_pointwise
 from .dual_linear import check_dual_linear
 from .epilogue import check_epilogue
+from .layer_norm import check_add_layer_norm, check_layer_norm
 from .linear import check_linear
+from .norm_linear import check_norm_linear
 from .tensors import FAR, check
 
 __all__ = [
     "FAR",
     "check",
+    "check_add_layer_norm",
     "check_conv2d",
     "check_depthwise_pointwise",
     "check_dual_linear",
     "check_epilogue",
+    "check_layer_norm",
     "check_linear",
+    "check_norm_linear",
 ]

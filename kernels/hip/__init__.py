@@ -3,13 +3,16 @@
 One source for AMD (MFMA) and NVIDIA (mma.sync). Importing this touches no device and opens no driver.
 """
 
+from .add_layer_norm import add_layer_norm
 from .conv2d import conv2d
 from .depthwise_pointwise import depthwise_pointwise
 from .device import EmulatedMI100, device_of, emulated_mi100
 from .dual_linear import dual_linear
 from .epilogue import epilogue
+from .layer_norm import layer_norm
 from .linear import linear
 from .manifest import HipKernel, MissingObjectsError
+from .norm_linear import norm_linear
 from .objects import Objects, load
 
 __all__ = [
@@ -17,12 +20,15 @@ __all__ = [
     "HipKernel",
     "MissingObjectsError",
     "Objects",
+    "add_layer_norm",
     "conv2d",
     "depthwise_pointwise",
     "device_of",
     "dual_linear",
     "emulated_mi100",
     "epilogue",
+    "layer_norm",
     "linear",
     "load",
+    "norm_linear",
 ]

@@ -10,8 +10,9 @@
 //                        gives zeros
 //   load_anywhere, store_anywhere  16 bytes at an address that is a multiple of UNIT
 //   anew                 keeps scalar registers free
+//   opaque               a value that the compiler knows nothing of
 //   uniform              keeps vector registers and instructions free: a value that all lanes of a wave share
-//   exp2_fast, reciprocal  float32 within 1 ulp, without care for denormal results
+//   exp2_fast, reciprocal, reciprocal_root  float32 within 1 ulp, without care for denormals
 #pragma once
 
 #if defined(__HIP__)
@@ -47,6 +48,7 @@ DEVICE float exp2_fast(float x) {
   return result;
 }
 DEVICE float reciprocal(float x) { return __builtin_amdgcn_rcpf(x); }
+DEVICE float reciprocal_root(float x) { return __builtin_amdgcn_rsqf(x); }
 
 // Whether it is true in any lane of the wave.
 DEVICE bool any_of_wave(bool value) {
@@ -58,6 +60,12 @@ DEVICE bool any_of_wave(bool value) {
 // in registers over a loop.
 DEVICE int anew(int value) {
   asm volatile("" : "+s"(value));
+  return value;
+}
+
+// Clang 15 takes `a | 16` in an address of LDS for `a + 16`, whatever bits a has.
+DEVICE int opaque(int value) {
+  asm("" : "+v"(value));
   return value;
 }
 
@@ -142,7 +150,9 @@ DEVICE float exp2_fast(float x) {
   return result;
 }
 DEVICE float reciprocal(float x) { return __frcp_rn(x); }
+DEVICE float reciprocal_root(float x) { return __frsqrt_rn(x); }
 DEVICE int anew(int value) { return value; }
+DEVICE int opaque(int value) { return value; }
 template <class T>
 DEVICE T uniform(T value) {
   return value;

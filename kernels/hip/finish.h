@@ -88,9 +88,17 @@ DEVICE void begin(Sums<Tile>& sums, const float* bias, int column, int n) {
   }
 }
 
-// Finishes the tile whose first result is (row, column). `Access` is AlignedTile or AnyTile.
-template <template <class> class Access, class Tile>
-DEVICE void finish(const Sums<Tile>& sums, int row, int column, const Finish<typename Tile::T>& with) {
+// Leaves sums as they are.
+struct Unchanged {
+  template <class Values>
+  DEVICE void operator()(Values&, int, int) const {}
+};
+
+// Finishes the tile whose first result is (row, column). `Access` is AlignedTile or AnyTile. `change` is given values of
+// some of this lane's rows and one vector of its columns before anything is added: which row is the first, which vector.
+template <template <class> class Access, class Tile, class Change = Unchanged>
+DEVICE void finish(const Sums<Tile>& sums, int row, int column, const Finish<typename Tile::T>& with,
+                   const Change& change = {}) {
   using T = typename Tile::T;
   using Block = typename Mma<T>::Block;
   constexpr int V = VECTOR<T>, ROWS = Tile::BLOCKS_M * Block::ROWS, VECTORS = Tile::BLOCKS_N;  // of this lane
@@ -131,6 +139,7 @@ DEVICE void finish(const Sums<Tile>& sums, int row, int column, const Finish<typ
         const int r = first + i / V;
         values[i] = sums.blocks[r / Block::ROWS][j].value(r % Block::ROWS, i % V);
       }
+      change(values, first, j);
       if (with.bias) {
         float bias[V];
 #pragma unroll

@@ -30,7 +30,7 @@ def check_sides(x: Tensor) -> None:
     check(largest < 2**20, f"x has {channels} channels of {height}x{width}: HIP kernels take fewer than 2^20 each way")
 
 
-def launch(kernel: HipKernel, grid: int, arguments: tuple[Tensor | int | None, ...]) -> None:
+def launch(kernel: HipKernel, grid: int, arguments: tuple[Tensor | float | None, ...]) -> None:
     first = arguments[0]
     assert isinstance(first, Tensor)
     device_of(first.device).launch(kernel, grid, arguments)

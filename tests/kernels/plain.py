@@ -48,13 +48,38 @@ def dual_linear(x: Tensor, a: Tensor, w_x: Tensor, w_a: Tensor, bias: Tensor | N
     return epilogue(F.linear(x, w_x) + F.linear(a, w_a), bias, None, act)
 
 
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    weight, bias = (None if w is None else w.to(x.dtype) for w in (weight, bias))
+    return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+
+
+def add_layer_norm(x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    return torch.cat([x + residual, layer_norm(x + residual, weight, bias, eps)], -1)
+
+
+def norm_linear(x: Tensor, weight: Tensor, sums: Tensor, bias: Tensor | None, eps: float, act: str) -> Tensor:
+    return epilogue(F.linear(layer_norm(x, None, None, eps), weight), bias, None, act)
+
+
 def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str) -> Tensor:
     if bias is not None:
         y = y + bias.to(y.dtype).view(-1, *[1] * (y.dim() - 2))
     return ACTIVATIONS[act](y if residual is None else y + residual)
 
 
-OPERATORS = {f.__name__: f for f in (linear, conv2d, depthwise_pointwise, dual_linear, epilogue)}
+OPERATORS = {
+    f.__name__: f
+    for f in (
+        linear,
+        conv2d,
+        depthwise_pointwise,
+        dual_linear,
+        epilogue,
+        layer_norm,
+        add_layer_norm,
+        norm_linear,
+    )
+}
 
 
 def exact(operator: str, operands: tuple[object, ...]) -> Tensor:

@@ -139,3 +139,36 @@ def depthwise_pointwise(
 def epilogue(y: Tensor, act: str, *, bias: bool = True, residual: bool = True) -> Problem:
     other = torch.randn_like(y) if residual else None
     return Problem("epilogue", (y, vector(y.shape[1], y.dtype, bias), other, act), 1)
+
+
+def rows_to_norm(rows: int, columns: int, dtype: torch.dtype, gap: int = 0) -> Tensor:
+    """Each of a mean and a spread of its own: some all alike, some far from zero beside their spread."""
+    spread = 10 ** torch.linspace(-2, 1, rows)[torch.randperm(rows)]
+    mean = spread * torch.tensor([0.0, 1.0, -5.0, 40.0])[torch.arange(rows) % 4]
+    values = matrix(rows, columns, torch.float32, gap) * spread[:, None] + mean[:, None]
+    if rows > 4:
+        values[1] = 3.0
+    storage = torch.randn(rows, columns + gap).to(dtype)
+    return storage[:, :columns].copy_(values)
+
+
+def layer_norm(
+    m: int, n: int, dtype: torch.dtype, *, weight: bool = True, bias: bool = True, gap: int = 0, eps: float = 1e-6
+) -> Problem:
+    operands = (rows_to_norm(m, n, dtype, gap), vector(n, dtype, weight), vector(n, dtype, bias), eps)
+    return Problem("layer_norm", operands, n)
+
+
+def add_layer_norm(
+    m: int, n: int, dtype: torch.dtype, *, weight: bool = True, bias: bool = True, gap: int = 0, eps: float = 1e-6
+) -> Problem:
+    x, residual = rows_to_norm(m, n, dtype, gap), matrix(m, n, dtype)
+    return Problem("add_layer_norm", (x, residual, vector(n, dtype, weight), vector(n, dtype, bias), eps), n)
+
+
+def norm_linear(
+    m: int, n: int, k: int, dtype: torch.dtype, act: str, *, bias: bool = True, gap: int = 0, eps: float = 1e-6
+) -> Problem:
+    weight = matrix(n, k, dtype) / k**0.5
+    x, sums = rows_to_norm(m, k, dtype, gap), weight.double().sum(1).float()
+    return Problem("norm_linear", (x, weight, sums, vector(n, dtype, bias), eps, act), k)

@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from updp_rt.backends.base import Prepared
-from updp_rt.ops import CONV2D, DEPTHWISE_POINTWISE, DUAL_LINEAR, LINEAR, Problem, Weights
+from updp_rt.ops import (
+    ADD_LAYER_NORM,
+    CONV2D,
+    DEPTHWISE_POINTWISE,
+    DUAL_LINEAR,
+    LAYER_NORM,
+    LINEAR,
+    NORM_LINEAR,
+    Problem,
+    Weights,
+)
 
 
 def lacks_kernel(problem: Problem) -> str | None:
@@ -83,11 +93,39 @@ def _dual_linear(kernels: ModuleType, problem: Problem, weights: Weights, tile: 
     return call
 
 
+def _layer_norm(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int) -> Prepared:
+    return lambda x: kernels.layer_norm(_rows(x, unit), *weights, problem["eps"], tile).view(x.shape)
+
+
+def _add_layer_norm(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int) -> Prepared:
+    def call(x: Tensor, residual: Tensor) -> Tensor:
+        y = kernels.add_layer_norm(_rows(x, unit), _rows(residual, unit), *weights, problem["eps"], tile)
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    return call
+
+
+def _norm_linear(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int) -> Prepared:
+    from updp_rt.kernels.packing import sum_weight
+
+    weight, bias = placed(weights[0].contiguous(), unit), weights[1]
+    sums = sum_weight(weight)
+
+    def call(x: Tensor) -> Tensor:
+        y = kernels.norm_linear(_rows(x, unit), weight, sums, bias, *problem.attributes, tile)
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    return call
+
+
 _PREPARE = {
     LINEAR: _linear,
     CONV2D: _conv2d,
     DEPTHWISE_POINTWISE: _depthwise_pointwise,
     DUAL_LINEAR: _dual_linear,
+    LAYER_NORM: _layer_norm,
+    ADD_LAYER_NORM: _add_layer_norm,
+    NORM_LINEAR: _norm_linear,
 }
 
 

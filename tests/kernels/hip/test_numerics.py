@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 import pytest
 import torch
 from torch import Tensor
 
 from tests.kernels import problems
-from tests.kernels.poison import poison_fresh_memory
+from tests.kernels.hip.running import DTYPES, run
 from tests.kernels.problems import Problem, spoiled
 from updp_rt.kernels import hip
 from updp_rt.kernels.hip import HipKernel
 from updp_rt.ops import ACTIVATIONS
 
-KERNELS = hip.load("gfx908").manifest.kernels
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+ALL = hip.load("gfx908").manifest.kernels
+APART = ("layer_norm", "add_layer_norm", "norm_linear")  # test_norms.py has them
+KERNELS = [kernel for kernel in ALL if kernel.operator not in APART]
 every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 Make = Callable[..., Problem]
 
@@ -111,25 +111,6 @@ LAYERS: dict[str, list[Make]] = {
 }
 
 
-@cache
-def emulated(*, backward: bool) -> hip.EmulatedMI100:
-    """One device for all: each would read the code objects again."""
-    return hip.EmulatedMI100(backward=backward)
-
-
-def run(problem: Problem, kernel: HipKernel, *, backward: bool = False) -> Tensor:
-    """Call the operator as on a device, biases in float32 as the kernels take them.
-
-    Args:
-        backward: run a workgroup's waves from the last to the first, and workgroups in random order: what then differs
-            lacks a barrier.
-    """
-    operands = [o.float() if isinstance(o, Tensor) and o.dim() == 1 else o for o in problem.fresh_operands()]
-    with pytest.MonkeyPatch.context() as patch, hip.emulated_mi100(emulated(backward=backward)):
-        poison_fresh_memory(patch)
-        return getattr(hip, problem.operator)(*operands, kernel)
-
-
 def options(kernel: HipKernel) -> list[dict[str, bool]]:
     """With and without a bias and a residual."""
     given = [{"bias": True}, {"bias": False}]
@@ -205,8 +186,9 @@ def test_depthwise_strips_keep_a_value_to_the_windows_that_have_it(
 
 
 def test_each_operator_and_dtype_has_kernels_of_both_kinds() -> None:
-    found = {(kernel.operator, kernel.dtype, kernel.aligned) for kernel in KERNELS}
-    assert found == {(operator, dtype, aligned) for operator in LARGE for dtype in DTYPES for aligned in (True, False)}
+    found = {(kernel.operator, kernel.dtype, kernel.aligned) for kernel in ALL}
+    operators = (*LARGE, *APART)
+    assert found == {(o, dtype, aligned) for o in operators for dtype in DTYPES for aligned in (True, False)}
 
 
 def test_sides_that_cannot_be_counted_exactly_are_refused() -> None:
