@@ -25,9 +25,7 @@ def check_layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps:
     check(eps >= 0, f"eps must be at least 0, not {eps}")
 
 
-def check_add_layer_norm(
-    x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> None:
+def check_add_layer_norm(x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
     """Raise ValueError unless these are arguments of `add_layer_norm`.
 
     Args:

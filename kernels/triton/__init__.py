@@ -3,11 +3,14 @@
 Importing this touches no device.
 """
 
+from .add_layer_norm import add_layer_norm
 from .conv2d import conv2d
 from .depthwise_pointwise import depthwise_pointwise
 from .dual_linear import dual_linear
 from .epilogue import epilogue
+from .layer_norm import layer_norm
 from .linear import linear
+from .norm_linear import norm_linear
 from .tile_tables import ARCHITECTURES, OPERATORS, tile, tiles
 from .tiles import Tile
 
@@ -15,11 +18,14 @@ __all__ = [
     "ARCHITECTURES",
     "OPERATORS",
     "Tile",
+    "add_layer_norm",
     "conv2d",
     "depthwise_pointwise",
     "dual_linear",
     "epilogue",
+    "layer_norm",
     "linear",
+    "norm_linear",
     "tile",
     "tiles",
 ]

@@ -11,11 +11,14 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
+from .add_layer_norm import add_layer_norm_kernel
 from .conv2d import conv2d_kernel
 from .depthwise_pointwise import PATCH_W, depthwise_pointwise_kernel
 from .dual_linear import dual_linear_kernel
 from .epilogue import epilogue_kernel
+from .layer_norm import layer_norm_kernel
 from .linear import linear_kernel
+from .norm_linear import norm_linear_kernel
 from .tiles import Tile
 
 KERNELS = {
@@ -24,8 +27,12 @@ KERNELS = {
     "depthwise_pointwise": depthwise_pointwise_kernel,
     "dual_linear": dual_linear_kernel,
     "epilogue": epilogue_kernel,
+    "layer_norm": layer_norm_kernel,
+    "add_layer_norm": add_layer_norm_kernel,
+    "norm_linear": norm_linear_kernel,
 }
 _POINTERS = {"x", "a", "y", "weight", "w_x", "w_a", "w_dw", "w_pw", "bias", "b_dw", "b_pw", "residual"}
+_FLOATS = {"sums": "*fp32", "eps": "fp32"}  # whatever the dtype of the others
 _BIASES = {"bias", "b_dw", "b_pw"}
 _MULTIPLES = {"k", "k_x", "k_a", "n", "channels", "out_channels", "stride_x", "stride_a", "stride_residual", "stride_y"}
 _TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
@@ -70,6 +77,7 @@ def compile_kernel(
         "ACT": act,
         "UNIT": 8 if aligned else 1,
         "PATCH_W": PATCH_W,
+        "WHOLE": True,
         **dict.fromkeys(("EVEN_K", "EVEN_K_X", "EVEN_K_A"), aligned),
         **dict(zip(("KERNEL_H", "KERNEL_W"), kernel_size, strict=True)),
         **dict(zip(("STRIDE_H", "STRIDE_W"), stride, strict=True)),
@@ -78,9 +86,10 @@ def compile_kernel(
         **({} if residual else {"residual": None}),
     }
     names = [name for name in kernel.arg_names if name not in constants]
-    types = {name: pointer_type(dtype) if name in _POINTERS else "i32" for name in names}
-    multiples = _POINTERS | _MULTIPLES if aligned else _POINTERS
-    return build(kernel, tile, arch, types=types, constants=constants, multiples=multiples, near=_POINTERS)
+    types = {name: pointer_type(dtype) if name in _POINTERS else _FLOATS.get(name, "i32") for name in names}
+    pointers = _POINTERS | {"sums"}
+    multiples = pointers | _MULTIPLES if aligned else pointers
+    return build(kernel, tile, arch, types=types, constants=constants, multiples=multiples, near=pointers)
 
 
 def compile_launch(
@@ -107,9 +116,9 @@ def compile_launch(
         kernel,
         tile,
         arch,
-        types={n: pointer_type(v.dtype) if n in tensors else "i32" if v < 2**31 else "i64" for n, v in given.items()},
+        types={name: type_of(value) for name, value in given.items()},
         constants=constants,
-        multiples={name for name, address in addresses.items() if address % 16 == 0},
+        multiples={n for n, address in addresses.items() if isinstance(address, int) and address % 16 == 0},
         near={name for name, tensor in tensors.items() if tensor.untyped_storage().nbytes() < 2**31},
     )
     return compiled, list(given.values())
@@ -117,6 +126,13 @@ def compile_launch(
 
 def _is_one(value: Any) -> bool:
     return isinstance(value, int) and value == 1
+
+
+def type_of(value: Tensor | float) -> str:
+    """Triton's type of an argument."""
+    if isinstance(value, Tensor):
+        return pointer_type(value.dtype)
+    return "fp32" if isinstance(value, float) else "i32" if value < 2**31 else "i64"
 
 
 def pointer_type(dtype: torch.dtype) -> str:

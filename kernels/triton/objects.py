@@ -15,7 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from torch import Tensor
 
 from updp_rt._cache import cache_folder
@@ -50,7 +49,7 @@ class CarriedKernel:
 def form_of(name: str, arguments: Sequence[Any], constants: Mapping[str, Any]) -> str | None:
     """What a carried kernel must have been compiled for to fit a launch; None: no carried kernel fits it.
 
-    A kernel of one form takes any sizes. It relies on aligned tensors of one dtype, each below 2 GB.
+    A kernel of one form takes any sizes. It relies on aligned tensors of these dtypes, each below 2 GB.
 
     Args:
         name: of the kernel.
@@ -59,17 +58,17 @@ def form_of(name: str, arguments: Sequence[Any], constants: Mapping[str, Any]) -
     """
     tensors = [value for value in arguments if isinstance(value, Tensor)]
     sizes = [value for value in arguments if isinstance(value, int)]
-    dtype = tensors[0].dtype
-    fit = all(_fits(tensor, dtype) for tensor in tensors) and all(size < _NEAR for size in sizes)
-    if not fit:
+    if not (all(map(_fits, tensors)) and all(size < _NEAR for size in sizes)):
         return None
+    dtypes = [str(tensor.dtype).removeprefix("torch.") for tensor in tensors]
+    named = dtypes[0] if len(set(dtypes)) == 1 else ",".join(dtypes)
     given = "".join("0" if value is None else "1" for value in arguments)
     values = " ".join(f"{constant}={constants[constant]}" for constant in sorted(constants))
-    return f"{name} {str(dtype).removeprefix('torch.')} {given} {values}"
+    return f"{name} {named} {given} {values}"
 
 
-def _fits(tensor: Tensor, dtype: torch.dtype) -> bool:
-    return tensor.dtype == dtype and tensor.data_ptr() % 16 == 0 and tensor.untyped_storage().nbytes() < _NEAR
+def _fits(tensor: Tensor) -> bool:
+    return tensor.data_ptr() % 16 == 0 and tensor.untyped_storage().nbytes() < _NEAR
 
 
 @cache

@@ -17,7 +17,16 @@ import torch
 
 from .tiles import Tile
 
-OPERATORS = ("linear", "conv2d", "depthwise_pointwise", "dual_linear", "epilogue")
+OPERATORS = (
+    "linear",
+    "conv2d",
+    "depthwise_pointwise",
+    "dual_linear",
+    "epilogue",
+    "layer_norm",
+    "add_layer_norm",
+    "norm_linear",
+)
 ARCHITECTURES = ("gfx908", "gfx90a", "gfx942", "sm_90")
 
 Table = dict[str, dict[torch.dtype, tuple[Tile, ...]]]
@@ -29,6 +38,9 @@ def _each(halves: tuple[Tile, ...], floats: tuple[Tile, ...]) -> dict[torch.dtyp
 
 # The epilogue only streams memory: every architecture takes the same.
 _PASS = (Tile(16, 64, 1, num_stages=1), Tile(16, 256, 1, num_stages=1))
+# So do norms of rows, which are whole in a tile where it is as wide.
+_ROWS = (Tile(32, 128, 1, num_stages=1), Tile(16, 256, 1, num_stages=1), Tile(8, 1024, 1, num_stages=1))
+_NORMS = {"layer_norm": _each(_ROWS, _ROWS), "add_layer_norm": _each(_ROWS[1:2], _ROWS[1:2])}
 
 
 def _gfx908() -> Table:
@@ -52,10 +64,12 @@ def _gfx908() -> Table:
     )
     return {
         "linear": _each((few_rows, small, large), floats),
+        "norm_linear": _each((small, large), floats),
         "conv2d": _each((few_channels, small, large), floats),
         "dual_linear": _each((small, large), floats),
         "depthwise_pointwise": _each(mixed, mixed_floats),
         "epilogue": _each(_PASS, _PASS),
+        **_NORMS,
     }
 
 
@@ -74,10 +88,12 @@ def _gfx9(block_k: int) -> Table:
     )
     return {
         "linear": _each((small, large), floats),
+        "norm_linear": _each((small, large), floats),
         "conv2d": _each((small, large), floats),
         "dual_linear": _each((small, large), floats),
         "depthwise_pointwise": _each(mixed, mixed_floats),
         "epilogue": _each(_PASS, _PASS),
+        **_NORMS,
     }
 
 
@@ -88,10 +104,12 @@ def _sm_90() -> Table:
     mixed_floats = (Tile(64, 64, 16, num_stages=1), Tile(64, 128, 16, num_warps=8, num_stages=1))
     return {
         "linear": _each(halves, floats),
+        "norm_linear": _each(halves, floats),
         "conv2d": _each(halves, floats),
         "dual_linear": _each(halves, floats),
         "depthwise_pointwise": _each(mixed, mixed_floats),
         "epilogue": _each(_PASS, _PASS),
+        **_NORMS,
     }
 
 

@@ -21,7 +21,7 @@ import torch  # isort: skip
 from torch import Tensor, nn  # isort: skip
 
 from tests.backends.samples import prepare, problem_of
-from tests.ops.calls import ACTIVATIONS, FORMS, FULL, Call, Form
+from tests.ops.calls import ACTIVATIONS, FORMS, FULL, WITHOUT_ACTIVATION, Call, Form
 from tests.ops.test_operators import apart, backwards, expanded, offset
 from updp_rt.backends import BACKENDS
 from updp_rt.blocks.randomize import randomize
@@ -62,7 +62,7 @@ def kernels() -> Iterator[tuple[Form, Call, str]]:
         if TRITON.supports(problem)[0]:
             yield form, call, TRITON.configs(problem)[next(tiles)]
     for form in FULL.values():
-        for act in ACTIVATIONS if form.operator != "attention" else ():
+        for act in ACTIVATIONS if form.operator not in WITHOUT_ACTIVATION else ():
             call = replace(form, act=act).call(torch.float32)
             yield form, call, TRITON.configs(problem_of(call))[next(tiles)]
 

@@ -17,7 +17,7 @@ from updp_rt.kernels import hip
 
 HIP = BACKENDS["hip"]
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-OPERATORS = ("linear", "conv2d", "depthwise_pointwise", "dual_linear")
+OPERATORS = FULL.keys() - {"attention"}
 ODD = [form for form in FORMS if form.operator in OPERATORS and form.groups == 1 and 0 not in form.x]
 # Channels that vectors of 16 bytes fit in every dtype.
 EVEN = [
@@ -25,6 +25,9 @@ EVEN = [
     Form("conv2d", (2, 16, 9, 7), 24, 0, (3, 3), padding=(1, 1)),
     Form("depthwise_pointwise", (2, 16, 9, 7), 24, 0, (7, 7), padding=(3, 3)),
     Form("dual_linear", (3, 7, 24), 40, 16),
+    Form("layer_norm", (3, 7, 24)),
+    Form("add_layer_norm", (3, 7, 24)),
+    Form("norm_linear", (3, 7, 24), 40),
 ]
 every_form = pytest.mark.parametrize("form", [*ODD, *EVEN], ids=str)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)

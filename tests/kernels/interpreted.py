@@ -38,6 +38,13 @@ def _problems() -> Iterator[tuple[str, Make]]:
         yield f"depthwise_pointwise {act}", make(problems.depthwise_pointwise, (2, 5, 3, 9), 17, 3, act=act)
         yield f"dual_linear {act}", make(problems.dual_linear, 17, 31, 53, 7, act=act)
         yield f"epilogue {act}", make(_matrix_epilogue, 19, 67, act=act)
+        yield f"norm_linear {act}", make(problems.norm_linear, 17, 31, 53, act=act)
+    for name in ("layer_norm", "add_layer_norm"):
+        norm = getattr(problems, name)
+        for m, n, given in ((17, 31, {}), (5, 64, {"weight": False}), (3, 200, {"bias": False, "gap": 5}), (0, 7, {})):
+            yield f"{name} {m}x{n}", make(norm, m, n, **given)
+    yield "norm_linear rows apart", make(problems.norm_linear, 37, 41, 43, act="none", gap=5, bias=False)
+    yield "norm_linear no rows", make(problems.norm_linear, 0, 41, 43, act="none")
     for bias, residual in ((True, False), (False, True), (False, False)):
         given = {"bias": bias, "residual": residual, "act": "relu"}
         name = f"bias={bias} residual={residual}"

@@ -64,7 +64,7 @@ def test_a_form_is_any_size_of_aligned_tensors_of_one_dtype() -> None:
         len({form(x, None, y, 4), form(x, x, y, 4), form(x, None, y, 4, unit=1), form(x.half(), None, y.half(), 4)})
         == 4
     )
-    assert form(x, None, y.half(), 4) is None
+    assert form(x, None, y.half(), 4, 8) == "linear_kernel float32,float16 10111 ACT=none UNIT=8"
     assert form(x, None, torch.zeros(33)[1:], 4) is None
     assert form(x, None, y, 2**31) is None
     assert form(x, None, torch.empty(2**29 + 1, device="meta"), 4) is None

@@ -14,7 +14,18 @@ from torch import Tensor
 
 Pair = tuple[int, int]
 
-OPERATORS = ("linear", "conv2d", "depthwise_pointwise", "dual_linear", "attention")
+OPERATORS = (
+    "linear",
+    "conv2d",
+    "depthwise_pointwise",
+    "dual_linear",
+    "attention",
+    "layer_norm",
+    "add_layer_norm",
+    "norm_linear",
+)
+WITHOUT_ACTIVATION = ("attention", "layer_norm", "add_layer_norm")
+EPS = 1e-3  # of norms
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda y: y,
     "relu": lambda y: torch.where(y > 0, y, 0.0),
@@ -42,6 +53,8 @@ class Call:
         """All arguments in the order of the operator's signature."""
         if self.operator == "attention":
             return self.x, self.groups
+        if "norm" in self.operator:
+            return *self.inputs, *self.weights, EPS, *([self.act] if self.operator == "norm_linear" else [])
         if self.operator == "linear":
             return self.x, *self.weights, self.other, self.act
         if self.operator == "dual_linear":
@@ -59,7 +72,8 @@ class Call:
     @property
     def inputs(self) -> tuple[Tensor | None, ...]:
         """What a prepared call takes."""
-        return (self.x,) if self.operator == "attention" else (self.x, self.other)
+        alone = self.operator in ("attention", "layer_norm", "norm_linear")
+        return (self.x,) if alone else (self.x, self.other)
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -131,8 +145,10 @@ class Form:
 
         x, other = random(*self.x), None
         weights: tuple[Tensor | None, ...] = ()
-        if self.operator == "linear":
+        if self.operator in ("linear", "norm_linear"):
             weights = weight(self.out, self.x[-1]), bias(self.out)
+        elif self.operator in ("layer_norm", "add_layer_norm"):
+            weights = bias(self.x[-1]), bias(self.x[-1])
         elif self.operator == "dual_linear":
             weights = weight(self.out, self.x[-1]), weight(self.out, self.k_a), bias(self.out)
             other = random(*self.x[:-1], self.k_a)
@@ -146,7 +162,9 @@ class Form:
                 weight(self.out, channels, 1, 1),
                 bias(self.out),
             )
-        if self.residual and self.operator not in ("dual_linear", "attention"):
+        if self.operator == "add_layer_norm":
+            other = random(*self.x)
+        elif self.residual and self.operator not in ("dual_linear", "attention", "layer_norm", "norm_linear"):
             other = random(*self.shape)
         if self.is_on_images:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -158,6 +176,8 @@ class Form:
         """Of the result."""
         if self.operator == "attention":
             return (*self.x[:-1], self.x[-1] // 3)
+        if self.operator in ("layer_norm", "add_layer_norm"):
+            return (*self.x[:-1], self.x[-1] * (1 if self.operator == "layer_norm" else 2))
         if not self.is_on_images:
             return (*self.x[:-1], self.out)
         pixels = (
@@ -195,6 +215,14 @@ def _forms() -> Iterator[Form]:
     yield Form("attention", (2, 7, 3 * 3 * 5), groups=3)
     yield Form("attention", (1, 1, 3), groups=1)
     yield Form("attention", (3, 17, 3 * 2 * 16), groups=2)
+    yield Form("layer_norm", (17, 31))
+    yield Form("layer_norm", (2, 3, 5, 64), bias=False)
+    yield Form("layer_norm", (1, 3))
+    yield Form("add_layer_norm", (17, 31))
+    yield Form("add_layer_norm", (2, 5, 48), bias=False)
+    yield Form("norm_linear", (17, 31), 23)
+    yield Form("norm_linear", (2, 3, 5, 64), 48, bias=False)
+    yield Form("norm_linear", (11,), 3)
 
 
 FORMS = tuple(_forms())
@@ -255,12 +283,27 @@ def _attention(call: Call) -> Tensor:
     return torch.cat(results, -1)
 
 
+def _norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    away = x - x.sum(-1, keepdim=True) / x.shape[-1]
+    y = away / ((away * away).sum(-1, keepdim=True) / x.shape[-1] + EPS).sqrt()
+    return y * (1 if weight is None else weight) + (0 if bias is None else bias)
+
+
+def _add_layer_norm(call: Call) -> Tensor:
+    assert call.other is not None
+    total = call.x + call.other
+    return torch.cat([total, _norm(total, *call.weights)], -1)
+
+
 _EXACT: dict[str, Callable[[Call], Tensor]] = {
     "linear": _linear,
     "conv2d": _conv2d,
     "depthwise_pointwise": _depthwise_pointwise,
     "dual_linear": _dual_linear,
     "attention": _attention,
+    "layer_norm": lambda call: _norm(call.x, *call.weights),
+    "add_layer_norm": _add_layer_norm,
+    "norm_linear": lambda call: _linear(replace(call, x=_norm(call.x))),
 }
 
 

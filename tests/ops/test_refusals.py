@@ -116,6 +116,26 @@ def zeros(*shape: int) -> Tensor:
             lambda: ops.attention(zeros(2, 5, 15), 0),
             r"the last dimension of qkv, 15, does not split into 3 x 0 heads",
         ),
+        (
+            lambda: ops.layer_norm(zeros(2, 3), zeros(4)),
+            r"weight has shape \[4\], but \[3\] is expected",
+        ),
+        (
+            lambda: ops.layer_norm(zeros(2, 3), None, None, -1e-5),
+            r"eps must be at least 0, not -1e-05",
+        ),
+        (
+            lambda: ops.add_layer_norm(zeros(2, 3), zeros(3, 3)),
+            r"residual has shape \[3, 3\], but \[2, 3\] is expected",
+        ),
+        (
+            lambda: ops.add_layer_norm(zeros(2, 3), zeros(2, 3), None, zeros(2)),
+            r"bias has shape \[2\], but \[3\] is expected",
+        ),
+        (
+            lambda: ops.norm_linear(zeros(2, 3), zeros(5, 4)),
+            r"weight has shape \[5, 4\], but \[any, 3\] is expected",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(refused: Callable[[], Tensor], message: str) -> None:
@@ -140,6 +160,7 @@ def test_arguments_that_do_not_fit_are_named(refused: Callable[[], Tensor], mess
             "w_dw|kernel",
         ),
         (lambda: ops.attention(zeros(2, 5, 15).long(), 5), "qkv"),
+        (lambda: ops.layer_norm(zeros()), "x"),
     ],
 )
 def test_arguments_that_fit_nothing_are_a_value_error_too(refused: Callable[[], Tensor], named: str) -> None:

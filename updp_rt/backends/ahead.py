@@ -137,12 +137,16 @@ def _compile(form: str, kernel: Any, tile: Any, values: dict[str, Any], arch: st
 
     given = {name: value for name, value in values.items() if isinstance(value, Tensor)}
     sizes = [p.name for p in kernel.params if isinstance(values[p.name], int) and not p.is_constexpr]
+    floats = [p.name for p in kernel.params if isinstance(values[p.name], float) and not p.is_constexpr]
+    known = {*given, *sizes, *floats}
     compiled = build(
         kernel,
         tile,
         arch,
-        types={name: pointer_type(tensor.dtype) for name, tensor in given.items()} | dict.fromkeys(sizes, "i32"),
-        constants={name: value for name, value in values.items() if name not in given and name not in sizes},
+        types={name: pointer_type(tensor.dtype) for name, tensor in given.items()}
+        | dict.fromkeys(sizes, "i32")
+        | dict.fromkeys(floats, "fp32"),
+        constants={name: value for name, value in values.items() if name not in known},
         multiples=given.keys(),
         near=given.keys(),
     )

@@ -11,10 +11,21 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from updp_rt.backends.base import IN_PLACE, Backend, Prepared
-from updp_rt.ops import ATTENTION, CONV2D, DEPTHWISE_POINTWISE, DUAL_LINEAR, LINEAR, Operator, Problem, Weights
+from updp_rt.ops import (
+    ATTENTION,
+    CONV2D,
+    DEPTHWISE_POINTWISE,
+    DUAL_LINEAR,
+    LINEAR,
+    NORM_LINEAR,
+    Operator,
+    Problem,
+    Weights,
+)
 from updp_rt.ops.attention import split_heads
 from updp_rt.ops.checks import Pair
 from updp_rt.ops.problem import contiguous_biases
@@ -151,6 +162,11 @@ def _two(problem: Problem, weights: Weights) -> Prepared:
     return lambda x, a: second(a, first(x, None))
 
 
+def _norm_linear(problem: Problem, weights: Weights) -> Prepared:
+    linear, eps = _linear(problem.x[0], weights, problem.act, residual=False), problem["eps"]
+    return lambda x: linear(F.layer_norm(x, x.shape[-1:], None, None, eps), None)
+
+
 def _attention(problem: Problem, weights: Weights) -> Prepared:
     heads = problem["heads"]
 
@@ -180,4 +196,5 @@ _PREPARE: dict[Operator, dict[str, Callable[[Problem, Weights], Prepared]]] = {
     },
     DUAL_LINEAR: {"concatenated": _concatenated, "two": _two},
     ATTENTION: {"matmul": _attention},
+    NORM_LINEAR: {"matmul": _norm_linear},
 }

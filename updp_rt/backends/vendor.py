@@ -14,7 +14,7 @@ from torch import Tensor
 
 from updp_rt.backends.base import IN_PLACE, Backend, Prepared
 from updp_rt.backends.fused import placed
-from updp_rt.ops import CONV2D, DEPTHWISE_POINTWISE, DUAL_LINEAR, LINEAR, Problem, Weights
+from updp_rt.ops import CONV2D, DEPTHWISE_POINTWISE, DUAL_LINEAR, LINEAR, NORM_LINEAR, Problem, Weights
 from updp_rt.ops.checks import Pair
 
 # Finishes a fresh result in place: act(y + bias + residual).
@@ -50,7 +50,7 @@ class VendorBackend(Backend):
     )
 
     def supports(self, problem: Problem) -> tuple[bool, str]:
-        if problem.operator not in (LINEAR, CONV2D, DEPTHWISE_POINTWISE, DUAL_LINEAR):
+        if problem.operator not in (LINEAR, CONV2D, DEPTHWISE_POINTWISE, DUAL_LINEAR, NORM_LINEAR):
             return False, f"no library call followed by one epilogue makes {problem.operator.name}"
         return True, ""
 
@@ -74,6 +74,9 @@ class VendorBackend(Backend):
         finish = _epilogues(problem)["epilogue" if name == "packed" else name]
         if problem.operator is LINEAR:
             return _linear(problem, weights, finish, packed=config == "packed")
+        if problem.operator is NORM_LINEAR:
+            linear, eps = _linear(problem, weights, finish, packed=False), problem["eps"]
+            return lambda x: linear(F.layer_norm(x, x.shape[-1:], None, None, eps), None)
         if problem.operator is CONV2D:
             act, stride, padding, groups = problem.attributes
             return _conv2d(act, problem.residual, weights, finish, stride, padding, groups, layout)

@@ -68,9 +68,7 @@ class NormLinear(RowOperator):
 NORM_LINEAR = register(NormLinear())
 
 
-def norm_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5, act: str = "none"
-) -> Tensor:
+def norm_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5, act: str = "none") -> Tensor:
     """``act(norm(x) @ weight.T + bias)`` in one pass, norm being `layer_norm` without a weight and a bias.
 
     Args:
