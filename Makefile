@@ -75,9 +75,10 @@ bench: $(MEASURED:%=bench-%)
 $(SUITES:%=bench-%): bench-%: setup $(DATA)
 	$(BIN)/python -m benchmarks $* $(ARGS)
 
-# Projected times of the HIP and Triton kernels on an MI100; nothing is measured.
+# Projected times of the HIP and Triton kernels and of whole models on an MI100; nothing is measured.
 projection: setup
 	$(BIN)/python -m benchmarks projection
+	$(BIN)/python -m benchmarks whole_models
 
 # A wheel in dist/, with code objects for gfx908 and gfx90a.
 wheel: setup

@@ -32,11 +32,12 @@ from benchmarks.suites import (
     models,
     paper,
     projection,
+    whole_models,
 )
 
 SUITES = {
     module.SUITE.name: module.SUITE
-    for module in (micro, blocks, models, paper, gpu, projection, memory, merged_speed, channels_speed)
+    for module in (micro, blocks, models, paper, gpu, projection, whole_models, memory, merged_speed, channels_speed)
 }
 STUDIES = {module.SUITE.name: module.SUITE for module in (progressive_vs_direct, channels_accuracy)}
 

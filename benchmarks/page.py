@@ -77,6 +77,15 @@ SECTIONS: dict[str, tuple[str, str]] = {
         """,
     ),
     "gpu": ("On a GPU", "Numerics of every kernel, whole models and single operators in one run."),
+    "whole_models": (
+        "Whole models projected for an MI100",
+        """
+        Projections, not measurements. Fused operators are projected with their fastest tile; what torch is left with,
+        and the unfused model, are bounded from below by the bytes and FLOPs of each of torch's passes
+        (`updp_rt/projection/README.md`). Launches are not in the times; a graph holds them. At batch 1 the bound
+        flatters torch most: of latency it has one load's a pass, and the projections have all of it.
+        """,
+    ),
     "projection": (
         "Projected for an MI100",
         "Projections, not measurements: `updp_rt/projection/README.md` states the model and how to check it on a card.",

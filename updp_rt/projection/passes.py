@@ -2,14 +2,16 @@
 
 Each operator of torch's that runs a kernel is a pass of its own, as it is without a compiler. A pass takes at least
 
-    max(bytes / HBM bandwidth, FLOPs / rate)
+    max(bytes / HBM bandwidth, FLOPs / rate) + one memory latency
 
-with every tensor that it reads and writes counted once. The rate is that of the matrix units in the pass's dtype, by
-the data sheet; of the vector units for convolutions in groups, for which gfx908 has no matrix kernels; arithmetic other
-than of contractions is not counted. Bandwidth is what kernels of ours are projected with, too (`machine`): the one that
-was measured. It is a lower bound, and a generous one: real kernels reach neither, depthwise convolutions in NHWC least
-of all (MIOpen runs a naive one), and copies between layouts inside MIOpen are left out. What L2 would hold from one
-pass to the next is counted as moved, for our kernels as for torch's.
+with every tensor that it reads and writes counted once, and the latency as in our kernels' projections. The rate is
+that of the matrix units in the pass's dtype, by the data sheet; of the vector units for convolutions in groups, for
+which gfx908 has no matrix kernels; arithmetic other than of contractions is not counted. Bandwidth is what kernels of
+ours are projected with, too (`machine`): the one that was measured. It is a lower bound, and a generous one: real
+kernels reach neither, depthwise convolutions in NHWC least of all (MIOpen runs a naive one), and copies between layouts
+inside MIOpen are left out. What L2 would hold from one pass to the next is counted as moved, for our kernels as for
+torch's. It flatters torch most where little is computed: our kernels' projections have all of their latency in them, a
+bound one load's a pass.
 """
 
 from __future__ import annotations
@@ -61,13 +63,13 @@ def torch_pass(step: Step, machine: Machine = MI100) -> Pass:
     flops = 0 if count is None else count(*step.arguments, out_val=step.result)
     results = [leaf for leaf in tree_leaves(step.result) if isinstance(leaf, Tensor)]
     moved = _bytes(step.tensors()) + _bytes(results)
-    return Pass(step.name, flops, moved, max(moved / machine.hbm_bandwidth, flops / _rate(step, machine)))
+    return Pass(step.name, flops, moved, _least(moved, flops / _rate(step, machine), machine))
 
 
 def copy_pass(tensor: Tensor, machine: Machine = MI100) -> Pass:
     """The pass that lays `tensor` out anew."""
     moved = 2 * _bytes([tensor])
-    return Pass("copy", 0, moved, moved / machine.hbm_bandwidth)
+    return Pass("copy", 0, moved, _least(moved, 0.0, machine))
 
 
 def plain_passes(problem: Problem) -> list[Pass]:
@@ -87,6 +89,10 @@ def passes_of(run: Callable[[], Any]) -> list[Pass]:
     with recorded() as steps:
         run()
     return [torch_pass(step) for step in steps]
+
+
+def _least(moved: int, arithmetic: float, machine: Machine) -> float:
+    return max(moved / machine.hbm_bandwidth, arithmetic) + machine.memory_latency / machine.clock
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
