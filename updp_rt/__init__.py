@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from updp_rt.reparam import MergeError
     from updp_rt.runtime import (
         AccelerationError,
+        EngineLimits,
         VerificationError,
         accelerate,
         explain,
@@ -49,6 +50,7 @@ _PARTS = (
 )
 _HOMES = {
     "AccelerationError": "runtime",
+    "EngineLimits": "runtime",
     "VerificationError": "runtime",
     "accelerate": "runtime",
     "explain": "runtime",
@@ -76,6 +78,7 @@ __all__ = [
     "Certificate",
     "ChannelError",
     "ChannelResult",
+    "EngineLimits",
     "MergeError",
     "PruneConfig",
     "PruneResult",

@@ -23,13 +23,15 @@ def time_side_by_side(
     *,
     rounds: int = 15,
     round_seconds: float = 2e-3,
+    alone_seconds: float = 0.0,
     device: torch.device | None = None,
     what: str | None = None,
 ) -> dict[NameT, float]:
     """Median seconds per call of each candidate, after a warm-up, in `rounds` interleaved rounds.
 
     In a round each candidate is called again and again for about `round_seconds`, at least once: far longer than
-    the clock's resolution, and long enough for a candidate to fill the caches that the others have emptied.
+    the clock's resolution, and long enough for a candidate to fill the caches that the others have emptied. Before, it
+    runs for `alone_seconds` untimed: the threads of other runtimes go on spinning for a moment after their last call.
     Where it takes long, `what` names it to those who are told how far it is.
     """
     each_round = None
@@ -37,7 +39,12 @@ def time_side_by_side(
         tell(what, 0, rounds)
         each_round = partial(tell, what, total=rounds)
     samples = sample_side_by_side(
-        candidates, rounds=rounds, round_seconds=round_seconds, device=device, each_round=each_round
+        candidates,
+        rounds=rounds,
+        round_seconds=round_seconds,
+        alone_seconds=alone_seconds,
+        device=device,
+        each_round=each_round,
     )
     return {name: statistics.median(values) for name, values in samples.items()}
 
@@ -47,6 +54,7 @@ def sample_side_by_side(
     *,
     rounds: int,
     round_seconds: float,
+    alone_seconds: float = 0.0,
     device: torch.device | None = None,
     warm_calls: int = 2,
     limit_seconds: float = math.inf,
@@ -68,6 +76,9 @@ def sample_side_by_side(
         if done >= FEWEST_ROUNDS and time.perf_counter() - begun > limit_seconds:
             break
         for name in _turns(list(candidates), done):
+            alone = time.perf_counter() + alone_seconds
+            while time.perf_counter() < alone:
+                candidates[name]()
             samples[name].append(_seconds(candidates[name], repeats[name], device) / repeats[name])
         if each_round is not None:
             each_round(done + 1)

@@ -5,12 +5,14 @@ from updp_rt.runtime.bound import run_operator
 from updp_rt.runtime.certify import VerificationError, verify
 from updp_rt.runtime.dispatch import AccelerationError
 from updp_rt.runtime.explanation import Explanation, explain
+from updp_rt.runtime.fastest import EngineLimits
 from updp_rt.runtime.fused import refresh
 from updp_rt.runtime.inductor import register_with_inductor
 from updp_rt.runtime.lowering import accelerate, prewarm, restore
 
 __all__ = [
     "AccelerationError",
+    "EngineLimits",
     "Explanation",
     "VerificationError",
     "accelerate",

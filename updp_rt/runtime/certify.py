@@ -118,7 +118,27 @@ def verify(
     )
 
 
-def _outputs(model: nn.Module, inputs: Tensor) -> list[Tensor]:
+class Judge:
+    """Compares whole models with their source in float64, on the first and the last of some images.
+
+    Args:
+        source: the model as torch runs it.
+        length: the longest sum in it.
+    """
+
+    @torch.no_grad()
+    def __init__(self, source: nn.Module, inputs: Tensor, length: int) -> None:
+        self._inputs, self._length = inputs, length
+        self._plain = _outputs(source, _ends(inputs))
+        self._exact, _ = _exact(source, _ends(inputs), self._plain)
+
+    @torch.no_grad()
+    def __call__(self, run: Callable[[Tensor], Any]) -> Logits:
+        """Judge what `run` gives for all the images."""
+        return _judge_outputs([_ends(y) for y in _outputs(run, self._inputs)], self._plain, self._exact, self._length)
+
+
+def _outputs(model: Callable[[Tensor], Any], inputs: Tensor) -> list[Tensor]:
     """All floating tensors that `model` gives: one, or those of a list of features or a dictionary."""
     found = [torch.atleast_1d(leaf) for leaf in tree_leaves(model(inputs)) if _is_floating(leaf)]
     if not found:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from updp_rt._copies import share_tensors
 from updp_rt._marks import source_type
 from updp_rt.ops import Operator
 from updp_rt.ops.library import exports_plain
@@ -273,13 +274,23 @@ def unfuse(module: nn.Module) -> None:
     module.__class__ = source_type(module)
 
 
+def source_copy(model: nn.Module) -> nn.Module:
+    """The source of an accelerated model, holding the same tensors."""
+    copy = share_tensors(model)
+    for module in list(copy.modules()):
+        if isinstance(module, Fused):
+            unfuse(module)
+    return copy
+
+
 def refresh(model: nn.Module) -> None:
     """Have an accelerated model read all its weights and parts again.
 
     Updates by torch are followed without it. It is for those that nothing shows: weights on a GPU written through
     ``tensor.data`` or by another process that shares them, single values changed so on a CPU, statistics that
     ``batch_norm`` is called on, weights that become another view of their memory, a module's dictionaries exchanged.
-    A model on another engine runs by its modules afterwards, until `prewarm` makes it ready again.
+    An engine whose programs hold the weights builds them again at once; a compiled model runs by its modules until
+    `prewarm` makes it ready.
 
     Raises:
         ValueError: a model that is not accelerated.
@@ -293,7 +304,7 @@ def refresh(model: nn.Module) -> None:
         fusion.plan_again()
     state = state_of(model)
     if state is not None:
-        state.ready.clear()
+        state.refresh()
 
 
 def _fused_class(rule: Rule, source: type[nn.Module]) -> type[nn.Module]:

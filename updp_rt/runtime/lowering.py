@@ -15,8 +15,9 @@ from updp_rt._progress import tell
 from updp_rt.backends import BACKENDS
 from updp_rt.runtime.certify import VerificationError, verify
 from updp_rt.runtime.dispatch import AccelerationError, Policy
-from updp_rt.runtime.engines import detach, parse_engine
+from updp_rt.runtime.engines import Engine, detach, parse_engine
 from updp_rt.runtime.engines.base import state_of
+from updp_rt.runtime.fastest import EngineLimits, attach_checked, attach_fastest
 from updp_rt.runtime.fused import CannotFuseError, Fused, Fusion, fuse, fused_modules, unfuse
 from updp_rt.runtime.memory import keep_freed_memory
 from updp_rt.runtime.rules import RULES, generic
@@ -35,6 +36,7 @@ def accelerate(
     backends: Sequence[str] | None = None,
     measure: bool | Literal["all"] = True,
     engine: str = "modules",
+    engine_limits: EngineLimits | None = None,
     certify: bool = False,
 ) -> _Model:
     """Run `model` on fused kernels: convolutions and linear layers with their norms, residuals and activations.
@@ -58,6 +60,10 @@ def accelerate(
             nothing, and take the best by the table, else by the projection, else the surest.
         engine: what runs the whole model: ``modules`` calls the fused modules one by one; with ``compiled``
             torch.compile fuses what lies between them, for the shapes of the examples, which takes some time.
+            ``inductor``, ``onnxruntime``, ``openvino`` and ``migraphx`` hand the source model over to torch's compiler
+            with frozen weights, or to those packages where they are installed. ``auto`` builds all that can run here,
+            compares them with float64, measures them side by side and keeps the fastest.
+        engine_limits: with ``auto``, the seconds and the memory that building engines may take.
         certify: `verify` the result on each of the examples before handing it out, which takes a few float64 runs.
 
     Returns:
@@ -71,7 +77,7 @@ def accelerate(
     unknown = [name for name in backends or () if name not in BACKENDS]
     if unknown:
         raise ValueError(f"unknown backend {unknown[0]!r}: choose among {', '.join(BACKENDS)}")
-    chosen = parse_engine(engine)
+    chosen = None if engine == "auto" else parse_engine(engine)
     examples = [example_input] if isinstance(example_input, Tensor) else list(example_input)
     if model.training:
         raise ValueError("only a model in eval mode can be accelerated: call model.eval() first")
@@ -87,12 +93,13 @@ def accelerate(
     policy = Policy(strict, None if backends is None else tuple(backends), measure)
     try:
         _fuse_all(model, policy)
-        for example in examples:
-            supported, reason = chosen.supports(model, example)
-            if not supported:
-                raise AccelerationError(f"engine {engine!r} cannot run this model here: {reason}")
-        chosen.attach(model, policy)
+        if chosen is not None:
+            _check_support(chosen, model, examples)
         prewarm(model, *examples)
+        if chosen is None:
+            attach_fastest(model, examples, policy, engine_limits or EngineLimits())
+        elif chosen.name != "modules":
+            attach_checked(model, chosen.name, examples, policy)
         if certify:
             source = restore(model)
             for example in examples:
@@ -130,6 +137,13 @@ def prewarm(model: nn.Module, *examples: Tensor) -> None:
         state = state_of(model)
         if state is not None:
             state.prepare(example)
+
+
+def _check_support(engine: Engine, model: nn.Module, examples: Sequence[Tensor]) -> None:
+    for example in examples:
+        supported, reason = engine.supports(model, example)
+        if not supported:
+            raise AccelerationError(f"engine {engine.name!r} cannot run this model here: {reason}")
 
 
 @contextmanager

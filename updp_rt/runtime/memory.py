@@ -1,4 +1,4 @@
-"""Freed memory kept for the next tensor: on a CPU, page faults can cost as much as the arithmetic."""
+"""Memory of the process: freed memory kept for the next tensor, since page faults can cost as much as arithmetic."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 from functools import cache
+from pathlib import Path
 
 _log = logging.getLogger("updp_rt")
 
@@ -34,3 +35,12 @@ def keep_freed_memory() -> bool:
     done = bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_FROM_HEAP) and mallopt(_M_TRIM_THRESHOLD, _KEPT))
     _log.info("freed memory up to %d MB is %s", _KEPT >> 20, "kept for reuse" if done else "returned to the system")
     return done
+
+
+def resident_bytes() -> int:
+    """Bytes of memory that the process holds now; 0 where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,22 +1,28 @@
 """Engines: ways to run a whole accelerated model, each saying what it can run and why not.
 
-``modules`` calls the fused modules one by one, the drop-in default. To add another, write an `Engine` and list it here.
+``modules`` calls the fused modules one by one, the drop-in default; ``compiled`` has torch compile what lies between
+them. The others hand the source model to another compiler. To add one, write an `Engine` and list it here.
 """
 
 from __future__ import annotations
 
 from updp_rt.runtime.engines.base import Engine, detach, engine_of
 from updp_rt.runtime.engines.compiled import CompiledEngine
+from updp_rt.runtime.engines.constant import ConstantEngine
+from updp_rt.runtime.engines.inductor import InductorEngine
 from updp_rt.runtime.engines.modules import ModulesEngine
+from updp_rt.runtime.engines.onnxruntime import MigraphxEngine, OnnxRuntimeEngine
+from updp_rt.runtime.engines.openvino import OpenVinoEngine
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (ModulesEngine(), CompiledEngine())}
+_ALL = (ModulesEngine, CompiledEngine, InductorEngine, OnnxRuntimeEngine, OpenVinoEngine, MigraphxEngine)
+ENGINES: dict[str, Engine] = {engine.name: engine() for engine in _ALL}
 
 
 def parse_engine(name: str) -> Engine:
     """The engine called `name`; ValueError for one that there is not."""
     if name not in ENGINES:
-        raise ValueError(f"unknown engine {name!r}: choose among {', '.join(ENGINES)}")
+        raise ValueError(f"unknown engine {name!r}: choose among {', '.join(ENGINES)} and auto")
     return ENGINES[name]
 
 
-__all__ = ["ENGINES", "Engine", "detach", "engine_of", "parse_engine"]
+__all__ = ["ENGINES", "ConstantEngine", "Engine", "detach", "engine_of", "parse_engine"]

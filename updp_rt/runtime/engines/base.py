@@ -41,13 +41,19 @@ class Engine(ABC):
 
 
 class EngineState(ABC):
-    """What runs a model, and for which inputs. Copies and pickles of the model carry none of it."""
+    """What runs a model, and for which inputs. Copies and pickles of the model carry none of it.
 
-    engine: ClassVar[str]
+    Attributes:
+        ready: what it can run, by the `key` of the input.
+        seconds, bytes: what making it ready took, and added to the memory of the process.
+    """
+
+    engine: str
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.ready: set[Key] = set()
+        self.ready: set[Any] = set()
+        self.seconds, self.bytes = 0.0, 0
         self._addresses: list[int] = []
 
     def watch(self) -> None:
@@ -58,6 +64,14 @@ class EngineState(ABC):
         self._watched = Watched(modules)
         self._holders = [held for m in modules for held in (m._parameters, m._buffers) if held]
         self._addresses, self._forms = [], [_form(tensor) for tensor in self._tensors()]
+
+    def key(self, x: Tensor) -> Any:
+        """What tells the inputs of one program from those of another."""
+        return key_of(x)
+
+    def refresh(self) -> None:
+        """Run by the modules until made ready again."""
+        self.ready.clear()
 
     @abstractmethod
     def prepare(self, example: Tensor) -> None:
@@ -72,7 +86,7 @@ class EngineState(ABC):
         if self.model is not model or kwargs or len(args) != 1 or type(args[0]) is not Tensor:
             return False
         x = args[0]
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or key_of(x) not in self.ready:
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or self.key(x) not in self.ready:
             return False
         if is_transformed() or torch._C._len_torch_dispatch_stack() or any(self._hooks):
             return False
@@ -130,7 +144,13 @@ def key_of(x: Tensor) -> Key:
 
 
 def attach(model: nn.Module, state: EngineState) -> None:
-    """Run `model` by `state` where that serves a call, in place."""
+    """Run `model`, as it is now, by `state` where that serves a call, in place."""
+    resume(model, state)
+    state.watch()
+
+
+def resume(model: nn.Module, state: EngineState) -> None:
+    """Run `model` by `state` again, which it was detached from."""
     source = type(model)
     if (state.engine, source) not in _classes:
         plain: Callable[..., Any] = source.forward
@@ -143,7 +163,6 @@ def attach(model: nn.Module, state: EngineState) -> None:
         _classes[state.engine, source] = type(source.__name__, (OnEngine, source), names)
     model.__dict__[_STATE] = state
     model.__class__ = _classes[state.engine, source]
-    state.watch()
 
 
 def detach(model: nn.Module) -> None:

@@ -24,9 +24,8 @@ class CompiledEngine(Engine):
     name = "compiled"
 
     def supports(self, model: nn.Module, example: Tensor) -> tuple[bool, str]:
-        if example.device.type == "cpu" and not _has_compiler():
-            return False, "torch.compile needs a C++ compiler for the CPU, and there is none"
-        return True, ""
+        reason = lacks_compiler(example)
+        return reason is None, reason or ""
 
     def attach(self, model: nn.Module, policy: Policy) -> None:
         attach(model, _Compiled(model, type(model).forward, policy))
@@ -47,7 +46,7 @@ class _Compiled(EngineState):
         # What the compiler would guard, and the sizes it would assert, `serves` checks in a tenth of the time.
         options: dict[str, Any] = {"guard_filter_fn": self.outside.take, "size_asserts": False}
         # It keeps programs by code object, so each gets its own.
-        run = torch.compile(_own_code(lambda x: forward(model, x)), dynamic=False, options=options)
+        run = torch.compile(own_code(lambda x: forward(model, x)), dynamic=False, options=options)
         with torch.inference_mode(False), torch.no_grad():  # leaving inference_mode turns gradients on
             x = example.clone()
             self._runs[key_of(x)] = run
@@ -59,18 +58,20 @@ class _Compiled(EngineState):
             return self._runs[key_of(x)](x)
 
 
-def _own_code(function: Any) -> Any:
+def own_code(function: Any) -> Any:
     """`function` with a code object that no other has."""
     code = function.__code__.replace()
     return FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
 
 
-def _has_compiler() -> bool:
+def lacks_compiler(example: Tensor) -> str | None:
+    """Why torch.compile cannot compile for inputs like `example`; None: it can."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler:
-        return False
-    return True
+    if example.device.type == "cpu":
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler:
+            return "torch.compile needs a C++ compiler for the CPU, and there is none"
+    return None
