@@ -12,6 +12,7 @@ from .epilogue import check_epilogue
 from .layer_norm import check_add_layer_norm, check_layer_norm
 from .linear import check_linear
 from .norm_linear import check_norm_linear
+from .prepend_tokens import check_prepend_tokens
 from .tensors import FAR, check
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "check_layer_norm",
     "check_linear",
     "check_norm_linear",
+    "check_prepend_tokens",
 ]

@@ -14,6 +14,7 @@ from .linear import linear
 from .manifest import HipKernel, MissingObjectsError
 from .norm_linear import norm_linear
 from .objects import Objects, load
+from .prepend_tokens import prepend_tokens
 
 __all__ = [
     "EmulatedMI100",
@@ -31,4 +32,5 @@ __all__ = [
     "linear",
     "load",
     "norm_linear",
+    "prepend_tokens",
 ]

@@ -11,6 +11,7 @@ from .epilogue import epilogue
 from .layer_norm import layer_norm
 from .linear import linear
 from .norm_linear import norm_linear
+from .prepend_tokens import prepend_tokens
 from .tile_tables import ARCHITECTURES, OPERATORS, tile, tiles
 from .tiles import Tile
 
@@ -26,6 +27,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "norm_linear",
+    "prepend_tokens",
     "tile",
     "tiles",
 ]

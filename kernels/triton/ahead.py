@@ -19,6 +19,7 @@ from .epilogue import epilogue_kernel
 from .layer_norm import layer_norm_kernel
 from .linear import linear_kernel
 from .norm_linear import norm_linear_kernel
+from .prepend_tokens import prepend_tokens_kernel
 from .tiles import Tile
 
 KERNELS = {
@@ -30,8 +31,9 @@ KERNELS = {
     "layer_norm": layer_norm_kernel,
     "add_layer_norm": add_layer_norm_kernel,
     "norm_linear": norm_linear_kernel,
+    "prepend_tokens": prepend_tokens_kernel,
 }
-_POINTERS = {"x", "a", "y", "weight", "w_x", "w_a", "w_dw", "w_pw", "bias", "b_dw", "b_pw", "residual"}
+_POINTERS = {"x", "a", "y", "weight", "w_x", "w_a", "w_dw", "w_pw", "bias", "b_dw", "b_pw", "residual", "table"}
 _FLOATS = {"sums": "*fp32", "eps": "fp32"}  # whatever the dtype of the others
 _BIASES = {"bias", "b_dw", "b_pw"}
 _MULTIPLES = {"k", "k_x", "k_a", "n", "channels", "out_channels", "stride_x", "stride_a", "stride_residual", "stride_y"}

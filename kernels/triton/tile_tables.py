@@ -26,6 +26,7 @@ OPERATORS = (
     "layer_norm",
     "add_layer_norm",
     "norm_linear",
+    "prepend_tokens",
 )
 ARCHITECTURES = ("gfx908", "gfx90a", "gfx942", "sm_90")
 
@@ -36,7 +37,7 @@ def _each(halves: tuple[Tile, ...], floats: tuple[Tile, ...]) -> dict[torch.dtyp
     return {torch.float16: halves, torch.bfloat16: halves, torch.float32: floats}
 
 
-# The epilogue only streams memory: every architecture takes the same.
+# Epilogues and tokens only stream memory: every architecture takes the same.
 _PASS = (Tile(16, 64, 1, num_stages=1), Tile(16, 256, 1, num_stages=1))
 # So do norms of rows, which are whole in a tile where it is as wide.
 _ROWS = (Tile(32, 128, 1, num_stages=1), Tile(16, 256, 1, num_stages=1), Tile(8, 1024, 1, num_stages=1))
@@ -69,6 +70,7 @@ def _gfx908() -> Table:
         "dual_linear": _each((small, large), floats),
         "depthwise_pointwise": _each(mixed, mixed_floats),
         "epilogue": _each(_PASS, _PASS),
+        "prepend_tokens": _each(_PASS, _PASS),
         **_NORMS,
     }
 
@@ -93,6 +95,7 @@ def _gfx9(block_k: int) -> Table:
         "dual_linear": _each((small, large), floats),
         "depthwise_pointwise": _each(mixed, mixed_floats),
         "epilogue": _each(_PASS, _PASS),
+        "prepend_tokens": _each(_PASS, _PASS),
         **_NORMS,
     }
 
@@ -109,6 +112,7 @@ def _sm_90() -> Table:
         "dual_linear": _each(halves, floats),
         "depthwise_pointwise": _each(mixed, mixed_floats),
         "epilogue": _each(_PASS, _PASS),
+        "prepend_tokens": _each(_PASS, _PASS),
         **_NORMS,
     }
 

@@ -52,7 +52,7 @@ def test_every_operator_runs_somewhere_in_every_dtype() -> None:
 
 def test_on_a_cpu_onednn_runs_every_operator_that_contracts() -> None:
     assert torch.backends.mkldnn.is_available()
-    contract = [form for form in FORMS if form.operator not in ("layer_norm", "add_layer_norm")]
+    contract = [form for form in FORMS if form.operator not in ("layer_norm", "add_layer_norm", "prepend_tokens")]
     assert all(BACKENDS["onednn"].supports(problem_of(form.call(torch.float32)))[0] for form in contract)
 
 

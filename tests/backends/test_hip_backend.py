@@ -27,6 +27,7 @@ EVEN = [
     Form("dual_linear", (3, 7, 24), 40, 16),
     Form("layer_norm", (3, 7, 24)),
     Form("add_layer_norm", (3, 7, 24)),
+    Form("prepend_tokens", (3, 7, 24), k_a=1),
     Form("norm_linear", (3, 7, 24), 40),
 ]
 every_form = pytest.mark.parametrize("form", [*ODD, *EVEN], ids=str)

@@ -43,6 +43,8 @@ def _problems() -> Iterator[tuple[str, Make]]:
         norm = getattr(problems, name)
         for m, n, given in ((17, 31, {}), (5, 64, {"weight": False}), (3, 200, {"bias": False, "gap": 5}), (0, 7, {})):
             yield f"{name} {m}x{n}", make(norm, m, n, **given)
+    for sizes in ((2, 7, 1, 45), (3, 17, 2, 64), (1, 1, 0, 3), (0, 5, 1, 7)):
+        yield f"prepend_tokens {sizes}", make(problems.prepend_tokens, *sizes)
     yield "norm_linear rows apart", make(problems.norm_linear, 37, 41, 43, act="none", gap=5, bias=False)
     yield "norm_linear no rows", make(problems.norm_linear, 0, 41, 43, act="none")
     for bias, residual in ((True, False), (False, True), (False, False)):

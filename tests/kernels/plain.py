@@ -61,6 +61,11 @@ def norm_linear(x: Tensor, weight: Tensor, sums: Tensor, bias: Tensor | None, ep
     return epilogue(F.linear(layer_norm(x, None, None, eps), weight), bias, None, act)
 
 
+def prepend_tokens(x: Tensor, table: Tensor) -> Tensor:
+    count = len(table) - x.shape[1]
+    return torch.cat([table[:count].expand(len(x), -1, -1), x + table[count:]], 1)
+
+
 def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str) -> Tensor:
     if bias is not None:
         y = y + bias.to(y.dtype).view(-1, *[1] * (y.dim() - 2))
@@ -78,6 +83,7 @@ OPERATORS = {
         layer_norm,
         add_layer_norm,
         norm_linear,
+        prepend_tokens,
     )
 }
 

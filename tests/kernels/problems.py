@@ -172,3 +172,8 @@ def norm_linear(
     weight = matrix(n, k, dtype) / k**0.5
     x, sums = rows_to_norm(m, k, dtype, gap), weight.double().sum(1).float()
     return Problem("norm_linear", (x, weight, sums, vector(n, dtype, bias), eps, act), k)
+
+
+def prepend_tokens(batch: int, tokens: int, prefix: int, columns: int, dtype: torch.dtype) -> Problem:
+    table = matrix(prefix + tokens, columns, dtype)
+    return Problem("prepend_tokens", (torch.randn(batch, tokens, columns).to(dtype), table), 1)

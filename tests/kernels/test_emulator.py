@@ -37,6 +37,7 @@ ALIGNED: dict[str, Callable[[torch.dtype], Problem]] = {
     "layer_norm": lambda dtype: problems.layer_norm(35, 96, dtype),
     "add_layer_norm": lambda dtype: problems.add_layer_norm(35, 96, dtype),
     "norm_linear": lambda dtype: problems.norm_linear(131, 144, 192, dtype, "gelu"),
+    "prepend_tokens": lambda dtype: problems.prepend_tokens(3, 37, 1, 96, dtype),
 }
 ODD: dict[str, Callable[[torch.dtype], Problem]] = {
     "linear": lambda dtype: problems.linear(67, 131, 45, dtype, "relu", gap=3, residual=False),
@@ -47,6 +48,7 @@ ODD: dict[str, Callable[[torch.dtype], Problem]] = {
     "layer_norm": lambda dtype: problems.layer_norm(19, 1033, dtype, gap=3),  # longer than any tile
     "add_layer_norm": lambda dtype: problems.add_layer_norm(19, 1033, dtype, gap=3, weight=False),
     "norm_linear": lambda dtype: problems.norm_linear(67, 131, 45, dtype, "relu", gap=3),
+    "prepend_tokens": lambda dtype: problems.prepend_tokens(5, 7, 3, 45, dtype),
 }
 EIGHTS: dict[str, Callable[[torch.dtype], Problem]] = {
     "linear": lambda dtype: problems.linear(37, 136, 72, dtype, "none"),
@@ -57,6 +59,7 @@ EIGHTS: dict[str, Callable[[torch.dtype], Problem]] = {
     "layer_norm": lambda dtype: problems.layer_norm(37, 136, dtype, bias=False),
     "add_layer_norm": lambda dtype: problems.add_layer_norm(37, 136, dtype),
     "norm_linear": lambda dtype: problems.norm_linear(37, 136, 72, dtype, "none", bias=False),
+    "prepend_tokens": lambda dtype: problems.prepend_tokens(2, 19, 2, 72, dtype),
 }
 ONES: dict[str, Callable[[torch.dtype], Problem]] = {
     "linear": lambda dtype: problems.linear(1, 1, 1, dtype, "none"),
@@ -67,6 +70,7 @@ ONES: dict[str, Callable[[torch.dtype], Problem]] = {
     "layer_norm": lambda dtype: problems.layer_norm(1, 1, dtype),
     "add_layer_norm": lambda dtype: problems.add_layer_norm(1, 1, dtype),
     "norm_linear": lambda dtype: problems.norm_linear(1, 1, 1, dtype, "none"),
+    "prepend_tokens": lambda dtype: problems.prepend_tokens(1, 1, 1, 1, dtype),
 }
 
 

@@ -23,8 +23,9 @@ OPERATORS = (
     "layer_norm",
     "add_layer_norm",
     "norm_linear",
+    "prepend_tokens",
 )
-WITHOUT_ACTIVATION = ("attention", "layer_norm", "add_layer_norm")
+WITHOUT_ACTIVATION = ("attention", "layer_norm", "add_layer_norm", "prepend_tokens")
 EPS = 1e-3  # of norms
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda y: y,
@@ -53,6 +54,8 @@ class Call:
         """All arguments in the order of the operator's signature."""
         if self.operator == "attention":
             return self.x, self.groups
+        if self.operator == "prepend_tokens":
+            return self.x, *self.weights
         if "norm" in self.operator:
             return *self.inputs, *self.weights, EPS, *([self.act] if self.operator == "norm_linear" else [])
         if self.operator == "linear":
@@ -72,7 +75,7 @@ class Call:
     @property
     def inputs(self) -> tuple[Tensor | None, ...]:
         """What a prepared call takes."""
-        alone = self.operator in ("attention", "layer_norm", "norm_linear")
+        alone = self.operator in ("attention", "layer_norm", "norm_linear", "prepend_tokens")
         return (self.x,) if alone else (self.x, self.other)
 
     @property
@@ -99,7 +102,7 @@ class Form:
     Attributes:
         x: shape of the input.
         out: features or channels of the result.
-        k_a: features of dual_linear's second input.
+        k_a: features of dual_linear's second input, or how many tokens are prepended.
         groups: of a convolution, or attention's heads.
     """
 
@@ -117,7 +120,7 @@ class Form:
 
     def __str__(self) -> str:
         sizes = [self.operator, _times(self.x), str(self.out)]
-        if self.operator == "dual_linear":
+        if self.k_a:
             sizes.append(f"a{self.k_a}")
         if self.is_on_images:
             sizes.append(f"k{_times(self.kernel)}s{_times(self.stride)}p{_times(self.padding)}")
@@ -149,6 +152,8 @@ class Form:
             weights = weight(self.out, self.x[-1]), bias(self.out)
         elif self.operator in ("layer_norm", "add_layer_norm"):
             weights = bias(self.x[-1]), bias(self.x[-1])
+        elif self.operator == "prepend_tokens":
+            weights = tuple(random(1, count, self.x[-1]) for count in (self.k_a, self.k_a + self.x[1]))
         elif self.operator == "dual_linear":
             weights = weight(self.out, self.x[-1]), weight(self.out, self.k_a), bias(self.out)
             other = random(*self.x[:-1], self.k_a)
@@ -164,7 +169,7 @@ class Form:
             )
         if self.operator == "add_layer_norm":
             other = random(*self.x)
-        elif self.residual and self.operator not in ("dual_linear", "attention", "layer_norm", "norm_linear"):
+        elif self.residual and self.operator not in ("dual_linear", "norm_linear", *WITHOUT_ACTIVATION):
             other = random(*self.shape)
         if self.is_on_images:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -178,6 +183,8 @@ class Form:
             return (*self.x[:-1], self.x[-1] // 3)
         if self.operator in ("layer_norm", "add_layer_norm"):
             return (*self.x[:-1], self.x[-1] * (1 if self.operator == "layer_norm" else 2))
+        if self.operator == "prepend_tokens":
+            return (self.x[0], self.k_a + self.x[1], self.x[2])
         if not self.is_on_images:
             return (*self.x[:-1], self.out)
         pixels = (
@@ -223,6 +230,9 @@ def _forms() -> Iterator[Form]:
     yield Form("norm_linear", (17, 31), 23)
     yield Form("norm_linear", (2, 3, 5, 64), 48, bias=False)
     yield Form("norm_linear", (11,), 3)
+    yield Form("prepend_tokens", (2, 7, 45), k_a=1)
+    yield Form("prepend_tokens", (3, 17, 32), k_a=2)
+    yield Form("prepend_tokens", (1, 1, 3), k_a=5)
 
 
 FORMS = tuple(_forms())
@@ -295,6 +305,13 @@ def _add_layer_norm(call: Call) -> Tensor:
     return torch.cat([total, _norm(total, *call.weights)], -1)
 
 
+def _prepend_tokens(call: Call) -> Tensor:
+    prefix, position = call.weights
+    assert prefix is not None
+    assert position is not None
+    return torch.stack([torch.cat([prefix[0], image]) + position[0] for image in call.x])
+
+
 _EXACT: dict[str, Callable[[Call], Tensor]] = {
     "linear": _linear,
     "conv2d": _conv2d,
@@ -303,6 +320,7 @@ _EXACT: dict[str, Callable[[Call], Tensor]] = {
     "attention": _attention,
     "layer_norm": lambda call: _norm(call.x, *call.weights),
     "add_layer_norm": _add_layer_norm,
+    "prepend_tokens": _prepend_tokens,
     "norm_linear": lambda call: _linear(replace(call, x=_norm(call.x))),
 }
 

@@ -134,7 +134,7 @@ def test_nan_in_the_input_reaches_what_depends_on_it_and_no_more(form: Form) -> 
     call = own_shape.call(torch.float32)
     call.x[-1] = torch.nan
     found = by_function(call)
-    assert found[-1].isnan().all()
+    assert found[-1, form.k_a if form.operator == "prepend_tokens" else 0 :].isnan().all()
     assert found[:-1].isfinite().all()
 
 

@@ -136,6 +136,14 @@ def zeros(*shape: int) -> Tensor:
             lambda: ops.norm_linear(zeros(2, 3), zeros(5, 4)),
             r"weight has shape \[5, 4\], but \[any, 3\] is expected",
         ),
+        (
+            lambda: ops.prepend_tokens(zeros(2, 5, 3), zeros(1, 1, 4), zeros(1, 6, 3)),
+            r"prefix has shape \[1, 1, 4\], but \[1, any, 3\] is expected",
+        ),
+        (
+            lambda: ops.prepend_tokens(zeros(2, 5, 3), zeros(1, 1, 3), zeros(1, 5, 3)),
+            r"position has shape \[1, 5, 3\], but \[1, 6, 3\] is expected",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(refused: Callable[[], Tensor], message: str) -> None:

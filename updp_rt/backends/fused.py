@@ -17,6 +17,7 @@ from updp_rt.ops import (
     LAYER_NORM,
     LINEAR,
     NORM_LINEAR,
+    PREPEND_TOKENS,
     Problem,
     Weights,
 )
@@ -118,6 +119,14 @@ def _norm_linear(kernels: ModuleType, problem: Problem, weights: Weights, tile: 
     return call
 
 
+def _prepend_tokens(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int) -> Prepared:
+    prefix, position = (weight[0] for weight in weights)
+    count = prefix.shape[0]
+    # Rounded once, as the sum of the two is where torch adds them.
+    table = placed(torch.cat([prefix + position[:count], position[count:]]), unit)
+    return lambda x: kernels.prepend_tokens(placed(x.contiguous(), unit), table, tile)
+
+
 _PREPARE = {
     LINEAR: _linear,
     CONV2D: _conv2d,
@@ -126,6 +135,7 @@ _PREPARE = {
     LAYER_NORM: _layer_norm,
     ADD_LAYER_NORM: _add_layer_norm,
     NORM_LINEAR: _norm_linear,
+    PREPEND_TOKENS: _prepend_tokens,
 }
 
 

@@ -1,8 +1,8 @@
 """The fused operators, one file each: plain meaning, checks, shapes, costs, and ``torch.ops.updp_rt.<name>``.
 
 Convolution, linear layer, depthwise followed by pointwise convolution, and two linear layers into one sum, each with
-bias, residual and activation in one pass; layer norms, of a sum and before a linear layer too; and attention from a
-joint projection.
+bias, residual and activation in one pass; layer norms, of a sum and before a linear layer too; attention from a joint
+projection, and tokens behind a class token with positions added.
 """
 
 from updp_rt.ops.activations import ACTIVATIONS
@@ -16,6 +16,7 @@ from updp_rt.ops.library import OPERATORS, InferenceOnlyError, kept_operators, r
 from updp_rt.ops.linear import LINEAR, linear
 from updp_rt.ops.norm_linear import NORM_LINEAR, norm_linear
 from updp_rt.ops.operator import ImageOperator, Operator, RowOperator, Weights
+from updp_rt.ops.prepend_tokens import PREPEND_TOKENS, prepend_tokens
 from updp_rt.ops.problem import Problem
 from updp_rt.ops.tolerance import Accuracy, accuracy
 
@@ -30,6 +31,7 @@ __all__ = [
     "LINEAR",
     "NORM_LINEAR",
     "OPERATORS",
+    "PREPEND_TOKENS",
     "Accuracy",
     "ImageOperator",
     "InferenceOnlyError",
@@ -47,5 +49,6 @@ __all__ = [
     "layer_norm",
     "linear",
     "norm_linear",
+    "prepend_tokens",
     "register",
 ]

@@ -43,10 +43,12 @@ class Rule(ABC):
     Attributes:
         source: the types, exactly.
         method: the method of theirs that it stands for.
+        optional: a module that cannot be fused so is no fall-back, which a strict policy would refuse.
     """
 
     source: ClassVar[tuple[type[nn.Module], ...]] = ()
     method: ClassVar[str] = "forward"
+    optional: ClassVar[bool] = False
 
     @abstractmethod
     def plan(self, module: Any, fusion: Fusion) -> None:

@@ -176,7 +176,7 @@ def _fuse_all(model: nn.Module, policy: Policy) -> None:
         except CannotFuseError as error:
             if not isinstance(rule, generic.SequentialRule):  # most sequences hold no convolution of their own
                 _log.info("%s is not fused as a whole: %s", name or type(model).__name__, error)
-            if policy.strict and rule not in generic.RULES:
+            if policy.strict and not rule.optional:
                 raise AccelerationError(f"{name or type(model).__name__} cannot be fused: {error}") from error
             continue
         fuse(module, rule, fusion)

@@ -15,6 +15,7 @@ class Conv2dRule(Rule):
     """A convolution with bias."""
 
     source = (nn.Conv2d,)
+    optional = True
 
     def plan(self, module: Any, fusion: Fusion) -> None:
         conv_site(fusion, "", module)
@@ -27,6 +28,7 @@ class LinearRule(Rule):
     """A linear layer with bias."""
 
     source = (nn.Linear,)
+    optional = True
 
     def plan(self, module: Any, fusion: Fusion) -> None:
         linear_site(fusion, "", module)
@@ -39,6 +41,7 @@ class SequentialRule(Rule):
     """A Sequential with convolutions in it, each one site with the BatchNorm and activation that follow it."""
 
     source = (nn.Sequential,)
+    optional = True
 
     def plan(self, module: Any, fusion: Fusion) -> None:
         names = list(module._modules)
