@@ -5,6 +5,7 @@ kernels and are float32 for HIP's. `act` is none, relu, relu6, gelu (exact) or s
 channels-last memory; rows are contiguous and may lie any distance apart; weights are contiguous.
 """
 
+from .attention import HEAD_DEPTHS, check_attention
 from .conv2d import check_conv2d
 from .depthwise_pointwise import check_depthwise_pointwise
 from .dual_linear import check_dual_linear
@@ -17,8 +18,10 @@ from .tensors import FAR, check
 
 __all__ = [
     "FAR",
+    "HEAD_DEPTHS",
     "check",
     "check_add_layer_norm",
+    "check_attention",
     "check_conv2d",
     "check_depthwise_pointwise",
     "check_dual_linear",

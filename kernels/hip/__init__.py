@@ -4,6 +4,7 @@ One source for AMD (MFMA) and NVIDIA (mma.sync). Importing this touches no devic
 """
 
 from .add_layer_norm import add_layer_norm
+from .attention import attention
 from .conv2d import conv2d
 from .depthwise_pointwise import depthwise_pointwise
 from .device import EmulatedMI100, device_of, emulated_mi100
@@ -22,6 +23,7 @@ __all__ = [
     "MissingObjectsError",
     "Objects",
     "add_layer_norm",
+    "attention",
     "conv2d",
     "depthwise_pointwise",
     "device_of",

@@ -13,6 +13,9 @@
 //   opaque               a value that the compiler knows nothing of
 //   uniform              keeps vector registers and instructions free: a value that all lanes of a wave share
 //   exp2_fast, reciprocal, reciprocal_root  float32 within 1 ulp, without care for denormals
+//   maximum              of numbers; a NaN is passed over
+//   multiply_add         a * b + c, rounded once
+//   from_lane            a value that another lane of the wave has
 #pragma once
 
 #if defined(__HIP__)
@@ -49,6 +52,23 @@ DEVICE float exp2_fast(float x) {
 }
 DEVICE float reciprocal(float x) { return __builtin_amdgcn_rcpf(x); }
 DEVICE float reciprocal_root(float x) { return __builtin_amdgcn_rsqf(x); }
+
+// The compiler would first make quiet NaNs of operands.
+DEVICE float maximum(float a, float b) {
+  float result;
+  asm("v_max_f32 %0, %1, %2" : "=v"(result) : "v"(a), "v"(b));
+  return result;
+}
+DEVICE float maximum(float a, float b, float c) {
+  float result;
+  asm("v_max3_f32 %0, %1, %2, %3" : "=v"(result) : "v"(a), "v"(b), "v"(c));
+  return result;
+}
+DEVICE float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+
+DEVICE float from_lane(float value, int lane) {
+  return __builtin_bit_cast(float, __builtin_amdgcn_ds_bpermute(4 * lane, __builtin_bit_cast(int, value)));
+}
 
 // Whether it is true in any lane of the wave.
 DEVICE bool any_of_wave(bool value) {
@@ -151,6 +171,10 @@ DEVICE float exp2_fast(float x) {
 }
 DEVICE float reciprocal(float x) { return __frcp_rn(x); }
 DEVICE float reciprocal_root(float x) { return __frsqrt_rn(x); }
+DEVICE float maximum(float a, float b) { return fmaxf(a, b); }
+DEVICE float maximum(float a, float b, float c) { return fmaxf(fmaxf(a, b), c); }
+DEVICE float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+DEVICE float from_lane(float value, int lane) { return __shfl_sync(0xffffffff, value, lane); }
 DEVICE int anew(int value) { return value; }
 DEVICE int opaque(int value) { return value; }
 template <class T>

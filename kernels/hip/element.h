@@ -41,6 +41,15 @@ DEVICE unsigned upper_halves(unsigned low, unsigned high) {
 #endif
 }
 
+// The lower ones.
+DEVICE unsigned lower_halves(unsigned low, unsigned high) {
+#if defined(__HIP__)
+  return __builtin_amdgcn_perm(high, low, 0x05040100);
+#else
+  return __byte_perm(low, high, 0x5410);
+#endif
+}
+
 DEVICE float to_float(float32 x) { return x; }
 
 DEVICE float to_float(float16 x) {

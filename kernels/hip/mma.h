@@ -9,7 +9,8 @@
 //                       up to 4
 //   Mma<T>::multiply_part  on gfx9, the same for 16 rows of w, of which a lane gets four sums
 //   Mma<T>::column_of(p)  row p of w must hold the weight of this column of the block: the order that gives a lane
-//                       neighbouring columns
+//                       neighbouring columns; row_of is its inverse
+//   Mma<T>::with_row(f, value)  value combined by f with those of the other lanes that have sums of the same row
 //
 // All sums are float32. Which values of the depth meet in one instruction is the same in both operands, and else free:
 // so a lane reads 16 neighbouring bytes, and spends them on several instructions.
@@ -95,6 +96,15 @@ struct Mma {
   };
 
   static constexpr DEVICE int column_of(int p) { return p % 16 / 4 * VECTOR<T> + p / 16 * 4 + p % 4; }
+  static constexpr DEVICE int row_of(int column) {
+    return column % VECTOR<T> / 4 * 16 + column / VECTOR<T> * 4 + column % 4;
+  }
+
+  template <class F>
+  static DEVICE float with_row(F combine, float value) {
+    value = combine(value, from_lane(value, lane_of_wave() ^ 16));
+    return combine(value, from_lane(value, lane_of_wave() ^ 32));
+  }
 
   static constexpr int WORDS = Instruction<T>::WORDS;
   static DEVICE void multiply(Block& block, const X& x, const W& w, int word) {
@@ -124,6 +134,12 @@ struct MmaLanes {
     DEVICE void set(int i, int v, float value) { sums[v / 2][2 * i + v % 2] = value; }
     float sums[VECTOR<T> / 2][4] = {};  // two columns of both rows, as mma.sync's fragment has them
   };
+
+  template <class F>
+  static DEVICE float with_row(F combine, float value) {
+    value = combine(value, from_lane(value, lane_of_wave() ^ 1));
+    return combine(value, from_lane(value, lane_of_wave() ^ 2));
+  }
 };
 
 // Halves: mma.sync m16n8k16, whose rows are x's.
@@ -148,6 +164,7 @@ struct Mma : MmaLanes<T> {
   };
 
   static constexpr DEVICE int column_of(int p) { return p % 8 / 2 * 8 + p / 8 * 2 + p % 2; }
+  static constexpr DEVICE int row_of(int column) { return column % 8 / 2 * 8 + column / 8 * 2 + column % 2; }
 
   static DEVICE void multiply(Block& block, const X& x, const W& w, int word) {
     const bool first = word == 0;

@@ -59,6 +59,13 @@ DEVICE int column_of_row(int row) {
   return row / COLUMNS * COLUMNS + Mma<typename Tile::T>::column_of(row % COLUMNS);
 }
 
+// The row that holds a column's.
+template <class T>
+DEVICE int row_of_column(int column) {
+  constexpr int COLUMNS = Mma<T>::COLUMNS;
+  return column / COLUMNS * COLUMNS + Mma<T>::row_of(column % COLUMNS);
+}
+
 template <class Tile>
 struct Sums {
   typename Mma<typename Tile::T>::Block blocks[Tile::BLOCKS_M][Tile::BLOCKS_N];

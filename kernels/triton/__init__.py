@@ -4,6 +4,7 @@ Importing this touches no device.
 """
 
 from .add_layer_norm import add_layer_norm
+from .attention import attention
 from .conv2d import conv2d
 from .depthwise_pointwise import depthwise_pointwise
 from .dual_linear import dual_linear
@@ -20,6 +21,7 @@ __all__ = [
     "OPERATORS",
     "Tile",
     "add_layer_norm",
+    "attention",
     "conv2d",
     "depthwise_pointwise",
     "dual_linear",

@@ -12,6 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
 from .add_layer_norm import add_layer_norm_kernel
+from .attention import attention_kernel
 from .conv2d import conv2d_kernel
 from .depthwise_pointwise import PATCH_W, depthwise_pointwise_kernel
 from .dual_linear import dual_linear_kernel
@@ -32,8 +33,9 @@ KERNELS = {
     "add_layer_norm": add_layer_norm_kernel,
     "norm_linear": norm_linear_kernel,
     "prepend_tokens": prepend_tokens_kernel,
+    "attention": attention_kernel,
 }
-_POINTERS = {"x", "a", "y", "weight", "w_x", "w_a", "w_dw", "w_pw", "bias", "b_dw", "b_pw", "residual", "table"}
+_POINTERS = {"qkv", "x", "a", "y", "weight", "w_x", "w_a", "w_dw", "w_pw", "bias", "b_dw", "b_pw", "residual", "table"}
 _FLOATS = {"sums": "*fp32", "eps": "fp32"}  # whatever the dtype of the others
 _BIASES = {"bias", "b_dw", "b_pw"}
 _MULTIPLES = {"k", "k_x", "k_a", "n", "channels", "out_channels", "stride_x", "stride_a", "stride_residual", "stride_y"}
@@ -80,6 +82,7 @@ def compile_kernel(
         "UNIT": 8 if aligned else 1,
         "PATCH_W": PATCH_W,
         "WHOLE": True,
+        "WIDTH": triton.next_power_of_2(tile.block_k),
         **dict.fromkeys(("EVEN_K", "EVEN_K_X", "EVEN_K_A"), aligned),
         **dict(zip(("KERNEL_H", "KERNEL_W"), kernel_size, strict=True)),
         **dict(zip(("STRIDE_H", "STRIDE_W"), stride, strict=True)),

@@ -27,6 +27,7 @@ OPERATORS = (
     "add_layer_norm",
     "norm_linear",
     "prepend_tokens",
+    "attention",
 )
 ARCHITECTURES = ("gfx908", "gfx90a", "gfx942", "sm_90")
 
@@ -36,6 +37,8 @@ Table = dict[str, dict[torch.dtype, tuple[Tile, ...]]]
 def _each(halves: tuple[Tile, ...], floats: tuple[Tile, ...]) -> dict[torch.dtype, tuple[Tile, ...]]:
     return {torch.float16: halves, torch.bfloat16: halves, torch.float32: floats}
 
+
+_HEADS = (32, 64, 96, 128)  # values of attention's heads
 
 # Epilogues and tokens only stream memory: every architecture takes the same.
 _PASS = (Tile(16, 64, 1, num_stages=1), Tile(16, 256, 1, num_stages=1))
@@ -63,7 +66,19 @@ def _gfx908() -> Table:
         Tile(64, 64, 16, num_stages=1, waves_per_eu=2, matrix_instr_nonkdim=16),
         Tile(64, 128, 32, num_warps=8, num_stages=1, waves_per_eu=2, matrix_instr_nonkdim=16),
     )
+    # Queries by keys by the values of a head: a tile serves one depth. Many queries share what is read of the values,
+    # which is one by one. Deep heads in float32 have two waves a SIMD beside their operands in LDS with eight warps.
+    attend = {"waves_per_eu": 2, "matrix_instr_nonkdim": 16}
+    attention = (
+        *(Tile(128, 64, depth, **attend) for depth in (32, 64)),
+        *(Tile(64, 64, depth, num_stages=1, **attend) for depth in (96, 128)),
+    )
+    attention_floats = (
+        *(Tile(64, 64, depth, num_stages=1, **attend) for depth in (32, 64)),
+        *(Tile(64, 32, depth, num_warps=8, num_stages=1, **attend) for depth in (96, 128)),
+    )
     return {
+        "attention": _each(attention, attention_floats),
         "linear": _each((few_rows, small, large), floats),
         "norm_linear": _each((small, large), floats),
         "conv2d": _each((few_channels, small, large), floats),
@@ -88,7 +103,10 @@ def _gfx9(block_k: int) -> Table:
         Tile(64, 64, 16, num_stages=1, matrix_instr_nonkdim=16),
         Tile(64, 128, 32, num_warps=8, num_stages=1, matrix_instr_nonkdim=16),
     )
+    attention = tuple(Tile(64, 64, depth, num_stages=1, matrix_instr_nonkdim=16) for depth in _HEADS)
+    attention_floats = tuple(Tile(64, 32, depth, num_stages=1, matrix_instr_nonkdim=16) for depth in _HEADS)
     return {
+        "attention": _each(attention, attention_floats),
         "linear": _each((small, large), floats),
         "norm_linear": _each((small, large), floats),
         "conv2d": _each((small, large), floats),
@@ -105,7 +123,9 @@ def _sm_90() -> Table:
     floats = (Tile(64, 64, 16), Tile(128, 64, 16, num_warps=8))
     mixed = (Tile(64, 128, 32, num_stages=1), Tile(64, 256, 64, num_warps=8, num_stages=1))
     mixed_floats = (Tile(64, 64, 16, num_stages=1), Tile(64, 128, 16, num_warps=8, num_stages=1))
+    attention = tuple(Tile(64, 64, depth) for depth in _HEADS)
     return {
+        "attention": _each(attention, ()),  # without matrix instructions for it float32 spills
         "linear": _each(halves, floats),
         "norm_linear": _each(halves, floats),
         "conv2d": _each(halves, floats),
@@ -121,7 +141,8 @@ def _interpreter() -> Table:
     """Small, so that tests cross many borders; without bfloat16, whose products the interpreter computes wrongly."""
     both = (Tile(16, 16, 16, group_m=2), Tile(32, 64, 32))
     table: dict[torch.dtype, tuple[Tile, ...]] = {torch.float16: both, torch.float32: both}
-    return dict.fromkeys(OPERATORS, table)
+    heads = (Tile(16, 16, 32), Tile(32, 32, 32))
+    return dict.fromkeys(OPERATORS, table) | {"attention": {torch.float16: heads, torch.float32: heads}}
 
 
 TABLES: Final[dict[str, Table]] = {

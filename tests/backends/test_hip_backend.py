@@ -86,7 +86,7 @@ def test_even_and_odd_sizes_take_kernels_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("form", "dtype", "reason"),
     [
-        (FULL["attention"], torch.float16, "attention has no kernel of the project's own"),
+        (FULL["attention"], torch.float16, "kernels of attention take heads of 32"),
         (Form("conv2d", (1, 6, 5, 5), 6, 0, (3, 3), groups=3), torch.float16, "grouped convolutions have no kernel"),
         (FULL["linear"], torch.float64, "no kernel for torch.float64"),
     ],

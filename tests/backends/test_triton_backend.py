@@ -40,6 +40,7 @@ def test_what_the_interpreter_runs(report: dict[str, Any]) -> None:
 
 def test_every_kernel_agrees_with_the_plain_operator(report: dict[str, Any]) -> None:
     run = report["operators"]["run"]
+    assert run.pop("attention") > 0  # of the depths that it has kernels for
     assert set(run) == FULL.keys() - {"attention"}
     assert all(count > (1 if operator in WITHOUT_ACTIVATION else 5) for operator, count in run.items()), run
     assert report["operators"]["wrong"] == []

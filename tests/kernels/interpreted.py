@@ -78,6 +78,9 @@ def _problems() -> Iterator[tuple[str, Make]]:
         yield name, make(problems.depthwise_pointwise, (1, 19, 6, 9), 17, kernel, act="relu6", stride=stride)
     yield "depthwise_pointwise one pixel", make(problems.depthwise_pointwise, (1, 1, 1, 1), 1, 3, act="silu")
     yield "depthwise_pointwise no images", make(problems.depthwise_pointwise, (0, 4, 5, 6), 3, 3, act="none")
+    for tokens in (1, 7, 16, 33, 65):
+        yield f"attention of {tokens} tokens", make(problems.attention, 2, tokens, 3, 32, spread=2)
+    yield "attention NaN", make(_spoiled_attention)
     for act in ("relu", "relu6"):
         yield f"linear NaN {act}", make(_spoiled, problems.linear, 5, 7, 19, act=act)
         yield f"conv2d NaN {act}", make(_spoiled, problems.conv2d, (2, 5, 4, 6), 7, (3, 3), act=act)
@@ -88,6 +91,10 @@ def _problems() -> Iterator[tuple[str, Make]]:
 
 def _spoiled(maker: Callable[..., Problem], *sizes: object, dtype: torch.dtype, act: str) -> Problem:
     return spoiled(maker(*sizes, dtype=dtype, act=act))
+
+
+def _spoiled_attention(dtype: torch.dtype) -> Problem:
+    return spoiled(problems.attention(2, 33, 2, 32, dtype))
 
 
 def _matrix_epilogue(rows: int, columns: int, dtype: torch.dtype, act: str, gap: int = 0) -> Problem:

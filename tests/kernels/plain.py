@@ -72,6 +72,12 @@ def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str) 
     return ACTIVATIONS[act](y if residual is None else y + residual)
 
 
+def attention(qkv: Tensor, heads: int) -> Tensor:
+    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    weights = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1)
+    return (weights @ v).transpose(1, 2).flatten(2)
+
+
 OPERATORS = {
     f.__name__: f
     for f in (
@@ -84,6 +90,7 @@ OPERATORS = {
         add_layer_norm,
         norm_linear,
         prepend_tokens,
+        attention,
     )
 }
 

@@ -177,3 +177,10 @@ def norm_linear(
 def prepend_tokens(batch: int, tokens: int, prefix: int, columns: int, dtype: torch.dtype) -> Problem:
     table = matrix(prefix + tokens, columns, dtype)
     return Problem("prepend_tokens", (torch.randn(batch, tokens, columns).to(dtype), table), 1)
+
+
+def attention(images: int, tokens: int, heads: int, depth: int, dtype: torch.dtype, *, spread: float = 1.0) -> Problem:
+    """Of scores whose standard deviation is ``spread**2``."""
+    qkv = torch.randn(images, tokens, 3, heads, depth)
+    qkv[:, :, :2] *= spread
+    return Problem("attention", (qkv.flatten(2).to(dtype), heads), tokens)

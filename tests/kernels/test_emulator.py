@@ -15,10 +15,12 @@ from tests.kernels.emulator import emulated
 from tests.kernels.poison import poison_fresh_memory
 from tests.kernels.problems import Problem, spoiled
 from updp_rt.kernels import triton as operators
-from updp_rt.kernels.triton import OPERATORS, Tile, tiles
+from updp_rt.kernels.triton import Tile, tiles
 from updp_rt.ops import ACTIVATIONS
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+# Those with an epilogue; attention's are in test_attention.py.
+OPERATORS = tuple(operator for operator in operators.OPERATORS if operator != "attention")
 EVERY_TILE = [
     pytest.param(operator, dtype, tile, id=f"{operator}-{str(dtype)[6:]}-{tile.name}")
     for operator in OPERATORS

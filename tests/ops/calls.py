@@ -222,6 +222,7 @@ def _forms() -> Iterator[Form]:
     yield Form("attention", (2, 7, 3 * 3 * 5), groups=3)
     yield Form("attention", (1, 1, 3), groups=1)
     yield Form("attention", (3, 17, 3 * 2 * 16), groups=2)
+    yield Form("attention", (2, 19, 3 * 2 * 32), groups=2)
     yield Form("layer_norm", (17, 31))
     yield Form("layer_norm", (2, 3, 5, 64), bias=False)
     yield Form("layer_norm", (1, 3))

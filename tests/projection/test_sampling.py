@@ -106,5 +106,7 @@ def test_what_has_no_kernel_is_refused(groups: int) -> None:
     sizes = {"x": (1, 32, 8, 8), "weight": (32, 32 // groups, 3, 3)}
     grouped = Problem.make(CONV2D, torch.float16, **sizes, act="none", stride=(1, 1), padding=(1, 1), groups=groups)
     assert "grouped" in str(refusal(grouped))
-    assert "attention" in str(refusal(Problem.make(ATTENTION, torch.float16, qkv=(1, 8, 48), heads=2)))
+    assert "heads of 32, 64, 96, 128 values" in str(
+        refusal(Problem.make(ATTENTION, torch.float16, qkv=(1, 8, 48), heads=2))
+    )
     assert refusal(WHOLE) is None

@@ -34,8 +34,8 @@ def chosen(fast: nn.Module) -> dict[str, str]:
 
 
 def has_hip_kernel(problem: str) -> bool:
-    """Attention and convolutions in groups run in torch."""
-    return not problem.startswith("attention") and ("conv2d" not in problem or " g1 " in problem)
+    """Convolutions in groups run in torch."""
+    return "conv2d" not in problem or " g1 " in problem
 
 
 @pytest.mark.usefixtures("mi100")

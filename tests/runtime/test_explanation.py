@@ -13,7 +13,7 @@ import torch
 
 import updp_rt
 from tests.runtime.conftest import model_and_images
-from updp_rt.ops import LINEAR, Problem
+from updp_rt.ops import ATTENTION, LINEAR, Problem
 from updp_rt.runtime import bound, memory
 from updp_rt.runtime.roofline import Peak, peak
 
@@ -101,6 +101,9 @@ def test_the_roofline_is_the_longer_of_arithmetic_and_traffic() -> None:
     wide = Problem.make(LINEAR, torch.float32, x=(10, 1000), weight=(1000, 1000), act="none")
     assert limits.least_seconds(wide) == pytest.approx(4 * (1000 * 1000 + 2 * 10 * 1000) / 1e6)
     assert Peak({torch.float32: 1e3}, 1e6, "assumed").least_seconds(wide) == pytest.approx(2 * 10 * 1000 * 1000 / 1e3)
+    attention = Problem.make(ATTENTION, torch.float32, qkv=(2, 100, 96), heads=1)
+    limits = Peak({torch.float32: 1e12}, 1e12, "assumed", exponentials=1e6)
+    assert limits.least_seconds(attention) == pytest.approx(2 * 100 * 100 / 1e6)
     measured = peak(torch.device("cpu"))
     assert measured.source == "measured"
     assert measured.flops[torch.float32] > 1e9

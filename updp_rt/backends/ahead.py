@@ -17,10 +17,10 @@ from torch import Tensor
 
 from updp_rt.artifacts.atomic import atomic_path
 from updp_rt.backends.frozen import frozen
-from updp_rt.backends.fused import lacks_kernel, prepare_fused
+from updp_rt.backends.fused import lacks_kernel, prepare_fused, triton_tiles
 from updp_rt.kernels import DTYPES
 from updp_rt.kernels.hip.objects import default_folder
-from updp_rt.kernels.triton import objects, tiles
+from updp_rt.kernels.triton import objects
 from updp_rt.kernels.triton.objects import CarriedKernel
 from updp_rt.ops import LINEAR, ImageOperator, Problem
 
@@ -80,8 +80,9 @@ def _launches(arch: str) -> dict[str, tuple[Any, Any, dict[str, Any]]]:
     met = [problem for problem, _ in frozen() if lacks_kernel(problem) is None]
     for problem in (*met, *map(_other_classes, filter(_is_head, met))):
         for dtype in DTYPES:
-            for tile in tiles(problem.operator.name, arch, dtype):
-                kernel, arguments, constants = _launch(replace(problem, dtype=dtype), tile)
+            typed = replace(problem, dtype=dtype)
+            for tile in triton_tiles(typed, arch):
+                kernel, arguments, constants = _launch(typed, tile)
                 form = objects.form_of(kernel.__name__, arguments, constants)
                 assert form is not None
                 found.setdefault(form, (kernel, tile, dict(zip(kernel.arg_names, arguments, strict=False)) | constants))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from updp_rt.backends.base import Prepared
 from updp_rt.ops import (
     ADD_LAYER_NORM,
+    ATTENTION,
     CONV2D,
     DEPTHWISE_POINTWISE,
     DUAL_LINEAR,
@@ -22,16 +24,42 @@ from updp_rt.ops import (
     Weights,
 )
 
+if TYPE_CHECKING:
+    from updp_rt.kernels.triton import Tile
+
 
 def lacks_kernel(problem: Problem) -> str | None:
     """Why no kernel of the project's own runs `problem`, whatever the language; None: there is one."""
     from updp_rt.kernels import DTYPES
+    from updp_rt.kernels.checks import HEAD_DEPTHS
 
     if problem.operator not in _PREPARE:
         return f"{problem.operator.name} has no kernel of the project's own"
     if problem.operator is CONV2D and problem["groups"] != 1:
         return "grouped convolutions have no kernel of the project's own"
-    return None if problem.dtype in DTYPES else f"no kernel for {problem.dtype}"
+    if problem.dtype not in DTYPES:
+        return f"no kernel for {problem.dtype}"
+    if problem.operator is ATTENTION and head_depth(problem) not in HEAD_DEPTHS:
+        return f"kernels of attention take heads of {', '.join(map(str, HEAD_DEPTHS))} values"
+    return None
+
+
+def fits(problem: Problem, block: Sequence[int]) -> bool:
+    """Whether kernels of these block sizes take `problem`: attention's are each for heads of one depth, their last."""
+    return problem.operator is not ATTENTION or block[-1] == head_depth(problem)
+
+
+def triton_tiles(problem: Problem, arch: str) -> tuple[Tile, ...]:
+    """The tiles that Triton's kernels have on `arch` for `problem`."""
+    from updp_rt.kernels.triton import tiles
+
+    found = tiles(problem.operator.name, arch, problem.dtype)
+    return tuple(tile for tile in found if fits(problem, (tile.block_m, tile.block_n, tile.block_k)))
+
+
+def head_depth(problem: Problem) -> int:
+    """How many values a head of attention's has."""
+    return int(problem.output[-1] // problem["heads"])
 
 
 def prepare_fused(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int = 1) -> Prepared:
@@ -127,6 +155,11 @@ def _prepend_tokens(kernels: ModuleType, problem: Problem, weights: Weights, til
     return lambda x: kernels.prepend_tokens(placed(x.contiguous(), unit), table, tile)
 
 
+def _attention(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int) -> Prepared:
+    heads = problem["heads"]
+    return lambda qkv: kernels.attention(placed(qkv.contiguous(), unit), heads, tile)
+
+
 _PREPARE = {
     LINEAR: _linear,
     CONV2D: _conv2d,
@@ -136,6 +169,7 @@ _PREPARE = {
     ADD_LAYER_NORM: _add_layer_norm,
     NORM_LINEAR: _norm_linear,
     PREPEND_TOKENS: _prepend_tokens,
+    ATTENTION: _attention,
 }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from updp_rt.backends.base import Backend, Prepared
-from updp_rt.backends.fused import lacks_kernel, placed, prepare_fused
+from updp_rt.backends.fused import fits, lacks_kernel, placed, prepare_fused
 from updp_rt.ops import Problem, Weights
 
 if TYPE_CHECKING:
@@ -64,8 +64,9 @@ def _kernels(problem: Problem) -> tuple[HipKernel, ...]:
     from updp_rt.kernels.hip import device_of
 
     objects = device_of(torch.device(problem.device)).objects
-    channels = [shape[1] for shape in (*problem.inputs, problem.output) if shape is not None]
-    return objects.kernels(problem.operator.name, problem.dtype, math.gcd(*channels) % _unit(problem) == 0)
+    channels = [s[1 if len(s) == 4 else -1] for s in (*problem.inputs, problem.output) if s is not None]
+    found = objects.kernels(problem.operator.name, problem.dtype, math.gcd(*channels) % _unit(problem) == 0)
+    return tuple(kernel for kernel in found if fits(problem, kernel.block))
 
 
 def _unit(problem: Problem) -> int:

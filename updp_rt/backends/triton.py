@@ -8,7 +8,7 @@ import os
 import torch
 
 from updp_rt.backends.base import Backend, Prepared
-from updp_rt.backends.fused import lacks_kernel, prepare_fused
+from updp_rt.backends.fused import lacks_kernel, prepare_fused, triton_tiles
 from updp_rt.ops import Problem, Weights
 from updp_rt.ops.problem import contiguous_biases
 
@@ -49,10 +49,9 @@ class TritonBackend(Backend):
 
     def configs(self, problem: Problem) -> tuple[str, ...]:
         from updp_rt.backends.ahead import fits
-        from updp_rt.kernels.triton import tiles
 
         arch = _arch(problem)
-        found = tiles(problem.operator.name, arch, problem.dtype)
+        found = triton_tiles(problem, arch)
         if _emulated(problem) is not None:
             found = tuple(tile for tile in found if fits(problem, tile, arch))
         return tuple(tile.name for tile in found)

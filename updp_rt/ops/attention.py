@@ -40,6 +40,10 @@ class Attention(Operator):
     def flops(self, problem: Problem) -> int:
         return 4 * math.prod(problem.output) * problem.x[1]
 
+    def exponentials(self, problem: Problem) -> int:
+        images, tokens, _ = problem.x
+        return images * int(problem["heads"]) * tokens**2
+
     def sum_length(self, problem: Problem) -> int:
         return problem.x[1]
 

@@ -77,6 +77,10 @@ class Operator(ABC):
     def sum_length(self, problem: Problem) -> int:
         """How many products one element of the result sums."""
 
+    def exponentials(self, problem: Problem) -> int:
+        """How many exponentials any implementation must take, of which hardware takes fewer at once than products."""
+        return 0
+
     def fold(self, weights: Weights, folds: tuple[Any, ...]) -> Weights:
         """Weights with `folds` worked in, in float64 and back; called where one of them is given."""
         raise NotImplementedError(f"{self.name} has nothing to fold")

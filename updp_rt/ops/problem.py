@@ -106,6 +106,11 @@ class Problem:
         return self.operator.flops(self)
 
     @property
+    def exponentials(self) -> int:
+        """How many exponentials any implementation must take."""
+        return self.operator.exponentials(self)
+
+    @property
     def sum_length(self) -> int:
         """How many products one element of the result sums."""
         return self.operator.sum_length(self)

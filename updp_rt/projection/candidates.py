@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from updp_rt.backends import BACKENDS
-from updp_rt.backends.fused import lacks_kernel, prepare_fused
+from updp_rt.backends.fused import lacks_kernel, prepare_fused, triton_tiles
 from updp_rt.ops import ImageOperator, Problem, Weights
 from updp_rt.projection.model import Launch, Projection, Traffic, project
 from updp_rt.projection.sampling import sampled_hip, sampled_triton
@@ -103,7 +103,7 @@ def _triton(problem: Problem) -> Iterator[Candidate]:
 
     inputs, weights = _operands(problem)
     operator = problem.operator.name
-    for tile in triton.tiles(operator, "gfx908", problem.dtype):
+    for tile in triton_tiles(problem, "gfx908"):
         with sampled_triton(operator, tile) as launches:
             prepare_fused(triton, problem, weights, tile)(*inputs)
         yield _candidate(f"triton:{tile.name}", problem, launches.pop())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from updp_rt._marks import source_type
 from updp_rt.runtime.dispatch import Choice
 from updp_rt.runtime.engines import engine_of
-from updp_rt.runtime.fastest import EngineChoice, choice_of
 from updp_rt.runtime.fused import fused_modules
 from updp_rt.runtime.recording import recorded, why_copied, why_left
 from updp_rt.runtime.roofline import peak
@@ -70,7 +69,6 @@ class Explanation:
     Attributes:
         unfused: the modules that do.
         left: the operators that do; None where `explain` was given no images to find them with.
-        engines: what was found of the engines, where more than one could be chosen.
     """
 
     environment: dict[str, str]
@@ -79,7 +77,6 @@ class Explanation:
     rows: list[Row]
     unfused: list[str]
     left: list[Left] | None = None
-    engines: EngineChoice = field(default_factory=EngineChoice)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -129,20 +126,9 @@ class Explanation:
             total = sum(left.count for left in self.left)
             notes.append(f"{total or 'no'} kernels are torch's own, views aside" + (":" if total else ""))
             notes += [f"  {left.count} {left.operator} in {left.source}: {left.why}" for left in self.left]
-        notes += self._engines()
         table.caption = "\n".join(notes)
         table.caption_justify = "left"
         return table
-
-    def _engines(self) -> list[str]:
-        """Lines on the engines, the fastest first."""
-        notes = []
-        for shape, times in self.engines.times_ms.items():
-            ordered = sorted(times.items(), key=lambda t: t[1])
-            notes.append(f"engines at {shape}, ms: " + ", ".join(f"{name} {ms:.2f}" for name, ms in ordered))
-        for name, seconds in self.engines.seconds.items():
-            notes.append(f"{name}: built in {seconds:.1f} s, {self.engines.bytes[name] / 1e6:.0f} MB of memory")
-        return [*notes, *(f"engine {name}: {reason}" for name, reason in self.engines.refused.items())]
 
 
 def explain(model: nn.Module, images: Tensor | None = None) -> Explanation:
@@ -177,8 +163,7 @@ def explain(model: nn.Module, images: Tensor | None = None) -> Explanation:
         if id(module) not in inside and not list(module.children()) and not isinstance(module, nn.Identity | nn.Dropout)
     ]
     left = None if images is None else _left(model, images, rows)
-    environment, engines = table_for(device).environment, choice_of(model)
-    return Explanation(environment, engine_of(model), peak(device).source, rows, unfused, left, engines)
+    return Explanation(table_for(device).environment, engine_of(model), peak(device).source, rows, unfused, left)
 
 
 @torch.no_grad()

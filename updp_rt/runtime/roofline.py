@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -16,32 +17,40 @@ from updp_rt.ops import LINEAR, Problem
 
 @dataclass(frozen=True)
 class Peak:
-    """Peak FLOP/s by dtype, and bytes/s of memory; from the maker's data sheet, or measured here."""
+    """Peak FLOP/s by dtype, bytes/s of memory, exponentials/s; from the maker's data sheet, or measured here."""
 
     flops: dict[torch.dtype, float]
     bandwidth: float
     source: str
+    exponentials: float = math.inf
 
     def least_seconds(self, problem: Problem) -> float:
-        """The roofline's time of `problem`: the longer of its arithmetic at peak and its traffic at peak."""
+        """The roofline's time of `problem`: the longest of its products, exponentials and traffic, each at peak."""
         flops = self.flops.get(problem.dtype, self.flops[torch.float32])
-        return max(problem.flops / flops, problem.bytes_moved / self.bandwidth)
+        return max(
+            problem.flops / flops, problem.bytes_moved / self.bandwidth, problem.exponentials / self.exponentials
+        )
 
 
-def _sheet(fp32: float, fp16: float, bf16: float, bandwidth: float) -> Peak:
+def _sheet(fp32: float, fp16: float, bf16: float, bandwidth: float, units: int, clock: float) -> Peak:
     flops = {torch.float32: fp32 * 1e12, torch.float16: fp16 * 1e12, torch.bfloat16: bf16 * 1e12}
-    return Peak(flops, bandwidth * 1e12, "data sheet")
+    return Peak(flops, bandwidth * 1e12, "data sheet", units * _EXPONENTIALS * clock * 1e9)
 
 
-# Dense TFLOP/s of the matrix units (float32: what IEEE arithmetic reaches) and TB/s.
+# Of a compute unit or SM in a cycle. AMD (GCN3 and CDNA instruction set guides): four SIMDs of 16 lanes take
+# transcendental functions at a quarter of their rate, v_exp_f32 16 cycles for a wave of 64. NVIDIA (CUDA programming
+# guide, throughput of native arithmetic instructions): 16 results.
+_EXPONENTIALS = 16
+
+# Dense TFLOP/s of the matrix units (float32: what IEEE arithmetic reaches), TB/s, compute units or SMs, GHz.
 SHEETS = {
-    "MI100": _sheet(46.1, 184.6, 92.3, 1.23),
-    "MI210": _sheet(45.3, 181.0, 181.0, 1.6),
-    "MI250": _sheet(45.3, 181.0, 181.0, 1.6),  # one of its two dies, which is what torch shows as a device
-    "MI300X": _sheet(163.4, 1307.4, 1307.4, 5.3),
-    "A100": _sheet(19.5, 312.0, 312.0, 2.0),
-    "H100": _sheet(67.0, 989.0, 989.0, 3.35),
-    "H200": _sheet(67.0, 989.0, 989.0, 4.8),
+    "MI100": _sheet(46.1, 184.6, 92.3, 1.23, 120, 1.502),
+    "MI210": _sheet(45.3, 181.0, 181.0, 1.6, 104, 1.7),
+    "MI250": _sheet(45.3, 181.0, 181.0, 1.6, 104, 1.7),  # one of its two dies, which torch shows as a device
+    "MI300X": _sheet(163.4, 1307.4, 1307.4, 5.3, 304, 2.1),
+    "A100": _sheet(19.5, 312.0, 312.0, 2.0, 108, 1.41),
+    "H100": _sheet(67.0, 989.0, 989.0, 3.35, 132, 1.98),
+    "H200": _sheet(67.0, 989.0, 989.0, 4.8, 132, 1.98),
 }
 
 

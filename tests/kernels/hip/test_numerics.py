@@ -16,7 +16,7 @@ from updp_rt.kernels.hip import HipKernel
 from updp_rt.ops import ACTIVATIONS
 
 ALL = hip.load("gfx908").manifest.kernels
-APART = ("layer_norm", "add_layer_norm", "norm_linear", "prepend_tokens")  # they have files of their own
+APART = ("layer_norm", "add_layer_norm", "norm_linear", "prepend_tokens", "attention")  # they have files of their own
 KERNELS = [kernel for kernel in ALL if kernel.operator not in APART]
 every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 Make = Callable[..., Problem]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from timm.layers import Attention, Mlp
 from timm.models.vision_transformer import Block
@@ -26,18 +27,23 @@ def absorb_attention(module: Any, fusion: Fusion) -> Any:
     idle(attn.attn_drop, "attn_drop")
     idle(attn.proj_drop, "proj_drop")
     linear_site(fusion, "attn.qkv", attn.qkv)
-    if type(attn.q_norm) is nn.Identity and type(attn.k_norm) is nn.Identity:
-        fusion.site("attn", ATTENTION, {}, heads=attn.num_heads)
+    fusion.site("attn", ATTENTION, {}, heads=attn.num_heads)
     return fusion.absorb("attn")
 
 
 def attend(attn: Any, sites: dict[str, Site], x: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
     """timm's attention from normed tokens ``[N, T, C]`` to what its projection takes."""
     qkv = sites["attn.qkv"](x)
-    if attn_mask is None and not is_causal and "attn" in sites:
+    alone = attn_mask is None and not is_causal
+    if alone and type(attn.q_norm) is nn.Identity and type(attn.k_norm) is nn.Identity:
         return attn.norm(sites["attn"](qkv))
     q, k, v = split_heads(qkv, attn.num_heads)
     q, k = attn.q_norm(q), attn.k_norm(k)
+    if alone and qkv.is_cuda:
+        # Putting them together again costs less than torch's own attention does where it keeps scores in memory, as on
+        # gfx908. A CPU has one that does not.
+        joint = torch.stack([part.transpose(1, 2) for part in (q, k, v)], 2).flatten(2)
+        return attn.norm(sites["attn"](joint))
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
     return attn.norm(y.transpose(1, 2).flatten(2))
 
