@@ -10,8 +10,10 @@ from .conv2d import check_conv2d
 from .depthwise_pointwise import check_depthwise_pointwise
 from .dual_linear import check_dual_linear
 from .epilogue import check_epilogue
+from .inverted_residual import check_inverted_residual, check_inverted_residual_weights
 from .layer_norm import check_add_layer_norm, check_layer_norm
 from .linear import check_linear
+from .mlp import check_mlp, check_mlp_weights
 from .norm_linear import check_norm_linear
 from .prepend_tokens import check_prepend_tokens
 from .tensors import FAR, check
@@ -26,8 +28,12 @@ __all__ = [
     "check_depthwise_pointwise",
     "check_dual_linear",
     "check_epilogue",
+    "check_inverted_residual",
+    "check_inverted_residual_weights",
     "check_layer_norm",
     "check_linear",
+    "check_mlp",
+    "check_mlp_weights",
     "check_norm_linear",
     "check_prepend_tokens",
 ]

@@ -10,9 +10,11 @@ from .depthwise_pointwise import depthwise_pointwise
 from .device import EmulatedMI100, device_of, emulated_mi100
 from .dual_linear import dual_linear
 from .epilogue import epilogue
+from .inverted_residual import inverted_residual, inverted_residual_kernels, pack_inverted_residual
 from .layer_norm import layer_norm
 from .linear import linear
 from .manifest import HipKernel, MissingObjectsError
+from .mlp import mlp, mlp_kernels, pack_mlp
 from .norm_linear import norm_linear
 from .objects import Objects, load
 from .prepend_tokens import prepend_tokens
@@ -30,9 +32,15 @@ __all__ = [
     "dual_linear",
     "emulated_mi100",
     "epilogue",
+    "inverted_residual",
+    "inverted_residual_kernels",
     "layer_norm",
     "linear",
     "load",
+    "mlp",
+    "mlp_kernels",
     "norm_linear",
+    "pack_inverted_residual",
+    "pack_mlp",
     "prepend_tokens",
 ]

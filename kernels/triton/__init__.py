@@ -9,8 +9,10 @@ from .conv2d import conv2d
 from .depthwise_pointwise import depthwise_pointwise
 from .dual_linear import dual_linear
 from .epilogue import epilogue
+from .inverted_residual import inverted_residual, pack_inverted_residual
 from .layer_norm import layer_norm
 from .linear import linear
+from .mlp import mlp, pack_mlp
 from .norm_linear import norm_linear
 from .prepend_tokens import prepend_tokens
 from .tile_tables import ARCHITECTURES, OPERATORS, tile, tiles
@@ -26,9 +28,13 @@ __all__ = [
     "depthwise_pointwise",
     "dual_linear",
     "epilogue",
+    "inverted_residual",
     "layer_norm",
     "linear",
+    "mlp",
     "norm_linear",
+    "pack_inverted_residual",
+    "pack_mlp",
     "prepend_tokens",
     "tile",
     "tiles",

@@ -17,8 +17,10 @@ from .conv2d import conv2d_kernel
 from .depthwise_pointwise import PATCH_W, depthwise_pointwise_kernel
 from .dual_linear import dual_linear_kernel
 from .epilogue import epilogue_kernel
+from .inverted_residual import inverted_residual_kernel
 from .layer_norm import layer_norm_kernel
 from .linear import linear_kernel
+from .mlp import mlp_kernel
 from .norm_linear import norm_linear_kernel
 from .prepend_tokens import prepend_tokens_kernel
 from .tiles import Tile
@@ -28,6 +30,8 @@ KERNELS = {
     "conv2d": conv2d_kernel,
     "depthwise_pointwise": depthwise_pointwise_kernel,
     "dual_linear": dual_linear_kernel,
+    "mlp": mlp_kernel,
+    "inverted_residual": inverted_residual_kernel,
     "epilogue": epilogue_kernel,
     "layer_norm": layer_norm_kernel,
     "add_layer_norm": add_layer_norm_kernel,
@@ -35,10 +39,12 @@ KERNELS = {
     "prepend_tokens": prepend_tokens_kernel,
     "attention": attention_kernel,
 }
-_POINTERS = {"qkv", "x", "a", "y", "weight", "w_x", "w_a", "w_dw", "w_pw", "bias", "b_dw", "b_pw", "residual", "table"}
+_WEIGHTS = {"weight", "w_x", "w_a", "w_dw", "w_pw", "w_pwl", "w1", "w2"}
 _FLOATS = {"sums": "*fp32", "eps": "fp32"}  # whatever the dtype of the others
-_BIASES = {"bias", "b_dw", "b_pw"}
-_MULTIPLES = {"k", "k_x", "k_a", "n", "channels", "out_channels", "stride_x", "stride_a", "stride_residual", "stride_y"}
+_BIASES = {"bias", "b_dw", "b_pw", "b_pwl", "b1", "b2"}
+_POINTERS = {"qkv", "x", "a", "y", "residual", "table"} | _WEIGHTS | _BIASES
+_SIZES = {"k", "k_x", "k_a", "n", "channels", "hidden", "expanded", "out_channels"}
+_MULTIPLES = _SIZES | {"stride_x", "stride_a", "stride_residual", "stride_y"}
 _TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 _AMD_OPTIONS = ("waves_per_eu", "matrix_instr_nonkdim", "kpack")
 

@@ -22,6 +22,8 @@ OPERATORS = (
     "conv2d",
     "depthwise_pointwise",
     "dual_linear",
+    "mlp",
+    "inverted_residual",
     "epilogue",
     "layer_norm",
     "add_layer_norm",
@@ -77,6 +79,23 @@ def _gfx908() -> Table:
         *(Tile(64, 64, depth, num_stages=1, **attend) for depth in (32, 64)),
         *(Tile(64, 32, depth, num_warps=8, num_stages=1, **attend) for depth in (96, 128)),
     )
+    # All columns of a row in one tile where they fit: another tile would make what lies between the layers again.
+    whole = (
+        Tile(64, 128, 32, num_stages=1, waves_per_eu=2, matrix_instr_nonkdim=16, kpack=2),
+        Tile(64, 256, 64, num_warps=8, num_stages=1, waves_per_eu=2, matrix_instr_nonkdim=16, kpack=2),
+    )
+    whole_floats = (
+        Tile(64, 128, 16, num_stages=1, waves_per_eu=2, matrix_instr_nonkdim=16),
+        Tile(64, 256, 16, num_warps=8, num_stages=1, waves_per_eu=2, matrix_instr_nonkdim=16),
+    )
+    inverted = (
+        Tile(64, 32, 32, num_stages=1, waves_per_eu=2, matrix_instr_nonkdim=16, kpack=2),
+        Tile(64, 128, 32, num_stages=1, waves_per_eu=2, matrix_instr_nonkdim=16, kpack=2),
+    )
+    inverted_floats = (
+        Tile(64, 32, 16, num_stages=1, waves_per_eu=2, matrix_instr_nonkdim=16),
+        Tile(64, 128, 16, num_stages=1, waves_per_eu=2, matrix_instr_nonkdim=16),
+    )
     return {
         "attention": _each(attention, attention_floats),
         "linear": _each((few_rows, small, large), floats),
@@ -84,6 +103,8 @@ def _gfx908() -> Table:
         "conv2d": _each((few_channels, small, large), floats),
         "dual_linear": _each((small, large), floats),
         "depthwise_pointwise": _each(mixed, mixed_floats),
+        "mlp": _each(whole, whole_floats),
+        "inverted_residual": _each(inverted, inverted_floats),
         "epilogue": _each(_PASS, _PASS),
         "prepend_tokens": _each(_PASS, _PASS),
         **_NORMS,
@@ -112,6 +133,8 @@ def _gfx9(block_k: int) -> Table:
         "conv2d": _each((small, large), floats),
         "dual_linear": _each((small, large), floats),
         "depthwise_pointwise": _each(mixed, mixed_floats),
+        "mlp": _each(mixed, mixed_floats),
+        "inverted_residual": _each(mixed[:1], mixed_floats[:1]),
         "epilogue": _each(_PASS, _PASS),
         "prepend_tokens": _each(_PASS, _PASS),
         **_NORMS,
@@ -131,6 +154,8 @@ def _sm_90() -> Table:
         "conv2d": _each(halves, floats),
         "dual_linear": _each(halves, floats),
         "depthwise_pointwise": _each(mixed, mixed_floats),
+        "mlp": _each(mixed, mixed_floats),
+        "inverted_residual": _each(mixed[:1], mixed_floats[:1]),
         "epilogue": _each(_PASS, _PASS),
         "prepend_tokens": _each(_PASS, _PASS),
         **_NORMS,

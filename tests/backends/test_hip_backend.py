@@ -19,6 +19,7 @@ HIP = BACKENDS["hip"]
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 OPERATORS = FULL.keys() - {"attention"}
 ODD = [form for form in FORMS if form.operator in OPERATORS and form.groups == 1 and 0 not in form.x]
+ODD = [form for form in ODD if form.operator != "inverted_residual" or form.kernel == (3, 3)]
 # Channels that vectors of 16 bytes fit in every dtype.
 EVEN = [
     Form("linear", (3, 7, 24), 40),
@@ -29,6 +30,8 @@ EVEN = [
     Form("add_layer_norm", (3, 7, 24)),
     Form("prepend_tokens", (3, 7, 24), k_a=1),
     Form("norm_linear", (3, 7, 24), 40),
+    Form("mlp", (3, 7, 24), 40, 56),
+    Form("inverted_residual", (2, 16, 9, 7), 24, 40, (3, 3), padding=(1, 1)),
 ]
 every_form = pytest.mark.parametrize("form", [*ODD, *EVEN], ids=str)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)

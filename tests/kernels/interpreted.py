@@ -10,7 +10,7 @@ import functools
 import json
 import zlib
 from collections.abc import Callable, Iterator
-from itertools import cycle
+from itertools import chain, cycle
 
 import numpy
 import pytest
@@ -20,7 +20,7 @@ import triton
 from tests.kernels import problems
 from tests.kernels.plain import ACTIVATIONS
 from tests.kernels.poison import poison_fresh_memory
-from tests.kernels.problems import Problem, spoiled
+from tests.kernels.problems import Problem, called, spoiled
 
 Make = Callable[[torch.dtype], Problem]
 make = functools.partial
@@ -89,6 +89,26 @@ def _problems() -> Iterator[tuple[str, Make]]:
     yield "depthwise_pointwise NaN", make(_spoiled, problems.depthwise_pointwise, (2, 5, 4, 6), 7, 3, act="relu")
 
 
+def _block_problems() -> Iterator[tuple[str, Make]]:
+    """Whole blocks."""
+    for act in ACTIVATIONS:
+        yield f"mlp {act}", make(problems.mlp, 17, 31, 43, 53, act=act)
+        yield f"inverted_residual {act}", make(problems.inverted_residual, (2, 5, 3, 9), 19, 17, act=act)
+    for bias, residual in ((True, False), (False, True), (False, False)):
+        given = {"bias": bias, "residual": residual, "act": "relu"}
+        name = f"bias={bias} residual={residual}"
+        yield f"mlp {name}", make(problems.mlp, 33, 70, 64, 96, **given)
+        yield f"inverted_residual {name}", make(problems.inverted_residual, (1, 16, 8, 8), 32, 16, **given)
+    for m, n, k in ((1, 1, 1), (5, 123, 64), (64, 1, 129), (0, 7, 5)):
+        yield f"mlp {m}x{n}x{k}", make(problems.mlp, m, n, 2 * k + 1, k, act="silu")
+    yield "mlp rows apart", make(problems.mlp, 37, 41, 43, 13, act="gelu", gap=5)
+    yield "mlp NaN", make(_spoiled, problems.mlp, 5, 7, 19, 3, act="relu")
+    yield "inverted_residual stride 2", make(problems.inverted_residual, (1, 7, 9, 6), 19, 17, act="relu6", stride=2)
+    yield "inverted_residual one pixel", make(problems.inverted_residual, (1, 1, 1, 1), 1, 1, act="silu")
+    yield "inverted_residual no images", make(problems.inverted_residual, (0, 4, 5, 6), 8, 3, act="none")
+    yield "inverted_residual NaN", make(_spoiled, problems.inverted_residual, (2, 5, 4, 6), 11, 7, act="relu")
+
+
 def _spoiled(maker: Callable[..., Problem], *sizes: object, dtype: torch.dtype, act: str) -> Problem:
     return spoiled(maker(*sizes, dtype=dtype, act=act))
 
@@ -105,7 +125,7 @@ def _image_epilogue(size: tuple[int, int, int, int], dtype: torch.dtype, act: st
     return problems.epilogue(problems.image(*size, dtype), act, **given)
 
 
-PROBLEMS = dict(_problems())
+PROBLEMS = dict(chain(_problems(), _block_problems()))
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 TILES = {"float32": 0, "float16": 1}  # both tiles, without doubling the cases
 
@@ -132,7 +152,7 @@ def run(name: str) -> str | None:
     operands = problem.fresh_operands()
     with pytest.MonkeyPatch.context() as patch:
         poison_fresh_memory(patch)
-        found = getattr(operators, problem.operator)(*operands, tile)
+        found = called(operators, problem.operator, operands, tile)
     if problem.operator == "epilogue" and found is not operands[0]:
         return "the epilogue's result is not its operand"
     return problem.error(found)

@@ -66,6 +66,31 @@ def prepend_tokens(x: Tensor, table: Tensor) -> Tensor:
     return torch.cat([table[:count].expand(len(x), -1, -1), x + table[count:]], 1)
 
 
+def mlp(
+    x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, residual: Tensor | None, act: str
+) -> Tensor:
+    return linear(linear(x, w1, b1, None, act), w2, b2, residual, "none")
+
+
+def inverted_residual(
+    x: Tensor,
+    w_pw: Tensor,
+    b_pw: Tensor | None,
+    w_dw: Tensor,
+    b_dw: Tensor | None,
+    w_pwl: Tensor,
+    b_pwl: Tensor | None,
+    residual: Tensor | None,
+    act: str,
+    stride: Pair,
+    padding: Pair,
+) -> Tensor:
+    y = epilogue(F.conv2d(x, w_pw[:, :, None, None]), b_pw, None, act)
+    weight = w_dw.permute(2, 0, 1).unsqueeze(1)
+    y = epilogue(F.conv2d(y, weight, None, stride, padding, groups=y.shape[1]), b_dw, None, act)
+    return epilogue(F.conv2d(y, w_pwl[:, :, None, None]), b_pwl, residual, "none")
+
+
 def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str) -> Tensor:
     if bias is not None:
         y = y + bias.to(y.dtype).view(-1, *[1] * (y.dim() - 2))
@@ -85,6 +110,8 @@ OPERATORS = {
         conv2d,
         depthwise_pointwise,
         dual_linear,
+        mlp,
+        inverted_residual,
         epilogue,
         layer_norm,
         add_layer_norm,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tests.kernels import plain
+from updp_rt.kernels.checks.inverted_residual import InvertedResidualWeights
+from updp_rt.kernels.checks.mlp import MlpWeights
 
 Pair = tuple[int, int]
 
@@ -43,6 +47,18 @@ class Problem:
         worst = (found.double() - wanted).nan_to_num().abs().max().item()
         allowed = plain.allowance(self.operator, self.operands, self.depth)
         return None if worst <= allowed else f"error {worst:.3g}, {allowed:.3g} allowed"
+
+
+def called(kernels: ModuleType, operator: str, operands: tuple[Any, ...], tile: Any) -> Tensor:
+    """The operator of `kernels`, Triton's or HIP's, with its weights packed where the operator has that done."""
+    if operator == "mlp":
+        x, *weights, residual, act = operands
+        return kernels.mlp(x, kernels.pack_mlp(MlpWeights(*weights), tile), residual, act, tile)
+    if operator == "inverted_residual":
+        x, *weights, residual, act, stride, padding = operands
+        packed = kernels.pack_inverted_residual(InvertedResidualWeights(*weights), tile)
+        return kernels.inverted_residual(x, packed, residual, act, stride, padding, tile)
+    return getattr(kernels, operator)(*operands, tile)
 
 
 def spoiled(problem: Problem) -> Problem:
@@ -134,6 +150,54 @@ def depthwise_pointwise(
         (pad, pad),
     )
     return Problem("depthwise_pointwise", operands, channels + kernel**2)
+
+
+def mlp(
+    m: int,
+    n: int,
+    hidden: int,
+    k: int,
+    dtype: torch.dtype,
+    act: str,
+    *,
+    bias: bool = True,
+    residual: bool = True,
+    gap: int = 0,
+) -> Problem:
+    x, w1, w2 = matrix(m, k, dtype, gap), matrix(hidden, k, dtype) / k**0.5, matrix(n, hidden, dtype) / hidden**0.5
+    weights = (w1, vector(hidden, dtype, bias), w2, vector(n, dtype, bias))
+    other = matrix(m, n, dtype, gap) if residual else None
+    return Problem("mlp", (x, *weights, other, act), k + hidden)
+
+
+def inverted_residual(
+    size: tuple[int, int, int, int],
+    expanded: int,
+    out_channels: int,
+    dtype: torch.dtype,
+    act: str,
+    *,
+    stride: int = 1,
+    pad: int = 1,
+    bias: bool = True,
+    residual: bool = True,
+) -> Problem:
+    batch, channels, height, width = size
+    out = ((n + 2 * pad - 3) // stride + 1 for n in (height, width))
+    operands = (
+        image(*size, dtype),
+        matrix(expanded, channels, dtype) / channels**0.5,
+        vector(expanded, dtype, bias),
+        (torch.randn(3, 3, expanded) / 3).to(dtype),
+        vector(expanded, dtype, bias),
+        matrix(out_channels, expanded, dtype) / expanded**0.5,
+        vector(out_channels, dtype, bias),
+        image(batch, out_channels, *out, dtype) if residual else None,
+        act,
+        (stride, stride),
+        (pad, pad),
+    )
+    return Problem("inverted_residual", operands, channels + 9 + expanded)
 
 
 def epilogue(y: Tensor, act: str, *, bias: bool = True, residual: bool = True) -> Problem:

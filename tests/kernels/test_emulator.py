@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.kernels import problems
 from tests.kernels.emulator import emulated
 from tests.kernels.poison import poison_fresh_memory
-from tests.kernels.problems import Problem, spoiled
+from tests.kernels.problems import Problem, called, spoiled
 from updp_rt.kernels import triton as operators
 from updp_rt.kernels.triton import Tile, tiles
 from updp_rt.ops import ACTIVATIONS
@@ -35,6 +35,8 @@ ALIGNED: dict[str, Callable[[torch.dtype], Problem]] = {
     "conv2d": lambda dtype: problems.conv2d((3, 32, 9, 7), 144, (3, 3), dtype, "gelu"),
     "depthwise_pointwise": lambda dtype: problems.depthwise_pointwise((1, 80, 9, 10), 272, 7, dtype, "gelu"),
     "dual_linear": lambda dtype: problems.dual_linear(131, 144, 128, 64, dtype, "gelu"),
+    "mlp": lambda dtype: problems.mlp(131, 144, 128, 192, dtype, "gelu"),
+    "inverted_residual": lambda dtype: problems.inverted_residual((1, 32, 9, 10), 96, 48, dtype, "gelu"),
     "epilogue": lambda dtype: problems.epilogue(problems.image(2, 320, 5, 3, dtype), "gelu"),
     "layer_norm": lambda dtype: problems.layer_norm(35, 96, dtype),
     "add_layer_norm": lambda dtype: problems.add_layer_norm(35, 96, dtype),
@@ -46,6 +48,8 @@ ODD: dict[str, Callable[[torch.dtype], Problem]] = {
     "conv2d": lambda dtype: problems.conv2d((1, 3, 25, 23), 37, (7, 7), dtype, "relu6", stride=(2, 2), bias=False),
     "depthwise_pointwise": lambda dtype: problems.depthwise_pointwise((2, 37, 9, 11), 67, 3, dtype, "relu6", stride=2),
     "dual_linear": lambda dtype: problems.dual_linear(67, 131, 45, 19, dtype, "relu", gap=3, bias=False),
+    "mlp": lambda dtype: problems.mlp(67, 131, 75, 45, dtype, "relu", gap=3, residual=False),
+    "inverted_residual": lambda dtype: problems.inverted_residual((2, 13, 9, 11), 37, 35, dtype, "relu6", stride=2),
     "epilogue": lambda dtype: problems.epilogue(problems.matrix(37, 71, dtype, gap=3), "silu"),
     "layer_norm": lambda dtype: problems.layer_norm(19, 1033, dtype, gap=3),  # longer than any tile
     "add_layer_norm": lambda dtype: problems.add_layer_norm(19, 1033, dtype, gap=3, weight=False),
@@ -57,6 +61,8 @@ EIGHTS: dict[str, Callable[[torch.dtype], Problem]] = {
     "conv2d": lambda dtype: problems.conv2d((2, 24, 9, 7), 40, (3, 3), dtype, "silu"),
     "depthwise_pointwise": lambda dtype: problems.depthwise_pointwise((1, 24, 9, 10), 136, 3, dtype, "none"),
     "dual_linear": lambda dtype: problems.dual_linear(37, 136, 72, 24, dtype, "none"),
+    "mlp": lambda dtype: problems.mlp(37, 136, 40, 72, dtype, "silu", bias=False),
+    "inverted_residual": lambda dtype: problems.inverted_residual((1, 24, 9, 7), 40, 24, dtype, "relu", bias=False),
     "epilogue": lambda dtype: problems.epilogue(problems.image(2, 72, 5, 3, dtype), "none"),
     "layer_norm": lambda dtype: problems.layer_norm(37, 136, dtype, bias=False),
     "add_layer_norm": lambda dtype: problems.add_layer_norm(37, 136, dtype),
@@ -68,6 +74,8 @@ ONES: dict[str, Callable[[torch.dtype], Problem]] = {
     "conv2d": lambda dtype: problems.conv2d((1, 1, 1, 1), 1, (1, 1), dtype, "none"),
     "depthwise_pointwise": lambda dtype: problems.depthwise_pointwise((1, 1, 1, 1), 1, 3, dtype, "none"),
     "dual_linear": lambda dtype: problems.dual_linear(1, 1, 1, 1, dtype, "none"),
+    "mlp": lambda dtype: problems.mlp(1, 1, 1, 1, dtype, "none"),
+    "inverted_residual": lambda dtype: problems.inverted_residual((1, 1, 1, 1), 1, 1, dtype, "none"),
     "epilogue": lambda dtype: problems.epilogue(problems.matrix(1, 1, dtype), "none"),
     "layer_norm": lambda dtype: problems.layer_norm(1, 1, dtype),
     "add_layer_norm": lambda dtype: problems.add_layer_norm(1, 1, dtype),
@@ -84,7 +92,7 @@ def run(problem: Problem, tile: Tile, **order: Any) -> Tensor:
         name = f"{problem.operator}_kernel"
         patch.setattr(module, name, emulated(getattr(module, name), tile, **order))
         poison_fresh_memory(patch)
-        return getattr(operators, problem.operator)(*operands, tile)
+        return called(operators, problem.operator, operands, tile)
 
 
 @pytest.mark.parametrize(("operator", "dtype", "tile"), EVERY_TILE)

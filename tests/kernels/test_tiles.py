@@ -21,6 +21,8 @@ PROBLEMS = {
     "conv2d": problems.conv2d((2, 5, 9, 7), 11, (3, 3), torch.float16, "relu", stride=(2, 1)),
     "depthwise_pointwise": problems.depthwise_pointwise((2, 5, 9, 7), 11, 3, torch.float16, "silu", stride=2),
     "dual_linear": problems.dual_linear(17, 31, 53, 7, torch.float16, "none"),
+    "mlp": problems.mlp(17, 31, 43, 53, torch.float16, "gelu"),
+    "inverted_residual": problems.inverted_residual((2, 5, 9, 7), 23, 11, torch.float16, "silu", stride=2),
     "epilogue": problems.epilogue(problems.image(2, 5, 9, 7, torch.float16), "relu6"),
 }
 

@@ -20,6 +20,8 @@ OPERATORS = (
     "depthwise_pointwise",
     "dual_linear",
     "attention",
+    "mlp",
+    "inverted_residual",
     "layer_norm",
     "add_layer_norm",
     "norm_linear",
@@ -58,7 +60,7 @@ class Call:
             return self.x, *self.weights
         if "norm" in self.operator:
             return *self.inputs, *self.weights, EPS, *([self.act] if self.operator == "norm_linear" else [])
-        if self.operator == "linear":
+        if self.operator in ("linear", "mlp"):
             return self.x, *self.weights, self.other, self.act
         if self.operator == "dual_linear":
             return self.x, self.other, *self.weights, self.act
@@ -102,7 +104,8 @@ class Form:
     Attributes:
         x: shape of the input.
         out: features or channels of the result.
-        k_a: features of dual_linear's second input, or how many tokens are prepended.
+        k_a: features of dual_linear's second input, or those between mlp's and inverted_residual's layers, or how many
+            tokens are prepended.
         groups: of a convolution, or attention's heads.
     """
 
@@ -131,7 +134,7 @@ class Form:
 
     @property
     def is_on_images(self) -> bool:
-        return self.operator in ("conv2d", "depthwise_pointwise")
+        return self.operator in ("conv2d", "depthwise_pointwise", "inverted_residual")
 
     def call(self, dtype: torch.dtype, seed: int = 0) -> Call:
         """Random tensors; results spread to about 4, so that every part of an activation is met."""
@@ -154,6 +157,14 @@ class Form:
             weights = bias(self.x[-1]), bias(self.x[-1])
         elif self.operator == "prepend_tokens":
             weights = tuple(random(1, count, self.x[-1]) for count in (self.k_a, self.k_a + self.x[1]))
+        elif self.operator == "mlp":
+            weights = weight(self.k_a, self.x[-1]), bias(self.k_a), weight(self.out, self.k_a), bias(self.out)
+        elif self.operator == "inverted_residual":
+            weights = (
+                *(weight(self.k_a, self.x[1], 1, 1), bias(self.k_a)),
+                *(weight(self.k_a, 1, *self.kernel), bias(self.k_a)),
+                *(weight(self.out, self.k_a, 1, 1), bias(self.out)),
+            )
         elif self.operator == "dual_linear":
             weights = weight(self.out, self.x[-1]), weight(self.out, self.k_a), bias(self.out)
             other = random(*self.x[:-1], self.k_a)
@@ -234,6 +245,14 @@ def _forms() -> Iterator[Form]:
     yield Form("prepend_tokens", (2, 7, 45), k_a=1)
     yield Form("prepend_tokens", (3, 17, 32), k_a=2)
     yield Form("prepend_tokens", (1, 1, 3), k_a=5)
+    yield Form("mlp", (17, 31), 23, 45, act="gelu")
+    yield Form("mlp", (2, 5, 13), 1, 3, residual=False, act="relu")
+    yield Form("mlp", (11,), 5, 7, bias=False)
+    yield Form("mlp", (1, 1), 1, 1, act="silu")
+    yield Form("inverted_residual", (2, 11, 7, 9), 13, 37, (3, 3), padding=(1, 1), act="relu6")
+    yield Form("inverted_residual", (1, 8, 11, 8), 24, 48, (3, 3), (2, 2), (1, 1), residual=False, act="relu6")
+    yield Form("inverted_residual", (2, 5, 9, 7), 8, 19, (3, 5), (2, 1), (1, 2), bias=False, act="silu")
+    yield Form("inverted_residual", (3, 1, 1, 1), 1, 1, (3, 3), padding=(1, 1))
 
 
 FORMS = tuple(_forms())
@@ -283,6 +302,22 @@ def _dual_linear(call: Call) -> Tensor:
     return ACTIVATIONS[call.act](y if bias is None else y + bias)
 
 
+def _mlp(call: Call) -> Tensor:
+    w1, b1, w2, b2 = call.weights
+    between = ACTIVATIONS[call.act](_linear(replace(call, weights=(w1, b1), other=None, act="none")))
+    return _linear(replace(call, x=between, weights=(w2, b2), act="none"))
+
+
+def _inverted_residual(call: Call) -> Tensor:
+    w_pw, b_pw, w_dw, b_dw, w_pwl, b_pwl = call.weights
+    assert w_pw is not None
+    assert w_dw is not None
+    assert w_pwl is not None
+    y = ACTIVATIONS[call.act](_convolve(call.x, w_pw, b_pw, (1, 1), (0, 0), 1))
+    y = ACTIVATIONS[call.act](_convolve(y, w_dw, b_dw, call.stride, call.padding, y.shape[1]))
+    return _finish(_convolve(y, w_pwl, b_pwl, (1, 1), (0, 0), 1), replace(call, act="none"))
+
+
 def _attention(call: Call) -> Tensor:
     width = call.x.shape[-1] // 3
     dim = width // call.groups
@@ -323,6 +358,8 @@ _EXACT: dict[str, Callable[[Call], Tensor]] = {
     "add_layer_norm": _add_layer_norm,
     "prepend_tokens": _prepend_tokens,
     "norm_linear": lambda call: _linear(replace(call, x=_norm(call.x))),
+    "mlp": _mlp,
+    "inverted_residual": _inverted_residual,
 }
 
 

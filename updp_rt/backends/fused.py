@@ -16,8 +16,10 @@ from updp_rt.ops import (
     CONV2D,
     DEPTHWISE_POINTWISE,
     DUAL_LINEAR,
+    INVERTED_RESIDUAL,
     LAYER_NORM,
     LINEAR,
+    MLP,
     NORM_LINEAR,
     PREPEND_TOKENS,
     Problem,
@@ -160,6 +162,35 @@ def _attention(kernels: ModuleType, problem: Problem, weights: Weights, tile: An
     return lambda qkv: kernels.attention(placed(qkv.contiguous(), unit), heads, tile)
 
 
+def _mlp(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int) -> Prepared:
+    from updp_rt.kernels.checks.mlp import MlpWeights
+
+    w1, b1, w2, b2 = weights
+    packed, act = kernels.pack_mlp(MlpWeights(w1.contiguous(), b1, w2.contiguous(), b2), tile), problem.act
+
+    def call(x: Tensor, residual: Tensor | None) -> Tensor:
+        y = kernels.mlp(_rows(x, unit), packed, _given(_rows, residual, unit), act, tile)
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    return call
+
+
+def _inverted_residual(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int) -> Prepared:
+    from updp_rt.kernels.checks.inverted_residual import InvertedResidualWeights
+    from updp_rt.kernels.packing import pack_depthwise_weight
+
+    w_pw, b_pw, w_dw, b_dw, w_pwl, b_pwl = weights
+    first, last = (weight[:, :, 0, 0].contiguous() for weight in (w_pw, w_pwl))
+    whole = InvertedResidualWeights(first, b_pw, pack_depthwise_weight(w_dw), b_dw, last, b_pwl)
+    packed = kernels.pack_inverted_residual(whole, tile)
+
+    def call(x: Tensor, residual: Tensor | None) -> Tensor:
+        residual = _given(_image, residual, unit)
+        return kernels.inverted_residual(_image(x, unit), packed, residual, *problem.attributes, tile)
+
+    return call
+
+
 _PREPARE = {
     LINEAR: _linear,
     CONV2D: _conv2d,
@@ -170,6 +201,8 @@ _PREPARE = {
     NORM_LINEAR: _norm_linear,
     PREPEND_TOKENS: _prepend_tokens,
     ATTENTION: _attention,
+    MLP: _mlp,
+    INVERTED_RESIDUAL: _inverted_residual,
 }
 
 

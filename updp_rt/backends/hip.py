@@ -10,7 +10,7 @@ import torch
 
 from updp_rt.backends.base import Backend, Prepared
 from updp_rt.backends.fused import fits, lacks_kernel, placed, prepare_fused
-from updp_rt.ops import Problem, Weights
+from updp_rt.ops import INVERTED_RESIDUAL, MLP, Problem, Weights
 
 if TYPE_CHECKING:
     from updp_rt.kernels.hip import HipKernel
@@ -61,11 +61,16 @@ class HipBackend(Backend):
 
 def _kernels(problem: Problem) -> tuple[HipKernel, ...]:
     """Those built for the device that take these sizes, from small tiles to large."""
-    from updp_rt.kernels.hip import device_of
+    from updp_rt.kernels.hip import device_of, inverted_residual_kernels, mlp_kernels
 
     objects = device_of(torch.device(problem.device)).objects
     channels = [s[1 if len(s) == 4 else -1] for s in (*problem.inputs, problem.output) if s is not None]
     found = objects.kernels(problem.operator.name, problem.dtype, math.gcd(*channels) % _unit(problem) == 0)
+    if problem.operator is MLP:
+        return mlp_kernels(found, problem.x[1], problem.output[1])
+    if problem.operator is INVERTED_RESIDUAL:
+        kernel, stride, padding = problem.shape("w_dw")[2:], problem["stride"], problem["padding"]
+        return inverted_residual_kernels(found, problem.x[1], problem.output[1], kernel, stride, padding)
     return tuple(kernel for kernel in found if fits(problem, kernel.block))
 
 

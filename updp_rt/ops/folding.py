@@ -48,3 +48,8 @@ def fold_norm(
     if shift is not None:
         folded_bias = shift if folded_bias is None else folded_bias + shift
     return folded.to(weight.dtype), None if folded_bias is None else folded_bias.to(weight.dtype)
+
+
+def fold_scale(weight: Tensor, bias: Tensor | None, scale: Tensor) -> tuple[Tensor, Tensor | None]:
+    """``scale * layer(x)`` as one weight and bias; shapes as of `fold_norm`."""
+    return fold_norm(weight, bias, None, None, None, None, None, scale, 0.0)

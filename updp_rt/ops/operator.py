@@ -19,6 +19,7 @@ from torch import Tensor
 from updp_rt.ops.checks import Shape
 
 if TYPE_CHECKING:
+    from updp_rt.ops.parts import Part
     from updp_rt.ops.problem import Problem
 
 Weights = tuple[Any, ...]  # each a Tensor, or None for a bias that is not there
@@ -84,6 +85,10 @@ class Operator(ABC):
     def fold(self, weights: Weights, folds: tuple[Any, ...]) -> Weights:
         """Weights with `folds` worked in, in float64 and back; called where one of them is given."""
         raise NotImplementedError(f"{self.name} has nothing to fold")
+
+    def parts(self, problem: Problem) -> tuple[Part, ...]:
+        """Separate operators in a row that compute the same, if there are such: a candidate of their own."""
+        return ()
 
     def magnitude(self, *args: Any) -> Tensor:
         """For each element of the result the sum of its terms' magnitudes: rounding acts on it (Higham 2002, 3.1)."""

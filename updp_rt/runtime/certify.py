@@ -266,8 +266,9 @@ def _judge_unit(unit: _Unit, merged: nn.Module, seed: int) -> tuple[ModuleRecord
         source=source_type(sources[0]).__name__,
         replaces=unit.names[1:],
         kernels=[
-            KernelRecord(problem=key, kernel=choice.candidate, source=source_hash(_backend(choice.candidate)))
-            for key, choice in unit.choices.items()
+            KernelRecord(problem=part.problem.key, kernel=part.candidate, source=source_hash(_backend(part.candidate)))
+            for choice in unit.choices.values()
+            for part in choice.parts or (choice,)
         ],
         cases=cases,
     )

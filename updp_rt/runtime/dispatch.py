@@ -8,14 +8,14 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
 
 from updp_rt._timing import time_side_by_side
 from updp_rt.backends import BACKENDS, Prepared
-from updp_rt.ops import Problem, Weights, accuracy
+from updp_rt.ops import Problem, Weights, accuracy, part_problems
 from updp_rt.runtime.device import capturing
 from updp_rt.runtime.ranking import ranking
 from updp_rt.runtime.table import Entry, table_for
@@ -25,7 +25,9 @@ _lock = threading.RLock()
 _checked: set[tuple[str, str]] = set()  # (problem, candidate) that agreed with the reference in this process
 _warned: set[tuple[str, str]] = set()
 
-_SURE = ("vendor:epilogue", "vendor:nchw-epilogue", "reference")
+# The candidate of a whole block's operator that runs it in separate ones, each by the best candidate of its own.
+SEPARATE: Final = "separate"
+_SURE = (SEPARATE, "vendor:epilogue", "vendor:nchw-epilogue", "reference")
 _RIVALS = 3  # measured where a projection ranks the candidates: its best, and the surest
 # Packages whose own kinds of error say that a kernel failed, beside that of the backend itself.
 _RAISING = ("torch", "triton", "subprocess", "updp_rt")
@@ -69,6 +71,7 @@ class Choice:
         refused: why a backend cannot run the problem.
         demoted: why a candidate is not used: it failed to run, or disagreed with the reference on these weights.
         provisional: it was chosen without measuring.
+        parts: what was chosen for each of the separate operators, if it runs in those.
     """
 
     problem: Problem
@@ -78,6 +81,7 @@ class Choice:
     refused: dict[str, str] = field(default_factory=dict)
     demoted: dict[str, str] = field(default_factory=dict)
     provisional: bool = False
+    parts: tuple[Choice, ...] = ()
 
 
 def choose(
@@ -86,12 +90,14 @@ def choose(
     inputs: tuple[Tensor | None, ...],
     policy: Policy,
     prepared: dict[str, Prepared],
+    part: str = "",
 ) -> tuple[Choice, Prepared]:
     """The best candidate for `problem`; checks on `inputs` what is unknown, and measures it if the policy says so.
 
     Args:
         prepared: calls by candidate that hold these weights already, packed for another shape; the one chosen is
             added, so that each candidate packs them once.
+        part: what names in `prepared` begin with: which of the separate operators of a larger problem this is.
 
     While a graph is captured nothing is measured or checked: what the table holds and this process has checked is used,
     else the surest candidate. Call `prewarm` before capturing. Where torch's own operators fail on these inputs, their
@@ -105,8 +111,9 @@ def choose(
         why = f"nothing is measured on {problem.device}"
         return Choice(problem, "reference", why, provisional=True), BACKENDS["reference"].prepare(problem, weights, "")
     with _lock:
-        choice, call = _Chooser(problem, weights, inputs, policy, prepared).choose()
-        prepared[choice.candidate] = call
+        choice, call = _Chooser(problem, weights, inputs, policy, prepared, part).choose()
+        if not choice.parts:  # which are chosen by shape
+            prepared[part + choice.candidate] = call
         return choice, call
 
 
@@ -118,9 +125,11 @@ class _Chooser:
         inputs: tuple[Tensor | None, ...],
         policy: Policy,
         prepared: dict[str, Prepared],
+        part: str,
     ) -> None:
         self.problem, self.weights, self.inputs = problem, weights, inputs
-        self.policy, self.prepared = policy, prepared
+        self.policy, self.prepared, self.part = policy, prepared, part
+        self.parts: tuple[Choice, ...] = ()
         x = inputs[0]
         assert x is not None
         self.device = x.device
@@ -179,6 +188,9 @@ class _Chooser:
                     yield name, why
 
     def _candidates(self) -> Iterator[str]:
+        # The plain operators alone are separate already.
+        if self.problem.operator.parts(self.problem) and self.policy.backends != ("reference",):
+            yield SEPARATE
         for backend in BACKENDS.values():
             if self.policy.backends is not None and backend.name not in self.policy.backends:
                 continue
@@ -210,14 +222,40 @@ class _Chooser:
         return calls
 
     def _prepare(self, name: str) -> Prepared | None:
-        if name in self.prepared:
-            return self.prepared[name]
-        backend, _, config = name.partition(":")
         try:
-            return BACKENDS[backend].prepare(self.problem, self.weights, config)
+            return self._prepared(name)
         except Exception as error:
             self._failed(name, "could not be prepared", error)
             return None
+
+    def _prepared(self, name: str) -> Prepared:
+        if name == SEPARATE:
+            return self._separate()
+        if self.part + name in self.prepared:
+            return self.prepared[self.part + name]
+        backend, _, config = name.partition(":")
+        return BACKENDS[backend].prepare(self.problem, self.weights, config)
+
+    def _separate(self) -> Prepared:
+        """Chooses for each of the separate operators, on what the one before it gives."""
+        named = dict(zip(self.problem.operator.weights, self.weights, strict=True))
+        y, *others = self.inputs
+        found: list[tuple[Choice, Prepared]] = []
+        parts, problems = self.problem.operator.parts(self.problem), part_problems(self.problem)
+        for i, (one, problem) in enumerate(zip(parts, problems, strict=True)):
+            inputs = (y, *(others if one is parts[-1] else [None]))
+            weights = tuple(named[name] for name in one.weights)
+            found.append(choose(problem, weights, inputs, self.policy, self.prepared, f"{self.part}{i} "))
+            y = found[-1][1](*inputs)
+        self.parts = tuple(choice for choice, _ in found)
+        *first, last = (call for _, call in found)
+
+        def call(x: Tensor, *residual: Tensor | None) -> Tensor:
+            for one in first:
+                x = one(x, None)
+            return last(x, *residual)
+
+        return call
 
     def _agrees(self, name: str, call: Prepared) -> bool:
         """Whether `call` gives the reference's result on the last image or rows; checked once a process."""
@@ -252,7 +290,7 @@ class _Chooser:
 
     def _failed(self, name: str, what: str, error: Exception) -> None:
         """`name` raised `error`. That is its own fault only where torch's operators do better on the same inputs."""
-        if _is_from_outside(error, BACKENDS[name.partition(":")[0]]):
+        if _is_from_outside(error, BACKENDS.get(name.partition(":")[0])):
             raise error
         assert self.plain is not None
         if not _passes(error):
@@ -282,16 +320,16 @@ class _Chooser:
             sure = [name for name in _SURE if name in self.candidates]
             name = (sure or self.candidates)[0]
             why = "not measured: first met while a graph was captured (prewarm() measures ahead)"
-        if name in self.prepared:
-            return self._chosen(name, why, provisional=not known), self.prepared[name]
-        backend, _, config = name.partition(":")
-        call = BACKENDS[backend].prepare(self.problem, self.weights, config)
+        call = self._prepared(name)
         return self._chosen(name, why, provisional=not known), call
 
     def _chosen(self, name: str, why: str, provisional: bool = False) -> Choice:
         # Of those that might run: what another policy measured, or what is wrong here, is no rival.
         times = {n: ms for n, ms in self.entry.times_ms.items() if n in self.candidates and n not in self.demoted}
-        return Choice(self.problem, name, why, times, self.refused, self.demoted, provisional=provisional)
+        parts = self.parts if name == SEPARATE else ()
+        if parts:
+            why += f" ({', '.join(f'{part.problem.operator.name} by {part.candidate}' for part in parts)})"
+        return Choice(self.problem, name, why, times, self.refused, self.demoted, provisional, parts)
 
 
 def _is_from_outside(error: Exception, backend: object) -> bool:

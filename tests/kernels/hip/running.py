@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.kernels.poison import poison_fresh_memory
-from tests.kernels.problems import Problem
+from tests.kernels.problems import Problem, called
 from updp_rt.kernels import hip
 from updp_rt.kernels.hip import HipKernel
 
@@ -32,4 +32,4 @@ def run(problem: Problem, kernel: HipKernel, *, backward: bool = False) -> Tenso
     operands = [o.float() if isinstance(o, Tensor) and o.dim() == 1 else o for o in problem.fresh_operands()]
     with pytest.MonkeyPatch.context() as patch, hip.emulated_mi100(_emulated(backward=backward)):
         poison_fresh_memory(patch)
-        return getattr(hip, problem.operator)(*operands, kernel)
+        return called(hip, problem.operator, operands, kernel)

@@ -29,6 +29,10 @@ LARGE: dict[str, Make] = {
         (2, 72, 9, 11), 136, 7, dtype, act, **given
     ),
     "dual_linear": lambda dtype, act, **given: problems.dual_linear(197, 200, 136, 72, dtype, act, **given),
+    "mlp": lambda dtype, act, **given: problems.mlp(197, 88, 136, 72, dtype, act, **given),
+    "inverted_residual": lambda dtype, act, **given: problems.inverted_residual(
+        (2, 24, 17, 16), 72, 24, dtype, act, **given
+    ),
     "epilogue": lambda dtype, act, **given: problems.epilogue(problems.image(2, 264, 9, 8, dtype), act, **given),
 }
 # Less than a tile, whichever it is.
@@ -39,6 +43,10 @@ SMALL: dict[str, Make] = {
         (1, 8, 5, 3), 8, 3, dtype, act, stride=2, **given
     ),
     "dual_linear": lambda dtype, act, **given: problems.dual_linear(5, 8, 24, 8, dtype, act, gap=8, **given),
+    "mlp": lambda dtype, act, **given: problems.mlp(5, 8, 40, 24, dtype, act, gap=8, **given),
+    "inverted_residual": lambda dtype, act, **given: problems.inverted_residual(
+        (1, 8, 5, 3), 24, 8, dtype, act, **given
+    ),
     "epilogue": lambda dtype, act, **given: problems.epilogue(problems.matrix(5, 8, dtype, gap=8), act, **given),
 }
 # Sizes that vectors do not fit; for the kernels that take any.
@@ -72,6 +80,16 @@ ODD: dict[str, list[Make]] = {
     "dual_linear": [
         lambda dtype, act, **given: problems.dual_linear(67, 131, 45, 19, dtype, act, gap=3, **given),
         lambda dtype, act, **given: problems.dual_linear(1, 1, 1, 1, dtype, act, **given),
+    ],
+    "mlp": [
+        lambda dtype, act, **given: problems.mlp(67, 91, 75, 45, dtype, act, gap=3, **given),
+        lambda dtype, act, **given: problems.mlp(1, 1, 1, 1, dtype, act, **given),
+    ],
+    "inverted_residual": [
+        lambda dtype, act, **given: problems.inverted_residual((2, 13, 9, 11), 37, 19, dtype, act, **given),
+        lambda dtype, act, **given: problems.inverted_residual((1, 1, 1, 1), 1, 1, dtype, act, **given),
+        lambda dtype, act, **given: problems.inverted_residual((3, 3, 5, 2), 5, 7, dtype, act, pad=2, **given),
+        lambda dtype, act, **given: problems.inverted_residual((1, 5, 4, 9), 3, 2, dtype, act, pad=0, **given),
     ],
     "epilogue": [
         lambda dtype, act, **given: problems.epilogue(problems.matrix(37, 71, dtype, gap=3), act, **given),
@@ -107,8 +125,24 @@ LAYERS: dict[str, list[Make]] = {
         lambda dtype, act: problems.depthwise_pointwise((3, 8, 1, 8), 8, 7, dtype, act),
     ],
     "dual_linear": [lambda dtype, act: problems.dual_linear(197, 192, 192, 192, dtype, act)],
+    "mlp": [
+        lambda dtype, act: problems.mlp(49, 96, 384, 96, dtype, act),  # ConvNeXt-T
+        lambda dtype, act: problems.mlp(197, 192, 768, 192, dtype, act),  # DeiT-T
+    ],
+    "inverted_residual": [
+        lambda dtype, act, **given: problems.inverted_residual((1, 24, 16, 16), 144, 32, dtype, act, **given),
+        lambda dtype, act, **given: problems.inverted_residual((1, 32, 28, 14), 64, 64, dtype, act, **given),
+        lambda dtype, act, **given: problems.inverted_residual((1, 64, 14, 14), 64, 96, dtype, act, **given),
+        lambda dtype, act, **given: problems.inverted_residual((1, 96, 14, 14), 64, 160, dtype, act, **given),
+        lambda dtype, act, **given: problems.inverted_residual((2, 160, 7, 7), 96, 160, dtype, act, **given),
+    ],
     "epilogue": [lambda dtype, act: problems.epilogue(problems.image(2, 64, 14, 14, dtype), act)],
 }
+
+
+def of_kernel(kernel: HipKernel) -> dict[str, int]:
+    """What a kernel takes alone: a stride."""
+    return {"stride": kernel.block[2]} if kernel.operator == "inverted_residual" else {}
 
 
 def options(kernel: HipKernel) -> list[dict[str, bool]]:
@@ -123,13 +157,13 @@ def options(kernel: HipKernel) -> list[dict[str, bool]]:
 def test_every_epilogue(kernel: HipKernel) -> None:
     for act in ACTIVATIONS:
         for given in options(kernel):
-            problem = SMALL[kernel.operator](DTYPES[kernel.dtype], act, **given)
+            problem = SMALL[kernel.operator](DTYPES[kernel.dtype], act, **given, **of_kernel(kernel))
             assert problem.error(run(problem, kernel)) is None, (act, given)
 
 
 @every_kernel
 def test_several_tiles_in_any_order(kernel: HipKernel) -> None:
-    problem = LARGE[kernel.operator](DTYPES[kernel.dtype], "gelu")
+    problem = LARGE[kernel.operator](DTYPES[kernel.dtype], "gelu", **of_kernel(kernel))
     found = run(problem, kernel)
     assert problem.error(found) is None
     assert torch.equal(run(problem, kernel, backward=True), found)
@@ -151,10 +185,23 @@ def test_rows_in_which_taps_share_pixels(kernel: HipKernel) -> None:
         assert torch.equal(run(problem, kernel, backward=True), found)
 
 
+def takes(kernel: HipKernel, problem: Problem) -> bool:
+    """Whether there is room in the kernel's tile, where that must hold all channels."""
+    if kernel.operator == "mlp":
+        x, _, _, w2, *_ = problem.operands
+        return hip.mlp_kernels([kernel], x.shape[1], w2.shape[0]) == (kernel,)
+    if kernel.operator == "inverted_residual":
+        x, *_, w_pwl, _, _, _, stride, padding = problem.operands
+        return hip.inverted_residual_kernels([kernel], x.shape[1], w_pwl.shape[0], (3, 3), stride, padding) == (kernel,)
+    return True
+
+
 @every_kernel
 def test_layers_of_the_models(kernel: HipKernel) -> None:
     for make in LAYERS[kernel.operator]:
-        problem = make(DTYPES[kernel.dtype], "relu")
+        problem = make(DTYPES[kernel.dtype], "relu", **of_kernel(kernel))
+        if not takes(kernel, problem):
+            continue
         assert problem.error(run(problem, kernel)) is None
 
 
@@ -162,13 +209,13 @@ def test_layers_of_the_models(kernel: HipKernel) -> None:
 def test_sizes_that_vectors_do_not_fit(kernel: HipKernel) -> None:
     for make in ODD[kernel.operator]:
         for act, given in zip(list(ACTIVATIONS)[1:], options(kernel) * 2, strict=False):
-            problem = make(DTYPES[kernel.dtype], act, **given)
+            problem = make(DTYPES[kernel.dtype], act, **given, **of_kernel(kernel))
             assert problem.error(run(problem, kernel)) is None, (act, given)
 
 
 @every_kernel
 def test_nan_reaches_what_depends_on_it_and_nothing_else(kernel: HipKernel) -> None:
-    problem = spoiled(LARGE[kernel.operator](DTYPES[kernel.dtype], "relu6"))
+    problem = spoiled(LARGE[kernel.operator](DTYPES[kernel.dtype], "relu6", **of_kernel(kernel)))
     assert problem.error(run(problem, kernel)) is None
 
 

@@ -1,0 +1,113 @@
+"""``mlp``: two linear layers with an activation between, and a residual, in one pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from updp_rt.ops.activations import ACTIVATIONS, finish
+from updp_rt.ops.checks import Shape, check_alike, check_rows, check_shape
+from updp_rt.ops.folding import fold_scale
+from updp_rt.ops.library import call, register
+from updp_rt.ops.linear import LINEAR
+from updp_rt.ops.operator import RowOperator, Shapes, Weights
+from updp_rt.ops.parts import Part
+from updp_rt.ops.problem import Problem
+
+
+class Mlp(RowOperator):
+    """``act(x @ w1.T + b1) @ w2.T + b2 + residual``: x ``[..., K]``, w1 ``[H, K]``, w2 ``[N, H]``."""
+
+    name = "mlp"
+    schema = (
+        "(Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, Tensor? residual, str act, Tensor? scale=None) "
+        "-> Tensor"
+    )
+    inputs = ("x", "residual")
+    weights = ("w1", "b1", "w2", "b2")
+    folds = ("scale",)
+    examples = (
+        {"x": (17, 31), "w1": (45, 31), "b1": (45,), "w2": (23, 45), "b2": (23,), "residual": (17, 23), "act": "gelu"},
+        {"x": (2, 5, 13), "w1": (3, 13), "b1": (3,), "w2": (1, 3), "b2": (1,), "act": "relu"},
+        {"x": (11,), "w1": (7, 11), "w2": (5, 7), "act": "none"},
+    )
+
+    def plain(
+        self,
+        x: Tensor,
+        w1: Tensor,
+        b1: Tensor | None,
+        w2: Tensor,
+        b2: Tensor | None,
+        residual: Tensor | None,
+        act: str,
+    ) -> Tensor:
+        return finish(F.linear(ACTIVATIONS[act](F.linear(x, w1, b1)), w2, b2), residual, "none")
+
+    def check(
+        self,
+        x: Tensor,
+        w1: Tensor,
+        b1: Tensor | None,
+        w2: Tensor,
+        b2: Tensor | None,
+        residual: Tensor | None,
+        act: str,
+    ) -> None:
+        check_alike(act, x=x, w1=w1, b1=b1, w2=w2, b2=b2, residual=residual)
+        check_rows("x", x)
+        check_shape("w1", w1, (None, x.shape[-1]))
+        check_shape("b1", b1, (w1.shape[0],))
+        check_shape("w2", w2, (None, w1.shape[0]))
+        check_shape("b2", b2, (w2.shape[0],))
+        check_shape("residual", residual, (*x.shape[:-1], w2.shape[0]))
+
+    def output_shape(self, shapes: Shapes, attributes: Mapping[str, Any]) -> Shape:
+        return (*shapes["x"][:-1], shapes["w2"][0])
+
+    def flops(self, problem: Problem) -> int:
+        return 2 * problem.x[0] * sum(math.prod(problem.shape(name)) for name in ("w1", "w2"))
+
+    def sum_length(self, problem: Problem) -> int:
+        return sum(problem.shape(name)[1] for name in ("w1", "w2"))
+
+    def fold(self, weights: Weights, folds: tuple[Any, ...]) -> Weights:
+        w1, b1, w2, b2 = weights
+        return w1, b1, *fold_scale(w2, b2, *folds)
+
+    def parts(self, problem: Problem) -> tuple[Part, ...]:
+        return Part(LINEAR, ("w1", "b1"), (problem["act"],)), Part(LINEAR, ("w2", "b2"), ("none",))
+
+
+MLP = register(Mlp())
+
+
+def mlp(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    residual: Tensor | None = None,
+    act: str = "gelu",
+) -> Tensor:
+    """Two linear layers, the activation between them: ``act(x @ w1.T + b1) @ w2.T + b2 + residual`` in one pass.
+
+    Args:
+        x: ``[..., K]``; dtypes as for `linear`.
+        w1, b1: ``[H, K]``, ``[H]``.
+        w2, b2: ``[N, H]``, ``[N]``.
+        residual: ``[..., N]``.
+        act: none, relu, relu6, gelu (erf) or silu.
+
+    Returns:
+        ``[..., N]``, contiguous.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit together, or an unknown activation.
+    """
+    return call(MLP, x, w1, b1, w2, b2, residual, act)
