@@ -69,8 +69,9 @@ def _kernels(problem: Problem) -> tuple[HipKernel, ...]:
     if problem.operator is MLP:
         return mlp_kernels(found, problem.x[1], problem.output[1])
     if problem.operator is INVERTED_RESIDUAL:
-        kernel, stride, padding = problem.shape("w_dw")[2:], problem["stride"], problem["padding"]
-        return inverted_residual_kernels(found, problem.x[1], problem.output[1], kernel, stride, padding)
+        height, width = problem.shape("w_dw")[2:]
+        sizes = (problem.x[1], problem.output[1], (height, width))
+        return inverted_residual_kernels(found, *sizes, problem["stride"], problem["padding"])
     return tuple(kernel for kernel in found if fits(problem, kernel.block))
 
 

@@ -126,9 +126,12 @@ class InvertedResidual(ImageOperator):
         return sum(math.prod(problem.shape(name)[1:]) for name in ("w_pw", "w_dw", "w_pwl"))
 
     def fold(self, weights: Weights, folds: tuple[Any, ...]) -> Weights:
-        count, found = len(_NORM), []
+        count = len(_NORM)
+        found: list[Tensor | None] = []
         for i, eps in enumerate(folds[-len(_CONVOLUTIONS) :]):
-            found += fold_norm(*weights[2 * i : 2 * i + 2], *folds[i * count : (i + 1) * count], None, eps)
+            weight, bias = weights[2 * i : 2 * i + 2]
+            mean, var, gamma, beta, batches = folds[i * count : (i + 1) * count]
+            found += fold_norm(weight, bias, mean, var, gamma, beta, batches, None, eps)
         return tuple(found)
 
     def parts(self, problem: Problem) -> tuple[Part, ...]:
