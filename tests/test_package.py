@@ -23,6 +23,7 @@ ORDER = [
     "artifacts",
     "data",
     "pruning",
+    "methods",
     "ops",
     "kernels",
     "backends",

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from updp_rt.artifacts import load, save
     from updp_rt.blocks import UnsupportedModelError, check_model, inspect
     from updp_rt.channels import ChannelError, ChannelResult, prune_channels
-    from updp_rt.pruning import PruneConfig, PruneResult, prune
+    from updp_rt.methods import prune
+    from updp_rt.pruning import PruneConfig, PruneResult
     from updp_rt.reparam import MergeError
     from updp_rt.runtime import (
         AccelerationError,
@@ -40,6 +41,7 @@ _PARTS = (
     "artifacts",
     "data",
     "pruning",
+    "methods",
     "ops",
     "backends",
     "verification",
@@ -68,7 +70,7 @@ _HOMES = {
     "inspect": "blocks",
     "PruneConfig": "pruning",
     "PruneResult": "pruning",
-    "prune": "pruning",
+    "prune": "methods",  # which knows the rivals too
     "MergeError": "reparam",
     "Certificate": "verification",
 }

@@ -20,7 +20,7 @@ from updp_rt.blocks.model import (
     set_lambda,
 )
 from updp_rt.blocks.norms import copy_activation, pruned_batchnorm
-from updp_rt.blocks.progressive import Fade, Keep, MergeOrigin, ProgressiveBlock, Shrink
+from updp_rt.blocks.progressive import Fade, Gate, Keep, MergeOrigin, ProgressiveBlock, Shrink
 
 __all__ = [
     "FAMILIES",
@@ -30,6 +30,7 @@ __all__ = [
     "Cost",
     "Fade",
     "Family",
+    "Gate",
     "Keep",
     "MergeOrigin",
     "MergedBlock",

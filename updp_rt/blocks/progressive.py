@@ -24,8 +24,24 @@ from updp_rt.reparam.chain import NamedLayer
 Pair = tuple[int, int]
 
 
-def fade(lam: float, old: Callable[[], Tensor], new: Callable[[], Tensor]) -> Tensor:
+class Gate(ABC):
+    """A λ that learns: what chooses blocks may stand in a block's `lam` while it is trained."""
+
+    @abstractmethod
+    def fade(self, old: Tensor, new: Tensor) -> Tensor:
+        """What goes on, from the baseline's value and the pruned form's."""
+
+    def __format__(self, spec: str) -> str:
+        return "a gate"
+
+
+Lambda = float | Gate
+
+
+def fade(lam: Lambda, old: Callable[[], Tensor], new: Callable[[], Tensor]) -> Tensor:
     """``(1 - λ) * old() + λ * new()``; the side with weight 0 is not computed."""
+    if isinstance(lam, Gate):
+        return lam.fade(old(), new())
     if lam == 0.0:
         return old()
     if lam == 1.0:
@@ -51,7 +67,7 @@ class Keep:
     name: str
     layer: nn.Conv2d | nn.Linear | Tensor
 
-    def run(self, h: Tensor, lam: float, place: Place) -> Tensor:
+    def run(self, h: Tensor, lam: Lambda, place: Place) -> Tensor:
         if isinstance(self.layer, nn.Conv2d):
             conv = self.layer
             return F.conv2d(h, conv.weight, conv.bias, conv.stride, place.padding, conv.dilation, conv.groups)
@@ -72,14 +88,15 @@ class Shrink:
     name: str
     conv: nn.Conv2d
 
-    def run(self, h: Tensor, lam: float, place: Place) -> Tensor:
+    def run(self, h: Tensor, lam: Lambda, place: Place) -> Tensor:
         conv, own = self.conv, conv_padding(self.conv)
         centre = conv.weight[:, :, own[0] : own[0] + 1, own[1] : own[1] + 1]
         if lam == 1.0:
             return F.conv2d(h, centre, conv.bias, conv.stride, 0, 1, conv.groups)
         (kh, kw), (ph, pw) = conv.kernel_size, own
         placed = F.pad(centre, (pw, kw - 1 - pw, ph, kh - 1 - ph))
-        return F.conv2d(h, torch.lerp(conv.weight, placed, lam), conv.bias, conv.stride, own, 1, conv.groups)
+        weight = fade(lam, lambda: conv.weight, lambda: placed)
+        return F.conv2d(h, weight, conv.bias, conv.stride, own, 1, conv.groups)
 
     def merged(self) -> NamedLayer:
         return self.name, centre_tap(AffineConv.from_conv(self.conv, self.name))
@@ -93,7 +110,7 @@ class Fade:
     old: Callable[[Tensor], Tensor]
     new: nn.Module | None = None
 
-    def run(self, h: Tensor, lam: float, place: Place) -> Tensor:
+    def run(self, h: Tensor, lam: Lambda, place: Place) -> Tensor:
         # The baseline's side has zeros in the ring, and its norms must not see more than they saw.
         def old() -> Tensor:
             return _pad_ring(self.old(interior(h, place.ring)), place.ring)
@@ -120,7 +137,7 @@ class ProgressiveBlock(nn.Module, ABC):
     Holds the timm block (``block``, its weights shared by both forms) and the pruned form's own norms (``norms``).
 
     Attributes:
-        lam: λ in [0, 1], how far the block is pruned.
+        lam: λ in [0, 1], how far the block is pruned; or a gate that decides it.
         body: which pruned body λ leads to, a key of `forms`.
         form: the algebraically equal form `merge` gives, one of ``forms[body]``.
         forms: for each pruned body its merged forms, the usually fastest first.
@@ -137,7 +154,7 @@ class ProgressiveBlock(nn.Module, ABC):
         if self.body not in self.forms:
             raise ValueError(f"{name}: no pruned body {self.body!r}; choose one of {', '.join(self.forms)}")
         self.form = self.forms[self.body][0]
-        self.lam = 0.0
+        self.lam: Lambda = 0.0
         for module in block.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]  # both sides of a fade read the same tensor

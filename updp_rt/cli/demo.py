@@ -38,7 +38,7 @@ _SCANS = {
     "small_resnet": _Budget(6, 2e-3, 2, 4, num_pruned=4),
     "small_mobilenetv2": _Budget(6, 3e-3, 1, 4),
     "small_convnext": _Budget(6, 2e-3, 2, 4),
-    "small_vit": _Budget(10, 1e-3, 2, 5),
+    "small_vit": _Budget(30, 1e-3, 2, 5),
 }
 
 

@@ -31,6 +31,9 @@ def prune(
     model: ModelOrFolder,
     data: Data = "digits",
     num_pruned: Annotated[int | None, typer.Option(help="How many blocks to prune.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="updp, or a rival: drop, depthshrinker, layer-folding, toast. Default: updp.")
+    ] = None,
     max_latency: Annotated[
         float | None, typer.Option(help="Or the latency allowed, as a share of the baseline's.")
     ] = None,
@@ -80,6 +83,7 @@ def prune(
         )
     named: dict[str, Any] = {
         "num_pruned": num_pruned,
+        "method": method,
         "max_latency": max_latency,
         "batch_size": batch_size,
         "workers": workers,
@@ -99,9 +103,11 @@ def prune(
         raise ValueError(f"{checkpoint}: no such checkpoint")
 
     from updp_rt.blocks import prunable_blocks
+    from updp_rt.methods import find_method
     from updp_rt.pruning import Run
     from updp_rt.pruning.pipeline import default_folder, run_stages
 
+    find_method(config.method)
     created, splits = open_start(
         model,
         data,
@@ -148,6 +154,7 @@ def merge(
     json: AsJson = False,
 ) -> None:
     """Merge the trained subnet of a run again, and save the merged model (safetensors and manifest)."""
+    import updp_rt.methods  # noqa: F401  # whichever the run was made by
     from updp_rt.pruning.pipeline import merge_folder
 
     saved = merge_folder(folder, out_folder, form)

@@ -29,6 +29,7 @@ class PruneConfig(BaseModel):
 
     num_pruned: int | None = Field(None, ge=1, description="blocks to prune")
     max_latency: float | None = Field(None, gt=0, lt=1, description="latency allowed, as a share of the baseline's")
+    method: str = Field("updp", description="updp, or a rival of `updp_rt.methods`")
     body: str = Field("auto", description="pruned body if a family has several; auto takes the fastest measured")
     seed: int = Field(0, ge=0)
     batch_size: int = Field(64, ge=1)

@@ -52,7 +52,7 @@ def _work(run: Run, stages: Sequence[str]) -> dict[str, float]:
     """What is still to do, in batches that pass forward once: a step of training is three of them."""
     config, train, val = run.config, len(run.train_loader), len(run.val_loader)
     work = {
-        "supernet": (SUPERNET, config.supernet_epochs * train * 3 * (2 + config.random_subnets)),
+        "supernet": (SUPERNET, config.supernet_epochs * train * 3 * run.method.passes(config)),
         "search": (SEARCH, config.trials * (config.recalibration_batches + val)),
         "train": (SUBNET, config.epochs * (train * (3 + (config.distill > 0)) + val)),
     }
@@ -61,9 +61,10 @@ def _work(run: Run, stages: Sequence[str]) -> dict[str, float]:
 
 
 def default_folder(model: nn.Module, config: PruneConfig) -> Path:
-    """``runs/<architecture>-p<blocks>``, or ``-x<share>`` for a latency goal; of direct training with ``-direct``."""
+    """``runs/<architecture>-p<blocks>``, or ``-x<share>`` for a latency goal; then a rival's name, and ``-direct``."""
     goal = f"p{config.num_pruned}" if config.num_pruned else f"x{config.max_latency:g}"
-    return Path("runs") / f"{architecture(model)}-{goal}{'-direct' if config.direct else ''}"
+    how = "" if config.method == "updp" else f"-{config.method}"
+    return Path("runs") / f"{architecture(model)}-{goal}{how}{'-direct' if config.direct else ''}"
 
 
 def merge_folder(folder: str | Path, out: str | Path | None = None, form: str = "auto") -> Path:

@@ -21,12 +21,12 @@ from updp_rt.artifacts.atomic import atomic_path, write_json, write_text
 from updp_rt.artifacts.describe import describe_model
 from updp_rt.artifacts.preprocessing import Augmentation
 from updp_rt.artifacts.weights import cpu_state, fingerprint
-from updp_rt.blocks import prunable_blocks, pruned_bodies
+from updp_rt.blocks import pruned_bodies
 from updp_rt.data import Loader, first_images, make_loader
 from updp_rt.pruning.claim import RunError, differing, is_begun, locked, read_identity
 from updp_rt.pruning.config import PruneConfig, first_stage
+from updp_rt.pruning.method import JOURNAL, find_method
 from updp_rt.pruning.progress import Progress
-from updp_rt.pruning.search import check_num_pruned
 from updp_rt.pruning.trainer import evaluate, find_non_finite, make_accelerator, seed_everything
 
 Data = Dataset[Any] | Loader
@@ -34,7 +34,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 RUN, LATENCY, SUPERNET, SEARCH = "run.json", "latency.json", "supernet.safetensors", "search.json"
 SUBNET, HISTORY, LAMBDA, MERGED, SUMMARY = "subnet.safetensors", "history.csv", "lambda.csv", "merged", "summary.json"
-JOURNAL, SUPERNET_CHECKPOINT, SUBNET_CHECKPOINT = "search.journal", "supernet.ckpt", "subnet.ckpt"
+SUPERNET_CHECKPOINT, SUBNET_CHECKPOINT = "supernet.ckpt", "subnet.ckpt"
 # What each stage spends its time on: a run with other settings of that stage may not go on from it.
 _COSTLY = {
     "supernet": (SUPERNET, SUPERNET_CHECKPOINT),
@@ -83,8 +83,9 @@ class Run:
         self.augmentation, self.notes = augmentation, notes
         self.model, self.folder, self.config = copy_model(model), Path(folder), config
         self.reuse = None if reuse is None else Path(reuse)
-        self.names = prunable_blocks(model)
-        check_num_pruned(self.names, config.num_pruned)
+        self.method = find_method(config.method)
+        self.method.check(model, config)
+        self.names = self.method.names(model)
         if config.body not in ("auto", *pruned_bodies(model)):
             raise ValueError(f"no pruned body {config.body!r}; choose auto or one of {', '.join(pruned_bodies(model))}")
         check_start(model, train, config.batch_size)

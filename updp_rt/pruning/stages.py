@@ -13,21 +13,12 @@ from torch import nn
 from updp_rt._timing import time_side_by_side
 from updp_rt.artifacts import save, versions
 from updp_rt.artifacts.atomic import write_json, write_text
-from updp_rt.blocks import (
-    count_costs,
-    count_depth,
-    make_progressive,
-    merge_model,
-    merge_origins,
-    progressive_blocks,
-    set_lambda,
-)
+from updp_rt.blocks import count_costs, count_depth, set_lambda
 from updp_rt.pruning.latency import LatencyTable, describe_device, measure_latency
-from updp_rt.pruning.progressive import FEWEST, progressive_losses, ramp_steps
-from updp_rt.pruning.recalibrate import recalibrate
+from updp_rt.pruning.method import Method, estimate_ms, find_method
+from updp_rt.pruning.progressive import FEWEST, ramp_steps
 from updp_rt.pruning.run import (
     HISTORY,
-    JOURNAL,
     LAMBDA,
     LATENCY,
     MERGED,
@@ -40,12 +31,11 @@ from updp_rt.pruning.run import (
     Run,
     load_weights,
     read_result,
+    read_run,
 )
-from updp_rt.pruning.search import SearchResult, check_max_latency, fastest_blocks, search_blocks
-from updp_rt.pruning.supernet import calibrate, sandwich_losses
+from updp_rt.pruning.search import SearchResult, check_max_latency, fastest_blocks
 from updp_rt.pruning.trainer import DivergedError, Recipe, find_non_finite, fit, predict, to_csv
 
-CALIBRATION_IMAGES = 512
 _POINTS = 100  # of λ in an epoch that are kept: a picture needs no more
 
 
@@ -56,67 +46,48 @@ def latency_table(run: Run) -> LatencyTable:
     table, allowed = run.load(LATENCY, LatencyTable), run.config.max_latency
     if allowed is not None:
         bodies = table.choose_bodies(run.names, run.config.body)
-        fastest = fastest_blocks(run.names, partial(_estimate, table, bodies))
-        check_max_latency(table.model_ms, _estimate(table, bodies, fastest), allowed * table.model_ms)
+        fastest = fastest_blocks(run.names, partial(estimate_ms, table, bodies))
+        check_max_latency(table.model_ms, estimate_ms(table, bodies, fastest), allowed * table.model_ms)
     return table
 
 
-def _estimate(table: LatencyTable, bodies: dict[str, str], blocks: tuple[str, ...]) -> float:
-    return table.estimate_ms({name: bodies[name] for name in blocks})
-
-
 def train_supernet(run: Run) -> None:
-    """Stage 1: one network whose subnets share their weights, from the given weights."""
-    config = run.config
-    bodies = latency_table(run).choose_bodies(run.names, config.body)
+    """Stage 1: what blocks are chosen by, trained from the given weights; nothing for methods that need no training."""
+    config, method, table = run.config, run.method, latency_table(run)
     if run.has(SUPERNET):
         return
-    supernet = make_progressive(run.model, bodies)
-    calibrate(supernet, run.training_images(CALIBRATION_IMAGES))
+    chooser = method.chooser(run.model, table.choose_bodies(run.names, config.body))
+    if chooser is None:
+        return
+    method.prepare_chooser(run, chooser)
     checkpoint = run.folder / SUPERNET_CHECKPOINT
     if config.supernet_epochs > 0:
         fit(
-            supernet,
+            chooser,
             run.train_loader,
-            sandwich_losses(config.seed, config.random_subnets, config.label_smoothing),
+            method.chooser_losses(run, table),
             _recipe(run, config.supernet_epochs, config.supernet_lr, lr_setting="supernet_lr"),
             stage="supernet",
             accelerator=run.accelerator,
             progress=run.progress,
             checkpoint=checkpoint,
         )
-    set_lambda(supernet, 0.0)
-    run.store_state(SUPERNET, supernet)
+    set_lambda(chooser, 0.0)
+    run.store_state(SUPERNET, chooser)
     _finish(run, checkpoint)
 
 
 def search_subnet(run: Run) -> None:
-    """Stage 2: the blocks to prune. Every process of the run works on the one study."""
+    """Stage 2: the blocks to prune. Every process of the run takes part."""
     if run.has(SEARCH):
         run.load(SEARCH, SearchResult)  # or says that it is damaged
         return
-    config, table = run.config, latency_table(run)
-    bodies = table.choose_bodies(run.names, config.body)
-    supernet = run.load_state(SUPERNET, make_progressive(run.model, bodies)).to(run.device)
-
-    def judge(blocks: tuple[str, ...]) -> float:
-        set_lambda(supernet, 1.0, blocks)
-        recalibrate(supernet, run.recalibration_batches)
-        return run.evaluate(supernet)
-
-    candidates, chosen = search_blocks(
-        run.names,
-        judge,
-        partial(_estimate, table, bodies),
-        storage=run.folder / JOURNAL,
-        trials=config.trials,
-        seed=config.seed,
-        num_pruned=config.num_pruned,
-        max_latency_ms=None if config.max_latency is None else config.max_latency * table.model_ms,
-        progress=run.progress,
-    )
+    table = latency_table(run)
+    chooser = run.method.chooser(run.model, table.choose_bodies(run.names, run.config.body))
+    if chooser is not None:
+        chooser = run.load_state(SUPERNET, chooser).to(run.device)
+    result = run.method.choose(run, table, chooser)
     run.accelerator.wait_for_everyone()
-    result = SearchResult(candidates=candidates, chosen=chosen, bodies={name: bodies[name] for name in chosen.blocks})
     run.store(SEARCH, result)
     run.accelerator.wait_for_everyone()
 
@@ -125,13 +96,17 @@ def train_subnet(run: Run) -> None:
     """Stage 3: the chosen subnet, trained while λ goes from 0 to 1, from the given weights."""
     if run.has(SUBNET):
         return
-    config = run.config
-    subnet = make_progressive(run.model, run.load(SEARCH, SearchResult).bodies)
-    calibrate(subnet, run.training_images(CALIBRATION_IMAGES))
-    teacher = run.model.to(run.device).eval() if config.distill > 0 else None
+    config, method = run.config, run.method
+    subnet = method.subnet(run.model, run.load(SEARCH, SearchResult).bodies)
+    method.prepare(run, subnet)
+    if not method.trains:
+        run.store_state(SUBNET, subnet)
+        run.accelerator.wait_for_everyone()
+        return
     steps = config.epochs * -(-len(run.train_loader) // (config.accumulate * run.accelerator.num_processes))
-    ramp = ramp_steps(config.ramp, steps)
-    if not config.direct and ramp < FEWEST:
+    ramp = ramp_steps(config.ramp, steps) if method.fades else 0
+    fading = method.fades and not config.direct
+    if fading and ramp < FEWEST:
         run.progress.log(
             f"warning: λ goes from 0 to 1 in {ramp} of {steps} steps, which is a jump rather than a ramp: "
             "give more epochs, or a smaller batch_size"
@@ -139,7 +114,8 @@ def train_subnet(run: Run) -> None:
     trace: list[tuple[int, float]] = []
 
     def after_epoch(model: nn.Module) -> dict[str, Any]:
-        seen, found = list(dict(trace).items()), {"lambda": _lambda_of(model), "val_accuracy": run.evaluate(model)}
+        seen = list(dict(trace).items())
+        found = {"lambda": seen[-1][1], "val_accuracy": run.evaluate(model)}
         trace.clear()
         return {**found, "lambdas": _thinned(seen)}
 
@@ -147,14 +123,7 @@ def train_subnet(run: Run) -> None:
     history = fit(
         subnet,
         run.train_loader,
-        progressive_losses(
-            0 if config.direct else ramp,
-            config.schedule,
-            teacher=teacher,
-            distill=config.distill,
-            label_smoothing=config.label_smoothing,
-            trace=trace,
-        ),
+        method.losses(run, ramp if fading else 0, trace),
         # The rate falls once λ is 1: the hardest steps are the last of the ramp. The same for --direct, so that the two
         # differ in λ alone.
         _recipe(run, config.epochs, config.lr, hold=ramp / steps),
@@ -176,7 +145,7 @@ def train_subnet(run: Run) -> None:
 def load_subnet(model: nn.Module, folder: Path) -> nn.Module:
     """The subnet that stage 3 stored in a run's `folder`, at λ = 1, from `model`, which the run started from."""
     bodies = read_result(folder / SEARCH, SearchResult).bodies
-    subnet = load_weights(folder / SUBNET, make_progressive(model, bodies))
+    subnet = load_weights(folder / SUBNET, method_of(folder).subnet(model, bodies))
     set_lambda(subnet, 1.0)
     return subnet.eval()
 
@@ -187,10 +156,18 @@ def merge_subnet(subnet: nn.Module, folder: Path, form: str = "auto") -> nn.Modu
     Raises:
         RunError: the table is not there. ValueError: no such form.
     """
-    bodies = {name: block.body for name, block in progressive_blocks(subnet).items()}
-    if form == "auto":
-        return merge_model(subnet, read_result(folder / LATENCY, LatencyTable).choose_forms(bodies))
-    return merge_model(subnet, dict.fromkeys(bodies, form))
+
+    def choose(bodies: dict[str, str]) -> dict[str, str]:
+        if form == "auto":
+            return read_result(folder / LATENCY, LatencyTable).choose_forms(bodies)
+        return dict.fromkeys(bodies, form)
+
+    return method_of(folder).merge(subnet, choose)
+
+
+def method_of(folder: Path) -> Method:
+    """The method of the run in a folder; those that were begun before there were several are UPDP's."""
+    return find_method(read_run(folder)["config"].get("method", "updp"))
 
 
 def store_merged(run: Run) -> None:
@@ -245,12 +222,13 @@ def summarize(run: Run, subnet: nn.Module, merged: nn.Module) -> dict[str, Any]:
             "speedup": times["baseline"] / times[key],
         }
     rows["baseline"]["val_accuracy"] = run.evaluate(models["baseline"])
-    blocks = {name: merge_origins(merged)[name]._asdict() for name in progressive_blocks(subnet)}
+    search = run.load(SEARCH, SearchResult)
+    blocks = {name: origin._asdict() for name, origin in run.method.origins(merged, search.bodies).items()}
     return {
         **run.identity,
         "blocks": blocks,
         **rows,
-        "predicted_ms": run.load(SEARCH, SearchResult).chosen.latency_ms,
+        "predicted_ms": search.chosen.latency_ms,
         "predictions_that_differ": int((predicted["subnet"] != predicted["merged"]).sum()),
         "evaluated_on": "test" if run.has_test else "validation (no test split was given)",
         "images": len(predicted["merged"]),
@@ -269,10 +247,6 @@ def _finish(run: Run, checkpoint: Path) -> None:
     run.accelerator.wait_for_everyone()
     if run.main:
         checkpoint.unlink(missing_ok=True)
-
-
-def _lambda_of(model: nn.Module) -> float:
-    return next(iter(progressive_blocks(model).values())).lam
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:

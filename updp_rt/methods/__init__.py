@@ -1,0 +1,27 @@
+"""Rivals of UPDP, one file each, on the same stages: what decides, what is trained, what is merged or left out.
+
+`updp_rt.pruning.method.Method` is the seam. A rival is a subclass of it that overrides what it does otherwise, and is
+registered here; everything around it (data, start weights, budget, seeds, checkpoints, merging, timing) is shared.
+"""
+
+from updp_rt.methods.depthshrinker import DepthShrinker
+from updp_rt.methods.drop import Drop
+from updp_rt.methods.layer_folding import LayerFolding
+from updp_rt.methods.toast import Toast
+from updp_rt.pruning.method import METHODS, Method, find_method, register
+from updp_rt.pruning.pipeline import prune
+
+for _method in (Drop(), DepthShrinker(), LayerFolding(), Toast()):
+    register(_method)
+
+__all__ = [
+    "METHODS",
+    "DepthShrinker",
+    "Drop",
+    "LayerFolding",
+    "Method",
+    "Toast",
+    "find_method",
+    "prune",
+    "register",
+]

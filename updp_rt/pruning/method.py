@@ -1,0 +1,191 @@
+"""How a model is pruned: what decides, what is trained, what is merged. UPDP, and the seam that its rivals fit into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import nn
+
+from updp_rt._copies import copy_model
+from updp_rt.blocks import (
+    MergeOrigin,
+    make_progressive,
+    merge_model,
+    merge_origins,
+    progressive_blocks,
+    prunable_blocks,
+    set_lambda,
+)
+from updp_rt.pruning.config import PruneConfig
+from updp_rt.pruning.latency import LatencyTable
+from updp_rt.pruning.progressive import progressive_losses
+from updp_rt.pruning.recalibrate import recalibrate
+from updp_rt.pruning.search import SearchResult, check_num_pruned, search_blocks
+from updp_rt.pruning.supernet import calibrate, sandwich_losses
+from updp_rt.pruning.trainer import Losses
+
+if TYPE_CHECKING:
+    from updp_rt.pruning.run import Run
+
+CALIBRATION_IMAGES = 512
+JOURNAL = "search.journal"
+
+
+class Method:
+    """UPDP; a rival overrides what it does otherwise.
+
+    The stages call a method in this order. All around it is theirs and the same for every method: data, start weights,
+    budget, seeds, checkpoints, resuming, folders, the latency table, figures.
+
+    - supernet: `chooser` makes what is trained so that blocks can be chosen, `prepare_chooser` gives it its start, and
+      `chooser_losses` say how it is trained; None where a method trains nothing for that.
+    - search: `choose` says which blocks, and which pruned body each takes.
+    - train: `subnet` makes the pruned model, `prepare` gives it its start, and `losses` say how it is trained.
+    - merge: `merge` makes plain torch modules of it, which compute the same.
+
+    Attributes:
+        name: in settings and on the command line.
+        fades: whether λ rises from 0 to 1 while the subnet is trained; otherwise it is 1 from the start, and the rate
+            falls from the start too.
+        trains: whether the subnet is trained at all.
+    """
+
+    name: ClassVar[str] = "updp"
+    fades: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
+
+    def passes(self, config: PruneConfig) -> int:
+        """How often a step of the chooser runs a model forward and back: budgets are compared by it."""
+        return 2 + config.random_subnets
+
+    def check(self, model: nn.Module, config: PruneConfig) -> None:
+        """Raise `ValueError` where the method cannot do what is asked, before anything is trained."""
+        check_num_pruned(self.names(model), config.num_pruned)
+
+    def names(self, model: nn.Module) -> list[str]:
+        """The blocks that the method can prune; raises `UnsupportedModelError` where there are none."""
+        return prunable_blocks(model)
+
+    def chooser(self, model: nn.Module, bodies: Mapping[str, str]) -> nn.Module | None:
+        """A copy of `model` to choose by, once it is trained; `bodies` of all prunable blocks."""
+        return make_progressive(model, bodies)
+
+    def prepare_chooser(self, run: Run, chooser: nn.Module) -> None:
+        """Give `chooser` the weights that training starts from, in place."""
+        calibrate(chooser, run.training_images(CALIBRATION_IMAGES))
+
+    def chooser_losses(self, run: Run, table: LatencyTable) -> Losses:
+        config = run.config
+        return sandwich_losses(config.seed, config.random_subnets, config.label_smoothing)
+
+    def choose(self, run: Run, table: LatencyTable, chooser: nn.Module | None) -> SearchResult:
+        """The candidates that were looked at, and the one chosen. Every process of a run calls it."""
+        config, supernet = run.config, chooser
+        assert supernet is not None
+        bodies = table.choose_bodies(run.names, config.body)
+
+        def judge(blocks: tuple[str, ...]) -> float:
+            set_lambda(supernet, 1.0, blocks)
+            recalibrate(supernet, run.recalibration_batches)
+            return run.evaluate(supernet)
+
+        candidates, chosen = search_blocks(
+            run.names,
+            judge,
+            partial(estimate_ms, table, bodies),
+            storage=run.folder / JOURNAL,
+            trials=config.trials,
+            seed=config.seed,
+            num_pruned=config.num_pruned,
+            max_latency_ms=None if config.max_latency is None else config.max_latency * table.model_ms,
+            progress=run.progress,
+        )
+        return SearchResult(candidates=candidates, chosen=chosen, bodies={name: bodies[name] for name in chosen.blocks})
+
+    def subnet(self, model: nn.Module, bodies: Mapping[str, str]) -> nn.Module:
+        """A copy of `model` with these blocks pruned, of `model`'s weights: its structure is what counts."""
+        return make_progressive(model, bodies)
+
+    def prepare(self, run: Run, subnet: nn.Module) -> None:
+        """Give `subnet` the weights that training starts from, in place."""
+        calibrate(subnet, run.training_images(CALIBRATION_IMAGES))
+
+    def losses(self, run: Run, ramp: int, trace: list[tuple[int, float]]) -> Losses:
+        """How the subnet is trained; `ramp` steps are those in which λ rises, and `trace` takes it."""
+        config = run.config
+        return progressive_losses(
+            ramp,
+            config.schedule,
+            teacher=run.model.to(run.device).eval() if config.distill > 0 else None,
+            distill=config.distill,
+            label_smoothing=config.label_smoothing,
+            trace=trace,
+        )
+
+    def merge(self, subnet: nn.Module, choose_forms: Callable[[dict[str, str]], dict[str, str]]) -> nn.Module:
+        """`subnet` as plain torch modules; `choose_forms` gives each block's merged form from its pruned body."""
+        bodies = {name: block.body for name, block in progressive_blocks(subnet).items()}
+        return merge_model(subnet, choose_forms(bodies))
+
+    def origins(self, merged: nn.Module, bodies: Mapping[str, str]) -> dict[str, MergeOrigin]:
+        """What each pruned block of `merged` was made from."""
+        found = merge_origins(merged)
+        return {name: found[name] for name in bodies}
+
+
+class Replacing(Method):
+    """Base of methods that put another plain layer in a block's place: nothing is merged afterwards."""
+
+    fades = False
+
+    def passes(self, config: PruneConfig) -> int:
+        return 0
+
+    def check(self, model: nn.Module, config: PruneConfig) -> None:
+        need_number(self.name, config)
+        super().check(model, config)
+
+    def chooser(self, model: nn.Module, bodies: Mapping[str, str]) -> nn.Module | None:
+        return None
+
+    def prepare(self, run: Run, subnet: nn.Module) -> None:
+        return
+
+    def merge(self, subnet: nn.Module, choose_forms: Callable[[dict[str, str]], dict[str, str]]) -> nn.Module:
+        return copy_model(subnet).eval()
+
+    def origins(self, merged: nn.Module, bodies: Mapping[str, str]) -> dict[str, MergeOrigin]:
+        return {name: MergeOrigin(body, type(merged.get_submodule(name)).__name__) for name, body in bodies.items()}
+
+
+def estimate_ms(table: LatencyTable, bodies: Mapping[str, str], blocks: tuple[str, ...]) -> float:
+    """Latency of a model with these blocks merged, by the table."""
+    return table.estimate_ms({name: bodies[name] for name in blocks})
+
+
+def need_number(name: str, config: PruneConfig) -> None:
+    """Raise `ValueError` where a method that takes a number of blocks is given another goal."""
+    if config.num_pruned is None:
+        raise ValueError(
+            f"the method {name} prunes a number of blocks: give num_pruned (--num-pruned), not max_latency"
+        )
+
+
+METHODS: dict[str, Method] = {Method.name: Method()}
+
+
+def find_method(name: str) -> Method:
+    """The method of a name; raises `ValueError` with the names there are."""
+    if name not in METHODS:
+        raise ValueError(
+            f"no method {name!r}; choose one of {', '.join(METHODS)}"
+            + ("" if len(METHODS) > 1 else " (import updp_rt.methods adds the rivals)")
+        )
+    return METHODS[name]
+
+
+def register(method: Method) -> None:
+    """Let runs use `method` by its name."""
+    METHODS[method.name] = method
