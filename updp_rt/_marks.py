@@ -9,6 +9,7 @@ from torch import nn
 M = TypeVar("M", bound=nn.Module)
 
 _MARK = "_updp_rt_fused"  # an attribute of the bases of our classes
+_OURS = "_updp_rt_"  # what we keep in a module's dictionary begins so
 
 
 def source_type(module: nn.Module) -> type[nn.Module]:
@@ -32,4 +33,6 @@ def to_source(model: M) -> M:
     for module in model.modules():
         if type(module) is not source_type(module):
             module.__class__ = source_type(module)
+            for name in [name for name in vars(module) if name.startswith(_OURS)]:
+                del module.__dict__[name]
     return model

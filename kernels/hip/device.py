@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 
 from ..architecture import architecture
+from .emulated_graph import EmulatedGraph
 from .manifest import HipKernel
 from .objects import Objects, load
 
@@ -77,6 +79,11 @@ class Device:
         values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
         handle.launch((grid, 1, 1), (lanes, 1, 1), lds, self._stream(stream), values)
 
+    @property
+    def recording(self) -> bool:
+        """Whether what this thread launches now becomes part of a graph instead of running."""
+        return False
+
     def _stream(self, stream: int | None) -> int:
         return stream or 0
 
@@ -124,6 +131,7 @@ class EmulatedMI100(Device):
         super().__init__("gfx908", "hip", library)
         self._standin = ctypes.CDLL(library)
         self._order = (2, 1) if backward else (0, 0)
+        self._recording = _Recording()
 
     def queue(
         self,
@@ -135,14 +143,50 @@ class EmulatedMI100(Device):
         lds: int = 0,
     ) -> None:
         """As on a GPU, but at once. The kernel may touch the storages of `arguments`, and nothing else."""
+        graph = self._recording.graph
+        if graph is not None:
+            graph.keep(arguments)
+            super().queue(handle, waves, grid, arguments, graph.stream, lds)
+            return
+        with self._reaching(a.untyped_storage() for a in arguments if isinstance(a, Tensor)):
+            super().queue(handle, waves, grid, arguments, stream, lds)
+
+    @property
+    def recording(self) -> bool:
+        return self._recording.graph is not None
+
+    @contextmanager
+    def recorded(self) -> Iterator[EmulatedGraph]:
+        """Within it, what this thread launches is recorded instead of run; torch's own operators are not, and run."""
+        graph = EmulatedGraph(self._standin)
+        with graph.recorded():
+            self._recording.graph = graph
+            try:
+                yield graph
+            finally:
+                self._recording.graph = None
+
+    def replay(self, graph: EmulatedGraph) -> None:
+        """Run the launches of a graph on the memory that they were recorded with."""
+        with self._reaching(graph.storages):
+            graph.launch()
+
+    @contextmanager
+    def _reaching(self, storages: Iterable[UntypedStorage]) -> Iterator[None]:
+        """Within it, kernels may touch these storages, and run in this device's order."""
         self._standin.standin_set_options(*self._order, ctypes.c_uint64(0), ctypes.c_uint(1))
-        storages = (a.untyped_storage() for a in arguments if isinstance(a, Tensor))
         ranges = {(storage.data_ptr(), storage.nbytes()) for storage in storages if storage.nbytes()}
         with ExitStack() as stack:
             for address, size in ranges:
                 self.driver.register(address, size)
                 stack.callback(self.driver.unregister, address)
-            super().queue(handle, waves, grid, arguments, stream, lds)
+            yield
+
+
+class _Recording(threading.local):
+    """What records the launches of a thread."""
+
+    graph: EmulatedGraph | None = None
 
 
 @contextmanager

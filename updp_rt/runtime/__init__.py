@@ -6,9 +6,8 @@ from updp_rt.runtime.certify import VerificationError, verify
 from updp_rt.runtime.dispatch import AccelerationError
 from updp_rt.runtime.explanation import Explanation, explain
 from updp_rt.runtime.fastest import EngineLimits
-from updp_rt.runtime.fused import refresh
 from updp_rt.runtime.inductor import register_with_inductor
-from updp_rt.runtime.lowering import accelerate, prewarm, restore
+from updp_rt.runtime.lowering import accelerate, prewarm, refresh, restore
 
 __all__ = [
     "AccelerationError",

@@ -63,7 +63,10 @@ def _digest(content: bytes) -> str:
 
 def capturing(device: torch.device) -> bool:
     """Whether kernels launched now are recorded into a CUDA or HIP graph."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if device.type == "cuda":
+        return torch.cuda.is_current_stream_capturing()
+    emulated = emulation()
+    return emulated is not None and emulated.recording
 
 
 @cache

@@ -19,9 +19,9 @@ from updp_rt._progress import steps
 from updp_rt._timing import time_side_by_side
 from updp_rt.artifacts import fingerprint
 from updp_rt.runtime.certify import Judge
-from updp_rt.runtime.dispatch import AccelerationError, Policy
+from updp_rt.runtime.dispatch import Policy
 from updp_rt.runtime.engines import ENGINES, Engine, detach
-from updp_rt.runtime.engines.base import EngineState, resume, state_of
+from updp_rt.runtime.engines.base import EngineError, EngineState, resume, state_of
 from updp_rt.runtime.fused import fused_modules, source_copy
 from updp_rt.runtime.table import Entry, table_for
 
@@ -71,12 +71,12 @@ def attach_checked(model: nn.Module, name: str, examples: Sequence[Tensor], poli
     """Run `model` on one engine.
 
     Raises:
-        AccelerationError: it cannot run it, or computes something else.
+        EngineError: it cannot run it, or computes something else.
     """
     chooser = _Chooser(model, examples, policy, EngineLimits())
     state = chooser.built(ENGINES[name])
     if state is None:
-        raise AccelerationError(f"engine {name!r} cannot run this model here: {chooser.choice.refused[name]}")
+        raise EngineError(name, chooser.choice.refused[name])
     chooser.finish(state)
 
 
@@ -154,6 +154,9 @@ class _Chooser:
                 if not verdict.passed:
                     self.choice.refused[name] = f"its results are wrong: {verdict}"
                     return None
+        except EngineError as error:
+            self.choice.refused[name] = error.reason
+            return None
         except Exception as error:
             lines = str(error).strip().splitlines()
             self.choice.refused[name] = f"it failed: {type(error).__name__}: {lines[0] if lines else ''}"

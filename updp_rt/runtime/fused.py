@@ -21,7 +21,6 @@ from updp_rt._marks import source_type
 from updp_rt.ops import Operator
 from updp_rt.ops.library import exports_plain
 from updp_rt.runtime.dispatch import Policy
-from updp_rt.runtime.engines.base import state_of
 from updp_rt.runtime.site import Site, Slot
 from updp_rt.runtime.tensors import HeldStamps
 from updp_rt.runtime.watching import MOODY, Watched, is_transformed
@@ -283,30 +282,6 @@ def source_copy(model: nn.Module) -> nn.Module:
         if isinstance(module, Fused):
             unfuse(module)
     return copy
-
-
-def refresh(model: nn.Module) -> None:
-    """Have an accelerated model read all its weights and parts again.
-
-    Updates by torch are followed without it. It is for those that nothing shows: weights on a GPU written through
-    ``tensor.data`` or by another process that shares them, single values changed so on a CPU, statistics that
-    ``batch_norm`` is called on, weights that become another view of their memory, a module's dictionaries exchanged.
-    An engine whose programs hold the weights builds them again at once; a compiled model runs by its modules until
-    `prewarm` makes it ready.
-
-    Raises:
-        ValueError: a model that is not accelerated.
-    """
-    found = list(fused_modules(model))
-    if not found:
-        raise ValueError(
-            "this model is not accelerated, so it holds no packed weights: refresh what accelerate returned"
-        )
-    for _, _, fusion in found:
-        fusion.plan_again()
-    state = state_of(model)
-    if state is not None:
-        state.refresh()
 
 
 def _fused_class(rule: Rule, source: type[nn.Module]) -> type[nn.Module]:

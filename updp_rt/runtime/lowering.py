@@ -1,4 +1,4 @@
-"""`accelerate` a whole model, `restore` it, `prewarm` it for the shapes to come."""
+"""`accelerate` a whole model, `restore` it, `prewarm` it for the shapes to come, `refresh` what nothing shows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from updp_rt.backends import BACKENDS
 from updp_rt.runtime.certify import VerificationError, verify
 from updp_rt.runtime.dispatch import AccelerationError, Policy
 from updp_rt.runtime.engines import Engine, detach, parse_engine
-from updp_rt.runtime.engines.base import state_of
+from updp_rt.runtime.engines.base import EngineError, state_of
 from updp_rt.runtime.fastest import EngineLimits, attach_checked, attach_fastest
 from updp_rt.runtime.fused import CannotFuseError, Fused, Fusion, fuse, fused_modules, unfuse
 from updp_rt.runtime.memory import keep_freed_memory
@@ -143,7 +143,31 @@ def _check_support(engine: Engine, model: nn.Module, examples: Sequence[Tensor])
     for example in examples:
         supported, reason = engine.supports(model, example)
         if not supported:
-            raise AccelerationError(f"engine {engine.name!r} cannot run this model here: {reason}")
+            raise EngineError(engine.name, reason)
+
+
+def refresh(model: nn.Module) -> None:
+    """Have an accelerated model read all its weights and parts again.
+
+    Updates by torch are followed without it. It is for those that nothing shows: weights on a GPU written through
+    ``tensor.data`` or by another process that shares them, single values changed so on a CPU, statistics that
+    ``batch_norm`` is called on, weights that become another view of their memory, a module's dictionaries exchanged.
+    An engine whose programs hold the weights builds them again at once; a compiled model and one that runs as a graph
+    run by their modules until `prewarm` makes them ready.
+
+    Raises:
+        ValueError: a model that is not accelerated.
+    """
+    found = list(fused_modules(model))
+    if not found:
+        raise ValueError(
+            "this model is not accelerated, so it holds no packed weights: refresh what accelerate returned"
+        )
+    for _, _, fusion in found:
+        fusion.plan_again()
+    state = state_of(model)
+    if state is not None:
+        state.refresh()
 
 
 @contextmanager

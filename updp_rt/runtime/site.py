@@ -30,6 +30,9 @@ class Site:
         tensors: where its weights and folds are held, by argument; those left out are None.
         policy: how implementations are chosen.
         values: its attributes, and those folds that are no tensors.
+
+    Attributes:
+        bound: what was bound to its weights at its last call, packed weights and all.
     """
 
     def __init__(self, operator: Operator, tensors: Mapping[str, Slot], policy: Policy, **values: Any) -> None:
@@ -42,7 +45,7 @@ class Site:
         self._overload, self._inputs = overload(operator), len(operator.inputs)
         self._order = operator.order
         self._calls: Calls | None = None
-        self._bound: Bound | None = None
+        self.bound: Bound | None = None
         self.seen: list[tuple[Any, ...]] | None = None
 
     def __call__(self, *inputs: Any) -> Tensor:
@@ -53,36 +56,36 @@ class Site:
             return self._through_torch(inputs)
         if self.seen is not None:
             self.seen.append(tuple(x if x is None else x.clone() for x in inputs))
-        bound = self._bound
+        bound = self.bound
         if bound is None:
             sources = (*self._tensors(), *self._floats)
             # Without weights nothing tells one model's operator from another's, and each explains its own shapes.
             first = first_weight(sources)
             self._calls = Calls(self.policy) if first is None else calls_of(first)
-            bound = self._bound = bind(self._calls, self.operator, sources, self.attributes, self.policy)
+            bound = self.bound = bind(self._calls, self.operator, sources, self.attributes, self.policy)
         return bound(*inputs)
 
     def check(self) -> None:
         """Bind to the weights again at the next call, if they have changed since."""
-        if self._bound is not None and not self._bound.hold(self._tensors()):
+        if self.bound is not None and not self.bound.hold(self._tensors()):
             self._unbind()
 
     @property
     def choices(self) -> dict[str, Choice]:
         """What was chosen for the weights as they are, by problem."""
-        return {} if self._bound is None else self._bound.choices
+        return {} if self.bound is None else self.bound.choices
 
     @contextmanager
     def recorded(self) -> Iterator[dict[str, Choice]]:
         """The choices of the calls made inside, and in `seen` their inputs."""
         self.seen = []
         self.check()
-        if self._bound is None:
+        if self.bound is None:
             choices: dict[str, Choice] = {}
             yield choices
             choices |= self.choices
             return
-        with self._bound.recorded() as choices:
+        with self.bound.recorded() as choices:
             yield choices
 
     def forget(self) -> None:
@@ -93,9 +96,9 @@ class Site:
             release(first)
 
     def _unbind(self) -> None:
-        if self._calls is not None and self._bound is not None:
-            self._calls.drop(self._bound)
-        self._calls = self._bound = None
+        if self._calls is not None and self.bound is not None:
+            self._calls.drop(self.bound)
+        self._calls = self.bound = None
 
     def _tensors(self) -> list[Any]:
         return [None if held is None else held[0].get(held[1]) for held in self._holders]

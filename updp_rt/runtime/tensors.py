@@ -98,7 +98,7 @@ class HeldStamps:
                 and list(map(_address, self._placed)) == self._addresses
                 and list(map(_value, self._probes)) == self._values
             )
-        except RuntimeError:  # tensors that do not compare, or an inference tensor, which has no version
+        except (RuntimeError, ValueError):  # what does not compare, or an inference tensor, which has no version
             return False
 
     def _tensors(self) -> list[Tensor | None]:

@@ -10,11 +10,12 @@ from updp_rt.runtime.engines.base import Engine, detach, engine_of
 from updp_rt.runtime.engines.compiled import CompiledEngine
 from updp_rt.runtime.engines.constant import ConstantEngine
 from updp_rt.runtime.engines.inductor import InductorEngine
+from updp_rt.runtime.engines.graph import GraphEngine
 from updp_rt.runtime.engines.modules import ModulesEngine
 from updp_rt.runtime.engines.onnxruntime import MigraphxEngine, OnnxRuntimeEngine
 from updp_rt.runtime.engines.openvino import OpenVinoEngine
 
-_ALL = (ModulesEngine, CompiledEngine, InductorEngine, OnnxRuntimeEngine, OpenVinoEngine, MigraphxEngine)
+_ALL = (ModulesEngine, CompiledEngine, GraphEngine, InductorEngine, OnnxRuntimeEngine, OpenVinoEngine, MigraphxEngine)
 ENGINES: dict[str, Engine] = {engine.name: engine() for engine in _ALL}
 
 

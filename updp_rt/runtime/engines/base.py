@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from updp_rt._marks import source_type
-from updp_rt.runtime.dispatch import Policy
+from updp_rt.runtime.dispatch import AccelerationError, Policy
 from updp_rt.runtime.engines.outside import Outside
 from updp_rt.runtime.watching import Watched, is_transformed
 
@@ -20,6 +20,22 @@ _classes: dict[tuple[str, type[nn.Module]], type[nn.Module]] = {}
 
 # A run of the whole model, by the shape, strides, dtype and device of its input.
 Key = tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device]
+
+
+class EngineError(AccelerationError):
+    """An engine cannot run a model.
+
+    Args:
+        engine: its name.
+        reason: why not.
+    """
+
+    def __init__(self, engine: str, reason: str) -> None:
+        super().__init__(engine, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return "engine {!r} cannot run this model here: {}".format(*self.args)
 
 
 class Engine(ABC):
@@ -41,7 +57,7 @@ class Engine(ABC):
 
 
 class EngineState(ABC):
-    """What runs a model, and for which inputs. Copies and pickles of the model carry none of it.
+    """What runs a model, and for which inputs. Copies and pickles of the model carry none of it but `again`.
 
     Attributes:
         ready: what it can run, by the `key` of the input.
@@ -92,7 +108,15 @@ class EngineState(ABC):
             return False
         if any([module.training for module in self._modules]):  # noqa: C419 - quicker
             return False
-        return not self._watched.changed() and self._forms_hold() and not self.outside.changed()
+        return not self.changed()
+
+    def changed(self) -> bool:
+        """Whether the model is another than the one that was watched, besides its weights' values."""
+        return self._watched.changed() or not self._forms_hold() or self.outside.changed()
+
+    def again(self) -> Callable[[nn.Module], EngineState] | None:
+        """What makes a state like this for a copy of the model; None: its modules run it. It can be pickled."""
+        return None
 
     def _tensors(self) -> list[Tensor]:
         return [tensor for held in self._holders for tensor in held.values() if tensor is not None]
@@ -120,17 +144,35 @@ class OnEngine(nn.Module):
         made.__init__(*args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # The class is made on the fly. A copy runs by its modules, until it is prepared for an engine again.
+        # The class is made on the fly, so copies and pickles name what it is made of.
         bare: Any = type(self).__bases__[-1]
+        running: EngineState = self.__dict__[_STATE]
         state = {name: value for name, value in self.__getstate__().items() if name != _STATE}
+        recipe: tuple[Any, Any] = (_bare, (bare,))
         if getattr(bare, "_updp_rt_fused", False):
-            made, arguments, _ = bare.__reduce_ex__(self, protocol)
-            return made, arguments, state
-        return _bare, (bare,), state
+            recipe = bare.__reduce_ex__(self, protocol)[:2]
+        again = running.again()
+        if again is None:
+            return *recipe, state
+        return _on_engine, (running.engine, *recipe), state | {_STATE: again}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        again = state[_STATE]
+        super().__setstate__({name: value for name, value in state.items() if name != _STATE})
+        made: Any = self
+        made.__class__ = type(self).__bases__[-1]
+        attach(made, again(made))
 
 
 def _bare(kind: type[nn.Module]) -> nn.Module:
     empty: nn.Module = kind.__new__(kind)
+    return empty
+
+
+def _on_engine(engine: str, make: Callable[..., nn.Module], arguments: tuple[Any, ...]) -> nn.Module:
+    made: Any = make(*arguments)
+    made.__class__ = _class_on(engine, type(made))
+    empty: nn.Module = made
     return empty
 
 
@@ -151,8 +193,13 @@ def attach(model: nn.Module, state: EngineState) -> None:
 
 def resume(model: nn.Module, state: EngineState) -> None:
     """Run `model` by `state` again, which it was detached from."""
-    source = type(model)
-    if (state.engine, source) not in _classes:
+    model.__dict__[_STATE] = state
+    model.__class__ = _class_on(state.engine, type(model))
+
+
+def _class_on(engine: str, source: type[nn.Module]) -> type[nn.Module]:
+    """A class of models of class `source` that run on an engine."""
+    if (engine, source) not in _classes:
         plain: Callable[..., Any] = source.forward
 
         def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -160,9 +207,8 @@ def resume(model: nn.Module, state: EngineState) -> None:
             return found.run(args[0]) if found.serves(self, args, kwargs) else plain(self, *args, **kwargs)
 
         names = {"__module__": source.__module__, "__doc__": source.__doc__, "forward": forward}
-        _classes[state.engine, source] = type(source.__name__, (OnEngine, source), names)
-    model.__dict__[_STATE] = state
-    model.__class__ = _classes[state.engine, source]
+        _classes[engine, source] = type(source.__name__, (OnEngine, source), names)
+    return _classes[engine, source]
 
 
 def detach(model: nn.Module) -> None:

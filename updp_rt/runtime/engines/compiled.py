@@ -40,7 +40,8 @@ class _Compiled(EngineState):
         self._runs: dict[Key, Callable[[Tensor], Any]] = {}
 
     def prepare(self, example: Tensor) -> None:
-        if not self.ready:
+        if not self.ready or self.changed():
+            self.refresh()
             self.watch()
         model, forward = self.model, self._forward
         # What the compiler would guard, and the sizes it would assert, `serves` checks in a tenth of the time.

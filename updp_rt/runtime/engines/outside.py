@@ -1,10 +1,10 @@
-"""What a compiled program has read and no module holds itself: values in lists, dictionaries, objects and globals."""
+"""What a program has read and no module holds itself: values in lists, dictionaries, objects and globals."""
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from functools import partial
 from types import FunctionType, ModuleType
@@ -18,23 +18,27 @@ _GLOBAL = re.compile(r"(G\[.*\])\.(\w+)")
 
 
 class Outside:
-    """Those values, as they were when the compiler read them; it is given their names and values as guards."""
+    """Those values, as they were when the program was made."""
 
     def __init__(self) -> None:
         self._seen: list[tuple[Callable[[], Any], Any]] = []
 
     def take(self, guards: Sequence[Any]) -> list[bool]:
-        """Remember what these guards are for; none of them is kept."""
+        """Remember what these guards of torch's compiler are for; none of them is kept."""
         modules = {guard.name: guard.value for guard in guards if isinstance(guard.value, ModuleType)}
         for guard in guards:
             if _KNOWN.search(guard.name):
                 continue
-            held, place = _contents(guard.value), _GLOBAL.fullmatch(guard.name)
+            held, place = contents(guard.value), _GLOBAL.fullmatch(guard.name)
             if held is not None:
                 self._seen.append((partial(_itself, held), copy.copy(held)))
             elif guard.guard_type in ("CONSTANT_MATCH", "EQUALS_MATCH") and place and place[1] in modules:
                 self._seen.append((partial(vars(modules[place[1]]).get, place[2]), guard.value))
         return [False] * len(guards)
+
+    def watch(self, values: Iterable[tuple[Callable[[], Any], Any]]) -> None:
+        """Remember values, each as how to get it now and what it was."""
+        self._seen += values
 
     def changed(self) -> bool:
         """Whether one of them is no longer what it was."""
@@ -44,7 +48,7 @@ class Outside:
             return True
 
 
-def _contents(value: Any) -> Any:
+def contents(value: Any) -> Any:
     """What may change in `value` without its place being given another; None where nothing may, or it is watched."""
     if isinstance(value, list | dict | set):
         return value
