@@ -135,6 +135,13 @@ def test_prune_stage_by_stage_then_merge_again(tmp_path: Path) -> None:
     updp_rt.load(json.loads(out)["folder"])
 
 
+def test_engines_are_those_of_the_runtime() -> None:
+    from updp_rt.cli.options import ENGINES as NAMED
+    from updp_rt.runtime.engines import ENGINES
+
+    assert (*ENGINES, "auto") == NAMED
+
+
 def test_explain_tells_which_kernel_runs_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from updp_rt.runtime.table import forget_tables
 
@@ -159,6 +166,8 @@ def test_explain_tells_which_kernel_runs_where(tmp_path: Path, monkeypatch: pyte
         (("resnet18", "--dtype", "int8"), "--dtype takes float32, float16, bfloat16, not 'int8'"),
         (("no_such_model",), "timm knows no model"),
         (("resnet18", "--device", "cuda"), "torch sees no GPU here; use --device cpu"),
+        (("resnet18", "--engine", "onnx"), "--engine takes modules, compiled, graph, inductor, onnxruntime"),
+        (("test_vit", "--engine", "graph", "--device", "cpu"), "graphs are captured on a GPU, and the input is on cpu"),
     ],
 )
 def test_explain_says_in_one_line_what_is_wrong(arguments: tuple[str, ...], message: str) -> None:

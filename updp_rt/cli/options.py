@@ -11,6 +11,8 @@ import typer
 from updp_rt._names import refuse_unknown
 
 MODEL_OR_FOLDER = "A timm model, or a folder that updp-rt wrote."
+# As `updp_rt.runtime.engines` has them, which is slow to import.
+ENGINES = ("modules", "compiled", "graph", "inductor", "onnxruntime", "openvino", "migraphx", "auto")
 _FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".json", ".onnx")
 
 
@@ -41,6 +43,12 @@ def _device(name: str) -> str:
     return name
 
 
+def _engine(name: str) -> str:
+    if name not in ENGINES:
+        raise ValueError(f"--engine takes {', '.join(ENGINES)}, not {name!r}")
+    return name
+
+
 ModelName = Annotated[str, typer.Argument(help="A timm model, such as resnet34.", show_default=False, callback=_model)]
 ModelOrFolder = Annotated[
     str,
@@ -49,6 +57,7 @@ ModelOrFolder = Annotated[
 Device = Annotated[
     str, typer.Option(help="cpu, cuda (AMD's GPUs too), or auto: a GPU if there is one.", callback=_device)
 ]
+Engine = Annotated[str, typer.Option(help=f"What runs the whole model: {', '.join(ENGINES)}.", callback=_engine)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Channels = Annotated[int | None, typer.Option("--in-chans", min=1, help="Channels of the images: 1 for grey ones.")]
 Size = Annotated[str | None, typer.Option("--img-size", help="Image size, such as 224 or 160x192 (height x width).")]

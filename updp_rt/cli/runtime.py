@@ -10,7 +10,7 @@ import typer
 
 from updp_rt.cli.app import app
 from updp_rt.cli.common import DTYPES, load_or_create, out, parse_device, parse_dtype, parse_size, print_json
-from updp_rt.cli.options import AsJson, Device, ModelOrFolder, Size
+from updp_rt.cli.options import AsJson, Device, Engine, ModelOrFolder, Size
 
 
 @app.command(epilog="Example: updp-rt explain deit_tiny_patch16_224 --batch 8 --dtype bfloat16")
@@ -20,6 +20,7 @@ def explain(
     dtype: Annotated[str, typer.Option(help=f"One of {', '.join(DTYPES)}.")] = "float32",
     img_size: Size = None,
     device: Device = "auto",
+    engine: Engine = "modules",
     json: AsJson = False,
 ) -> None:
     """Accelerate MODEL and tell, module by module, which kernel runs, why, how fast, and its share of the roofline.
@@ -37,7 +38,7 @@ def explain(
     source = source.to(place, kind)
     images = torch.randn(batch, *input_size).to(place, kind)
     with followed(show=not json):
-        fast = updp_rt.accelerate(source, images)
+        fast = updp_rt.accelerate(source, images, engine=engine)
         explanation = updp_rt.explain(fast, images)
         with torch.inference_mode():
             calls = {"eager": partial(source, images), "accelerated": partial(fast, images)}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from updp_rt._marks import source_type
 from updp_rt.runtime.dispatch import Choice
 from updp_rt.runtime.engines import engine_of
+from updp_rt.runtime.engines.base import state_of
 from updp_rt.runtime.fused import fused_modules
 from updp_rt.runtime.recording import recorded, why_copied, why_left
 from updp_rt.runtime.roofline import peak
@@ -67,12 +68,14 @@ class Explanation:
     """All rows of a model, the environment and engine they hold for, and what runs as it is.
 
     Attributes:
-        unfused: the modules that do.
-        left: the operators that do; None where `explain` was given no images to find them with.
+        ready: the inputs for which the engine runs the whole model; the modules run others.
+        unfused: the modules that run as they are.
+        left: the operators of torch's that run; None where `explain` was given no images to find them with.
     """
 
     environment: dict[str, str]
     engine: str
+    ready: list[str]
     peak: str
     rows: list[Row]
     unfused: list[str]
@@ -119,6 +122,8 @@ class Explanation:
             f"roofline: share of what the device could do at most ({self.peak}); above 100% the data came from caches",
             *sorted(refused),
         ]
+        if self.engine != "modules":
+            notes.insert(0, f"engine {self.engine}, ready for {'; '.join(self.ready) or 'no input: call prewarm'}")
         if self.unfused:
             kinds = Counter(name.rsplit("(", 1)[1].rstrip(")") for name in self.unfused)
             notes.append("run as they are: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
@@ -163,7 +168,18 @@ def explain(model: nn.Module, images: Tensor | None = None) -> Explanation:
         if id(module) not in inside and not list(module.children()) and not isinstance(module, nn.Identity | nn.Dropout)
     ]
     left = None if images is None else _left(model, images, rows)
-    return Explanation(table_for(device).environment, engine_of(model), peak(device).source, rows, unfused, left)
+    state, about = state_of(model), table_for(device).environment
+    ready = [] if state is None else sorted(map(_input, state.ready))
+    return Explanation(about, engine_of(model), ready, peak(device).source, rows, unfused, left)
+
+
+def _input(key: Any) -> str:
+    """``float16 1x3x224x224``, with strides where they are not those of a fresh tensor; N for any number of images."""
+    *form, dtype, _ = key
+    shape = form[0] if form[1:] else ("N", *form[0])
+    text = f"{str(dtype).removeprefix('torch.')} {'x'.join(map(str, shape))}"
+    usual = not form[1:] or form[1] == torch.empty(shape, device="meta").stride()
+    return text if usual else f"{text}, strides {'x'.join(map(str, form[1]))}"
 
 
 @torch.no_grad()

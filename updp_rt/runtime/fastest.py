@@ -154,12 +154,10 @@ class _Chooser:
                 if not verdict.passed:
                     self.choice.refused[name] = f"its results are wrong: {verdict}"
                     return None
-        except EngineError as error:
-            self.choice.refused[name] = error.reason
-            return None
         except Exception as error:
             lines = str(error).strip().splitlines()
-            self.choice.refused[name] = f"it failed: {type(error).__name__}: {lines[0] if lines else ''}"
+            failed = f"it failed: {type(error).__name__}: {lines[0] if lines else ''}"
+            self.choice.refused[name] = error.reason if isinstance(error, EngineError) else failed
             return None
         finally:
             detach(self.model)

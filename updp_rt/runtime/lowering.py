@@ -59,8 +59,8 @@ def accelerate(
             projection ranks them (on gfx908) its best two and the surest; with ``all``, all there too. False: measure
             nothing, and take the best by the table, else by the projection, else the surest.
         engine: what runs the whole model: ``modules`` calls the fused modules one by one; with ``compiled``
-            torch.compile fuses what lies between them, for the shapes of the examples, which takes some time.
-            ``inductor``, ``onnxruntime``, ``openvino`` and ``migraphx`` hand the source model over to torch's compiler
+            torch.compile fuses what lies between them, for the shapes of the examples, which takes some time; with
+            ``graph`` a GPU replays one CUDA or HIP graph for each of them. ``inductor``, ``onnxruntime``, ``openvino`` and ``migraphx`` hand the source model over to torch's compiler
             with frozen weights, or to those packages where they are installed. ``auto`` builds all that can run here,
             compares them with float64, measures them side by side and keeps the fastest.
         engine_limits: with ``auto``, the seconds and the memory that building engines may take.
@@ -71,7 +71,7 @@ def accelerate(
 
     Raises:
         ValueError: a model in train mode or already accelerated, or an unknown backend or engine.
-        AccelerationError: under `strict`; or the engine cannot run the model here.
+        AccelerationError: under `strict`; or the engine cannot run the model here: it says why.
         VerificationError: under `certify`, a module whose results are further from float64 than the bound.
     """
     unknown = [name for name in backends or () if name not in BACKENDS]
@@ -124,7 +124,7 @@ def restore(model: _Model, *, inplace: bool = False) -> _Model:
 
 @torch.inference_mode()
 def prewarm(model: nn.Module, *examples: Tensor) -> None:
-    """Measure, check and pack everything that `model` needs for inputs shaped like `examples`.
+    """Measure, check and pack everything that `model` needs for inputs like `examples`; make its engine ready for them.
 
     Call it before capturing a CUDA or HIP graph, in which nothing can be measured, and before serving a new batch size.
     """

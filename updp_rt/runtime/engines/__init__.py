@@ -9,8 +9,8 @@ from __future__ import annotations
 from updp_rt.runtime.engines.base import Engine, detach, engine_of
 from updp_rt.runtime.engines.compiled import CompiledEngine
 from updp_rt.runtime.engines.constant import ConstantEngine
-from updp_rt.runtime.engines.inductor import InductorEngine
 from updp_rt.runtime.engines.graph import GraphEngine
+from updp_rt.runtime.engines.inductor import InductorEngine
 from updp_rt.runtime.engines.modules import ModulesEngine
 from updp_rt.runtime.engines.onnxruntime import MigraphxEngine, OnnxRuntimeEngine
 from updp_rt.runtime.engines.openvino import OpenVinoEngine

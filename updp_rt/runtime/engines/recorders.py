@@ -9,7 +9,9 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from updp_rt.kernels.architecture import architecture
 from updp_rt.kernels.hip.device import EmulatedMI100, emulation
@@ -20,6 +22,7 @@ _capture = threading.Lock()  # torch allows one capture at a time in a process
 # MI100 owners report an abort, which nothing can catch, after 50 to 99 graphs captured in one process.
 _MOST_ON_MI100 = 40
 _captured = 0
+_FRESH = ("empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided")
 
 
 class CannotRecordError(Exception):
@@ -123,11 +126,13 @@ class EmulatedRecorder(Recorder):
 class _LaunchesOnly(TorchDispatchMode):
     """Refuses torch's own operators, other than views and fresh memory: they would run once, and in no replay."""
 
-    _FRESH = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view")
-
     def __init__(self, device: EmulatedMI100) -> None:
         super().__init__()
         self._device = device
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch loads its whole compiler at the first call
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         space, _, name = func._schema.name.partition("::")
@@ -136,11 +141,31 @@ class _LaunchesOnly(TorchDispatchMode):
             # What it is made of is looked at too, except when candidates are measured, which is no part of the run.
             with self if self._device.recording else nullcontext():
                 return call(name)(*args, **kwargs)
-        if not func.is_view and name not in self._FRESH:
+        result = func(*args, **kwargs)
+        if computes(func, (args, kwargs), result):
             raise CannotRecordError(
                 f"it runs torch's {func._schema.name}, and an emulated MI100 records only this project's kernels"
             )
-        return func(*args, **kwargs)
+        return result
+
+
+def computes(func: Any, arguments: Any, result: Any) -> bool:
+    """Whether an operator of torch's did more than view its arguments or take fresh memory.
+
+    Args:
+        func: the overload that was called.
+        arguments: all of them; `result`: what it gave. The schema does not tell: ``contiguous`` may copy or not.
+    """
+    if func._schema.is_mutable:
+        return True
+    given, made = ({_address(x) for x in tree_leaves(each) if isinstance(x, Tensor)} for each in (arguments, result))
+    fresh = func._schema.name.rpartition("::")[2] in _FRESH
+    return None in made or not (made <= given or fresh)
+
+
+def _address(tensor: Tensor) -> int | None:
+    """Of its memory, where it is not opaque."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else None
 
 
 def lacks_recorder(device: torch.device) -> str | None:
