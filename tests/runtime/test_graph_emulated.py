@@ -133,7 +133,7 @@ def test_torchs_own_operators_are_named(last: nn.Module, name: str) -> None:
     model[1].append(last.eval())
     with pytest.raises(
         updp_rt.AccelerationError,
-        match=rf"engine 'graph' cannot record this model: it runs torch's aten::\w*{name}\w*, and an emulated MI100",
+        match=rf"engine 'graph' cannot run this model here: it runs torch's aten::\w*{name}\w*, and an emulated MI100",
     ):
         updp_rt.accelerate(model, x, backends=BACKENDS, engine="graph", inplace=True)
     assert not list(fused_modules(model))

@@ -60,9 +60,10 @@ def accelerate(
             nothing, and take the best by the table, else by the projection, else the surest.
         engine: what runs the whole model: ``modules`` calls the fused modules one by one; with ``compiled``
             torch.compile fuses what lies between them, for the shapes of the examples, which takes some time; with
-            ``graph`` a GPU replays one CUDA or HIP graph for each of them. ``inductor``, ``onnxruntime``, ``openvino`` and ``migraphx`` hand the source model over to torch's compiler
-            with frozen weights, or to those packages where they are installed. ``auto`` builds all that can run here,
-            compares them with float64, measures them side by side and keeps the fastest.
+            ``graph`` a GPU replays one CUDA or HIP graph for each of these shapes. ``inductor``, ``onnxruntime``,
+            ``openvino`` and ``migraphx`` hand the source model over to torch's compiler with frozen weights, or to
+            those packages where they are installed. ``auto`` builds all that can run here, compares them with float64,
+            measures them side by side and keeps the fastest.
         engine_limits: with ``auto``, the seconds and the memory that building engines may take.
         certify: `verify` the result on each of the examples before handing it out, which takes a few float64 runs.
 
