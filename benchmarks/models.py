@@ -81,12 +81,12 @@ def with_layout(value: Any, settings: Settings) -> Any:
     return value.to(memory_format=torch.channels_last) if settings.channels_last else value
 
 
-def make_ready(mode: str, module: nn.Module, example: Tensor, settings: Settings) -> nn.Module:
-    """`module` in one of `MODES`; compiled and measured on `example`."""
+def make_ready(mode: str, module: nn.Module, example: Tensor, settings: Settings, engine: str = "modules") -> nn.Module:
+    """`module` in one of `MODES`, an accelerated one on `engine`; compiled and measured on `example`."""
     if mode == "eager":
         return module
     if mode == "accelerated":
-        return updp_rt.accelerate(module, example)
+        return updp_rt.accelerate(module, example, engine=engine)
     if settings.compiler == "inductor":
         import torch._inductor.config as inductor
 

@@ -86,7 +86,8 @@ def time_variants(
 ) -> tuple[Measured, dict[str, Choice | None]]:
     """All variants in all modes ("P3 accelerated"), and the blocks merged in each.
 
-    "graph" behind a mode: in a CUDA or HIP graph. "nchw": in torch's own layout, whatever the settings say.
+    "graph" behind a mode: in a CUDA or HIP graph, an accelerated model by its engine of that name, with all that a call
+    of it checks and copies. "nchw": in torch's own layout, whatever the settings say.
     """
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = settings.library_search
@@ -105,20 +106,21 @@ def time_variants(
         return merged, costs(merged, size)
 
     @cache
-    def ready_in(variant: str, mode: str, plain: bool) -> nn.Module:
+    def ready_in(variant: str, mode: str, plain: bool, engine: str) -> nn.Module:
         source = source_of(variant)[0]
         if plain:
             source = _plain(copy.deepcopy(source))
-        return make_ready(mode, source, _plain(images) if plain else images, settings)
+        return make_ready(mode, source, _plain(images) if plain else images, settings, engine)
 
     def prepare(candidate: str) -> Callable[[], object]:
         variant, mode, *how = candidate.split()
         source, cost = source_of(variant)
-        plain = "nchw" in how
-        ready, given = ready_in(variant, mode, plain), _plain(images) if plain else images
+        plain, graph = "nchw" in how, "graph" in how
+        engine = "graph" if graph and mode == "accelerated" else "modules"
+        ready, given = ready_in(variant, mode, plain, engine), _plain(images) if plain else images
         if look and mode == "accelerated":
             look(candidate, ready)
-        run = in_graph(ready, given) if "graph" in how else ready
+        run = in_graph(ready, given) if graph and mode != "accelerated" else ready
         require_model(run, source, given)
         values[candidate] = {"variant": variant, "mode": " ".join((mode, *how)), **cost}
         layout = replace(settings, channels_last=False) if plain else settings

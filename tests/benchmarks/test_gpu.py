@@ -20,6 +20,7 @@ from benchmarks.protocol import Record
 from benchmarks.results import Row, read
 from benchmarks.settings import Settings
 from benchmarks.suites import gpu
+from tests.runtime.tape import on_tape
 from updp_rt.backends import BACKENDS, Prepared
 from updp_rt.ops import DEPTHWISE_POINTWISE, DUAL_LINEAR, LINEAR, Problem, Weights
 from updp_rt.runtime.table import forget_tables
@@ -170,6 +171,11 @@ def test_graphs_stand_beside_all_but_the_compiled_model(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(models, "graphed", uncapturable)
     settings = Settings(device="cpu", image_size=32, rounds=1, compiler="none")
+    with on_tape() as tape:
+        found, _ = gpu.time_variants(settings, "test_resnet", 1, "float32", ("P0 accelerated", "P0 accelerated graph"))
+    assert found.samples.keys() == {"P0 accelerated", "P0 accelerated graph"}
+    assert tape.recorded == 1
+    assert tape.replayed > 2, "an accelerated model is timed on its engine"
     found, _ = gpu.time_variants(settings, "test_resnet", 1, "float32", ("P0 eager", "P0 eager graph"))
     assert found.samples.keys() == {"P0 eager"}
     assert found.wrong == {"P0 eager graph": "it failed: RuntimeError: not while capturing"}
