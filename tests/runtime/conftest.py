@@ -118,12 +118,13 @@ def candidates(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Stub]
 
 
 @pytest.fixture
-def mi100(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def mi100(monkeypatch: pytest.MonkeyPatch) -> Iterator[hip.EmulatedMI100]:
     """An emulated MI100 on which HIP kernels are the fastest; the emulator's own times mean nothing."""
 
     def times(calls: Mapping[str, Callable[[], Tensor]], **_: object) -> dict[str, float]:
         return {name: 1e-3 + 1e-6 * i if name.startswith("hip") else 1.0 for i, name in enumerate(calls)}
 
     monkeypatch.setattr(dispatch, "time_side_by_side", times)
-    with hip.emulated_mi100():
-        yield
+    with hip.emulated_mi100() as device:
+        assert isinstance(device, hip.EmulatedMI100)
+        yield device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -14,24 +13,10 @@ from tests.runtime.test_accelerate import assert_as_good_as
 from tests.runtime.test_emulated_mi100 import BACKENDS, chosen
 from updp_rt.blocks.randomize import randomize
 from updp_rt.kernels import hip
-from updp_rt.runtime import dispatch
 from updp_rt.runtime.device import capturing
 from updp_rt.runtime.fused import fused_modules
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def mi100(monkeypatch: pytest.MonkeyPatch) -> Iterator[hip.EmulatedMI100]:
-    """An emulated MI100 on which HIP kernels are the fastest."""
-
-    def times(calls: Mapping[str, Callable[[], Tensor]], **_: object) -> dict[str, float]:
-        return {name: 1e-3 + 1e-6 * i if name.startswith("hip") else 1.0 for i, name in enumerate(calls)}
-
-    monkeypatch.setattr(dispatch, "time_side_by_side", times)
-    with hip.emulated_mi100() as device:
-        assert isinstance(device, hip.EmulatedMI100)
-        yield device
 
 
 @pytest.fixture

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -78,10 +79,9 @@ class GpuRecorder(Recorder):
                 for _ in range(_WARM):
                     run()
                 failed: list[Exception] = []
+                how: dict[str, Any] = {"pool": self._pool, "stream": self._stream, "capture_error_mode": "thread_local"}
                 try:
-                    with torch.cuda.graph(
-                        graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-                    ):
+                    with _nothing_collected(), torch.cuda.graph(graph, **how):
                         result = _noting(run, failed)
                 except Exception as error:  # of the run, if it failed: the capture's end then fails too
                     raise CannotRecordError(first_line((*failed, error)[0])) from error
@@ -192,6 +192,18 @@ def first_line(error: Exception) -> str:
     """What `error` says, in one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Within it, no garbage is collected: that may free a graph or its memory, which a capture forbids."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _noting(run: Callable[[], Any], failed: list[Exception]) -> Any:
