@@ -53,6 +53,16 @@ def test_what_is_expanded_is_read_where_it_lies() -> None:
         assert only(passes_of(x.clone)).bytes == 2 * (64 + 32 * 100 * 64)
 
 
+def test_what_reads_nothing_only_writes() -> None:
+    with as_on_gfx908():
+        assert only(passes_of(lambda: torch.ones(64, 64))).bytes == 4 * 64 * 64
+
+
+def test_what_depends_on_values_is_refused() -> None:
+    with pytest.raises(ValueError, match="depends on the values"), as_on_gfx908():
+        passes_of(lambda: 1 if empty(3).sum() > 0 else 2)
+
+
 def test_views_are_no_passes() -> None:
     with as_on_gfx908():
         x = empty(4, 6, 8)

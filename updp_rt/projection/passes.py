@@ -24,7 +24,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -52,9 +56,18 @@ def as_on_gfx908() -> Iterator[None]:
     """Within it tensors hold nothing and nothing is computed, and attention runs as on gfx908: its MATH path.
 
     Scores then lie in memory, and half precision is computed in float32.
+
+    Raises:
+        ValueError: what runs in it depends on values.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        yield
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            yield
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise ValueError(
+            f"what this model runs depends on the values that it is given ({error.func}), so it cannot be projected; "
+            "only models that run the same for all images can"
+        ) from error
 
 
 def torch_pass(step: Step, machine: Machine = MI100) -> Pass:
@@ -63,7 +76,7 @@ def torch_pass(step: Step, machine: Machine = MI100) -> Pass:
     flops = 0 if count is None else count(*step.arguments, out_val=step.result)
     results = [leaf for leaf in tree_leaves(step.result) if isinstance(leaf, Tensor)]
     moved = _bytes(step.tensors()) + _bytes(results)
-    return Pass(step.name, flops, moved, _least(moved, flops / _rate(step, machine), machine))
+    return Pass(step.name, flops, moved, _least(moved, flops / _rate(step, machine) if flops else 0.0, machine))
 
 
 def copy_pass(tensor: Tensor, machine: Machine = MI100) -> Pass:
