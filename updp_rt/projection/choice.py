@@ -40,7 +40,7 @@ def project_latency(
     problems = list(dict.fromkeys(problem for run in runs.values() for _, problem in run.problems))
     for done, problem in enumerate(problems):
         advance(done, len(problems))
-        kernels(problem)
+        kernels.seconds(problem)
     advance(len(problems), len(problems))
     times = {kind: _by_block(run, names, kernels) for kind, run in runs.items()}
     blocks = {}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from updp_rt.ops import Problem
+from updp_rt.ops import Problem, part_problems
 from updp_rt.projection import LABEL
 from updp_rt.projection.candidates import LANGUAGES, Candidate, candidates, least_seconds, refusal
 from updp_rt.projection.machine import MI100
@@ -190,8 +190,18 @@ class Kernels:
         """Why there is none."""
         return refusal(problem) or f"{' and '.join(self.languages)} has no kernel for these sizes"
 
+    def plan(self, problem: Problem) -> list[Problem]:
+        """What runs `problem`: itself, or the separate operators it stands for where they are faster."""
+        separate = [one for part in part_problems(problem) for one in self.plan(part)]
+        found = self(problem)
+        whole = not separate or (found and found[0].projection.time <= sum(map(self._least, separate)))
+        return [problem] if whole else separate
+
     def seconds(self, problem: Problem) -> float:
-        """Of the fastest; where there is none, the least that torch takes."""
+        """Of the fastest kernels; where there is none, the least that torch takes."""
+        return sum(map(self._least, self.plan(problem)))
+
+    def _least(self, problem: Problem) -> float:
         found = self(problem)
         return found[0].projection.time if found else sum(one.seconds for one in plain_passes(problem))
 
@@ -219,17 +229,21 @@ def project_model(
     """
     kernels = kernels or Kernels()
     run = run_of(model, size, batch, dtype)
-    counts = Counter(problem for _, problem in run.problems)
+    met = Counter(problem for _, problem in run.problems)
+    counts: Counter[Problem] = Counter()
+    for done, (problem, count) in enumerate(met.items()):
+        advance(done, len(met))
+        for one in kernels.plan(problem):
+            counts[one] += count
+    advance(len(met), len(met))
     rows, left = [], [(one, why) for _, one, why in run.left]
-    for done, (problem, count) in enumerate(counts.items()):
-        advance(done, len(counts))
+    for problem, count in counts.items():
         found = kernels(problem)
         if found:
             rows.append(Row(problem, count, found))
         else:
             why = f"{problem.operator.name}: {kernels.why_none(problem)}"
             left += [(one, why) for one in plain_passes(problem)] * count
-    advance(len(counts), len(counts))
     rows.sort(key=lambda row: -row.count * row.ms)
     unfused = unfused_passes(model, size, batch, dtype)
     name, kind = type(model).__name__, str(dtype).removeprefix("torch.")
