@@ -11,7 +11,7 @@ def pack_conv_weight(weight: Tensor) -> Tensor:
 
 
 def pack_depthwise_weight(weight: Tensor) -> Tensor:
-    """A depthwise weight ``[C, 1, KH, KW]`` as `depthwise_pointwise` takes it: ``[KH, KW, C]`` contiguous."""
+    """A depthwise weight ``[C, 1, KH, KW]`` as depthwise kernels take it: ``[KH, KW, C]`` contiguous."""
     return weight.squeeze(1).permute(1, 2, 0).contiguous()
 
 

@@ -7,6 +7,7 @@ channels-last memory; rows are contiguous and may lie any distance apart; weight
 
 from .attention import HEAD_DEPTHS, check_attention
 from .conv2d import check_conv2d
+from .depthwise_conv2d import check_depthwise_conv2d
 from .depthwise_pointwise import check_depthwise_pointwise
 from .dual_linear import check_dual_linear
 from .epilogue import check_epilogue
@@ -15,6 +16,7 @@ from .layer_norm import check_add_layer_norm, check_layer_norm
 from .linear import check_linear
 from .mlp import check_mlp, check_mlp_weights
 from .norm_linear import check_norm_linear
+from .pools import check_average_pool, check_max_pool
 from .prepend_tokens import check_prepend_tokens
 from .tensors import FAR, check
 
@@ -24,7 +26,9 @@ __all__ = [
     "check",
     "check_add_layer_norm",
     "check_attention",
+    "check_average_pool",
     "check_conv2d",
+    "check_depthwise_conv2d",
     "check_depthwise_pointwise",
     "check_dual_linear",
     "check_epilogue",
@@ -32,6 +36,7 @@ __all__ = [
     "check_inverted_residual_weights",
     "check_layer_norm",
     "check_linear",
+    "check_max_pool",
     "check_mlp",
     "check_mlp_weights",
     "check_norm_linear",

@@ -5,7 +5,9 @@ One source for AMD (MFMA) and NVIDIA (mma.sync). Importing this touches no devic
 
 from .add_layer_norm import add_layer_norm
 from .attention import attention
+from .average_pool import average_pool
 from .conv2d import conv2d
+from .depthwise_conv2d import depthwise_conv2d
 from .depthwise_pointwise import depthwise_pointwise
 from .device import EmulatedMI100, device_of, emulated_mi100
 from .dual_linear import dual_linear
@@ -14,6 +16,7 @@ from .inverted_residual import inverted_residual, inverted_residual_kernels, pac
 from .layer_norm import layer_norm
 from .linear import linear
 from .manifest import HipKernel, MissingObjectsError
+from .max_pool import max_pool
 from .mlp import mlp, mlp_kernels, pack_mlp
 from .norm_linear import norm_linear
 from .objects import Objects, load
@@ -26,7 +29,9 @@ __all__ = [
     "Objects",
     "add_layer_norm",
     "attention",
+    "average_pool",
     "conv2d",
+    "depthwise_conv2d",
     "depthwise_pointwise",
     "device_of",
     "dual_linear",
@@ -37,6 +42,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "load",
+    "max_pool",
     "mlp",
     "mlp_kernels",
     "norm_linear",

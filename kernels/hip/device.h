@@ -119,6 +119,7 @@ DEVICE void store_anywhere(void* to, Chunk value) {
 __device__ Chunk raw_buffer_load(Chunk, int, int, int) __asm("llvm.amdgcn.raw.buffer.load.v4i32");
 __device__ int raw_buffer_load_word(Chunk, int, int, int) __asm("llvm.amdgcn.raw.buffer.load.i32");
 __device__ void raw_buffer_store(Chunk, Chunk, int, int, int) __asm("llvm.amdgcn.raw.buffer.store.v4i32");
+__device__ void raw_buffer_store_word(int, Chunk, int, int, int) __asm("llvm.amdgcn.raw.buffer.store.i32");
 
 class Buffer {
  public:
@@ -147,6 +148,9 @@ class Buffer {
   }
   // Stores nothing at NOWHERE.
   DEVICE void store(Chunk value, unsigned offset) const { raw_buffer_store(value, resource_, offset, 0, 0); }
+  DEVICE void store_word(int value, unsigned offset, int uniform = 0) const {
+    raw_buffer_store_word(value, resource_, offset, uniform, 0);
+  }
 
  private:
   Chunk resource_;
@@ -242,6 +246,9 @@ class Buffer {
   }
   DEVICE void store(Chunk value, unsigned offset) const {
     if (offset < NOWHERE) *reinterpret_cast<Chunk*>(const_cast<char*>(base_) + offset) = value;
+  }
+  DEVICE void store_word(int value, unsigned offset, int uniform = 0) const {
+    if (offset < NOWHERE) *reinterpret_cast<int*>(const_cast<char*>(base_) + uniform + offset) = value;
   }
 
  private:

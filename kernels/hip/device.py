@@ -44,6 +44,11 @@ class Device:
         return load(self.arch)
 
     @property
+    def wave_lanes(self) -> int:
+        """Lanes of a wave."""
+        return 64 if self.arch.startswith("gfx") else 32
+
+    @property
     def driver(self) -> Any:
         """The launcher's driver of this device."""
         return _driver(self._kind, self._library)
@@ -75,7 +80,7 @@ class Device:
         lds: int = 0,
     ) -> None:
         """As `launch`, for any kernel by the launcher's handle; `lds` are dynamic bytes."""
-        lanes = waves * (64 if self.arch.startswith("gfx") else 32)
+        lanes = waves * self.wave_lanes
         values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
         handle.launch((grid, 1, 1), (lanes, 1, 1), lds, self._stream(stream), values)
 

@@ -29,6 +29,16 @@ DEVICE void unpack_word(int word, float (&values)[CHANNELS_OF_WORD<T>]) {
   }
 }
 
+// The values of a word, rounded to T.
+template <class T>
+DEVICE int pack_word(const float* values) {
+  if constexpr (sizeof(T) == 4) {
+    return float_bits(values[0]);
+  } else {
+    return from_float<T>(values[0]).bits | static_cast<unsigned>(from_float<T>(values[1]).bits) << 16;
+  }
+}
+
 // sums += x * w, channel by channel of two words.
 template <class T>
 DEVICE void add_product(float (&sums)[CHANNELS_OF_WORD<T>], int x, int w) {

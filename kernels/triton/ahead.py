@@ -13,25 +13,32 @@ from triton.compiler import ASTSource, CompiledKernel
 
 from .add_layer_norm import add_layer_norm_kernel
 from .attention import attention_kernel
+from .average_pool import average_pool_kernel
 from .conv2d import conv2d_kernel
-from .depthwise_pointwise import PATCH_W, depthwise_pointwise_kernel
+from .depthwise_conv2d import depthwise_conv2d_kernel
+from .depthwise_pointwise import depthwise_pointwise_kernel
 from .dual_linear import dual_linear_kernel
 from .epilogue import epilogue_kernel
 from .inverted_residual import inverted_residual_kernel
 from .layer_norm import layer_norm_kernel
 from .linear import linear_kernel
+from .max_pool import max_pool_kernel
 from .mlp import mlp_kernel
 from .norm_linear import norm_linear_kernel
+from .patches import PATCH_W
 from .prepend_tokens import prepend_tokens_kernel
 from .tiles import Tile
 
 KERNELS = {
     "linear": linear_kernel,
     "conv2d": conv2d_kernel,
+    "depthwise_conv2d": depthwise_conv2d_kernel,
     "depthwise_pointwise": depthwise_pointwise_kernel,
     "dual_linear": dual_linear_kernel,
     "mlp": mlp_kernel,
     "inverted_residual": inverted_residual_kernel,
+    "max_pool": max_pool_kernel,
+    "average_pool": average_pool_kernel,
     "epilogue": epilogue_kernel,
     "layer_norm": layer_norm_kernel,
     "add_layer_norm": add_layer_norm_kernel,

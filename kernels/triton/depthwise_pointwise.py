@@ -11,9 +11,8 @@ from torch import Tensor
 from ..checks import check_depthwise_pointwise
 from .gemm import multiple, rows_of_tile, store_tile
 from .launch import common_unit, launch, window
+from .patches import PATCH_W, corner_of_patch, patches_of, rows_of_patch
 from .tiles import Tile
-
-PATCH_W = 8
 
 
 @triton.jit
@@ -49,23 +48,14 @@ def depthwise_pointwise_kernel(
 ):
     # A program's rows are a patch of one image's pixels, so the taps of neighbours meet in the first-level cache.
     # Programs of one patch (its tiles of columns) are neighbours too, and find the patch in L2.
-    patch_h: tl.constexpr = BLOCK_M // PATCH_W
     channels = multiple(channels, UNIT)
     out_channels = multiple(out_channels, UNIT)
-    tiles_n = tl.cdiv(out_channels, BLOCK_N)
-    patches_w = tl.cdiv(out_width, PATCH_W)
-    patches_h = tl.cdiv(out_height, patch_h)
-    program = tl.program_id(0)
-    tile_n = program % tiles_n
-    patch = program // tiles_n
-    image = tl.cast(patch // (patches_w * patches_h), tl.int64)
-    patch_row = patch // patches_w % patches_h * patch_h
-    patch_col = patch % patches_w * PATCH_W
+    image, patch_row, patch_col, tile_n = corner_of_patch(
+        out_height, out_width, tl.cdiv(out_channels, BLOCK_N), BLOCK_M, PATCH_W
+    )
     local = tl.arange(0, BLOCK_M)
-    row = patch_row + local // PATCH_W
-    col = patch_col + local % PATCH_W
-    top = row * STRIDE_H - PAD_H
-    left = col * STRIDE_W - PAD_W
+    top = (patch_row + local // PATCH_W) * STRIDE_H - PAD_H
+    left = (patch_col + local % PATCH_W) * STRIDE_W - PAD_W
     cols = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
 
     # As in the convolution: lanes' offsets are never negative, all that is uniform is in the scalar base.
@@ -98,11 +88,10 @@ def depthwise_pointwise_kernel(
         acc = tl.dot(mixed.to(x.dtype.element_ty), weights, acc, input_precision="ieee")
 
     pixels = image * out_height * out_width
-    rows = tl.where((row < out_height) & (col < out_width), row * out_width + col, out_height * out_width)
     y += pixels * out_channels
     if residual is not None:
         residual += pixels * out_channels
-    limit = out_height * out_width
+    rows, limit = rows_of_patch(out_height, out_width, patch_row, patch_col, BLOCK_M, PATCH_W)
     store_tile(acc, b_pw, residual, y, rows, cols, limit, out_channels, out_channels, out_channels, ACT)
 
 
@@ -135,8 +124,7 @@ def depthwise_pointwise(
     batch, out_channels, *out = shape
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     if batch:
-        patches = triton.cdiv(out[0], tile.block_m // PATCH_W) * triton.cdiv(out[1], PATCH_W)
-        grid = batch * patches * triton.cdiv(out_channels, tile.block_n)
+        grid = patches_of(shape, tile.block_m) * triton.cdiv(out_channels, tile.block_n)
         tensors = (x, w_dw, b_dw, w_pw, b_pw, residual, y)
         sizes = (height, width, channels, *out, out_channels)
         constants = window(kernel, stride, padding) | tile.arguments | {"PATCH_W": PATCH_W, "ACT": act}

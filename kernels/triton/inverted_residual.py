@@ -16,9 +16,9 @@ from updp_rt.ops.checks import Pair
 from ..checks import check_inverted_residual, check_inverted_residual_weights
 from ..checks.inverted_residual import InvertedResidualWeights
 from .activation import activate
-from .depthwise_pointwise import PATCH_W
 from .gemm import multiple, rows_of_tile, store_tile
 from .launch import common_unit, launch
+from .patches import PATCH_W
 from .tiles import Tile
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..hip.device import Device, device_of, emulation
 from .objects import CarriedKernel, carried, form_of
+from .tiles import Tile
 
 
 def common_unit(*sizes: int) -> int:
@@ -21,6 +22,11 @@ def window(kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int])
     """Of a convolution or a pool, ``(vertical, horizontal)`` each, as the kernels name them."""
     sizes = {"KERNEL": kernel, "STRIDE": stride, "PAD": padding}
     return {f"{name}_{axis}": size for name, both in sizes.items() for axis, size in zip("HW", both, strict=True)}
+
+
+def block(tile: Tile) -> dict[str, int]:
+    """What a kernel without a product takes of its tile."""
+    return {name: tile.arguments[name] for name in ("BLOCK_M", "BLOCK_N", "num_warps")}
 
 
 def launch(kernel: Any, grid: int, *arguments: Any, **constants: Any) -> None:

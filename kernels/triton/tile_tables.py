@@ -20,10 +20,13 @@ from .tiles import Tile
 OPERATORS = (
     "linear",
     "conv2d",
+    "depthwise_conv2d",
     "depthwise_pointwise",
     "dual_linear",
     "mlp",
     "inverted_residual",
+    "max_pool",
+    "average_pool",
     "epilogue",
     "layer_norm",
     "add_layer_norm",
@@ -42,11 +45,20 @@ def _each(halves: tuple[Tile, ...], floats: tuple[Tile, ...]) -> dict[torch.dtyp
 
 _HEADS = (32, 64, 96, 128)  # values of attention's heads
 
-# Epilogues and tokens only stream memory: every architecture takes the same.
+# Kernels without a product only stream memory: every architecture takes the same.
 _PASS = (Tile(16, 64, 1, num_stages=1), Tile(16, 256, 1, num_stages=1))
 # So do norms of rows, which are whole in a tile where it is as wide.
 _ROWS = (Tile(32, 128, 1, num_stages=1), Tile(16, 256, 1, num_stages=1), Tile(8, 1024, 1, num_stages=1))
-_NORMS = {"layer_norm": _each(_ROWS, _ROWS), "add_layer_norm": _each(_ROWS[1:2], _ROWS[1:2])}
+_WINDOWS = (Tile(32, 64, 1, num_stages=1), Tile(64, 64, 1, num_stages=1))
+_STREAMED: dict[str, dict[torch.dtype, tuple[Tile, ...]]] = {
+    "depthwise_conv2d": _each(_WINDOWS, _WINDOWS),
+    "max_pool": _each(_WINDOWS, _WINDOWS),
+    "average_pool": _each(_PASS[:1], _PASS[:1]),
+    "epilogue": _each(_PASS, _PASS),
+    "layer_norm": _each(_ROWS, _ROWS),
+    "add_layer_norm": _each(_ROWS[1:2], _ROWS[1:2]),
+    "prepend_tokens": _each(_PASS, _PASS),
+}
 
 
 def _gfx908() -> Table:
@@ -105,9 +117,7 @@ def _gfx908() -> Table:
         "depthwise_pointwise": _each(mixed, mixed_floats),
         "mlp": _each(whole, whole_floats),
         "inverted_residual": _each(inverted, inverted_floats),
-        "epilogue": _each(_PASS, _PASS),
-        "prepend_tokens": _each(_PASS, _PASS),
-        **_NORMS,
+        **_STREAMED,
     }
 
 
@@ -135,9 +145,7 @@ def _gfx9(block_k: int) -> Table:
         "depthwise_pointwise": _each(mixed, mixed_floats),
         "mlp": _each(mixed, mixed_floats),
         "inverted_residual": _each(mixed[:1], mixed_floats[:1]),
-        "epilogue": _each(_PASS, _PASS),
-        "prepend_tokens": _each(_PASS, _PASS),
-        **_NORMS,
+        **_STREAMED,
     }
 
 
@@ -156,9 +164,7 @@ def _sm_90() -> Table:
         "depthwise_pointwise": _each(mixed, mixed_floats),
         "mlp": _each(mixed, mixed_floats),
         "inverted_residual": _each(mixed[:1], mixed_floats[:1]),
-        "epilogue": _each(_PASS, _PASS),
-        "prepend_tokens": _each(_PASS, _PASS),
-        **_NORMS,
+        **_STREAMED,
     }
 
 

@@ -77,9 +77,8 @@ def wrong_results() -> dict[str, Any]:
         moved = replace(call, x=placed(call.x), other=None if call.other is None else placed(call.other))
         found = prepare(TRITON, call, config)(*moved.inputs)
         judged = accuracy(OPERATORS[call.operator], found, moved.args)
-        layout = torch.channels_last if form.is_on_images else torch.contiguous_format
         run[call.operator] = run.get(call.operator, 0) + 1
-        if not judged.passed or not found.is_contiguous(memory_format=layout):
+        if not judged.passed or not found.is_contiguous(memory_format=form.layout):
             wrong.append(f"{problem_of(call).key} {config} {placed.__name__}: {judged}, strides {found.stride()}")
     return {"run": run, "wrong": wrong}
 

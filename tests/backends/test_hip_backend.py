@@ -25,6 +25,7 @@ EVEN = [
     Form("linear", (3, 7, 24), 40),
     Form("conv2d", (2, 16, 9, 7), 24, 0, (3, 3), padding=(1, 1)),
     Form("depthwise_pointwise", (2, 16, 9, 7), 24, 0, (7, 7), padding=(3, 3)),
+    Form("depthwise_conv2d", (2, 16, 9, 7), kernel=(3, 3), padding=(1, 1)),
     Form("dual_linear", (3, 7, 24), 40, 16),
     Form("layer_norm", (3, 7, 24)),
     Form("add_layer_norm", (3, 7, 24)),
@@ -32,6 +33,8 @@ EVEN = [
     Form("norm_linear", (3, 7, 24), 40),
     Form("mlp", (3, 7, 24), 40, 56),
     Form("inverted_residual", (2, 16, 9, 7), 24, 40, (3, 3), padding=(1, 1)),
+    Form("max_pool", (2, 16, 9, 7), kernel=(3, 3), stride=(2, 2), padding=(1, 1)),
+    Form("average_pool", (2, 16, 9, 7)),
 ]
 every_form = pytest.mark.parametrize("form", [*ODD, *EVEN], ids=str)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -87,6 +87,7 @@ def _problems() -> Iterator[tuple[str, Make]]:
     yield "dual_linear NaN", make(_spoiled, problems.dual_linear, 5, 7, 19, 3, act="none")
     yield "epilogue NaN", make(_spoiled, _matrix_epilogue, 5, 7, act="relu")
     yield "depthwise_pointwise NaN", make(_spoiled, problems.depthwise_pointwise, (2, 5, 4, 6), 7, 3, act="relu")
+    yield from _depthwise_and_pools()
 
 
 def _block_problems() -> Iterator[tuple[str, Make]]:
@@ -109,8 +110,38 @@ def _block_problems() -> Iterator[tuple[str, Make]]:
     yield "inverted_residual NaN", make(_spoiled, problems.inverted_residual, (2, 5, 4, 6), 11, 7, act="relu")
 
 
-def _spoiled(maker: Callable[..., Problem], *sizes: object, dtype: torch.dtype, act: str) -> Problem:
-    return spoiled(maker(*sizes, dtype=dtype, act=act))
+def _depthwise_and_pools() -> Iterator[tuple[str, Make]]:
+    for act in ACTIVATIONS:
+        yield f"depthwise_conv2d {act}", make(problems.depthwise_conv2d, (2, 17, 3, 9), 3, act=act)
+    for bias, residual in ((True, False), (False, True), (False, False)):
+        given = {"bias": bias, "residual": residual, "act": "relu"}
+        yield f"depthwise_conv2d {given}", make(problems.depthwise_conv2d, (1, 16, 8, 8), 3, **given)
+    for kernel, stride in ((3, 2), (5, 1), (7, 1), ((2, 5), (1, 3))):
+        name = f"depthwise_conv2d {kernel} stride {stride}"
+        yield name, make(problems.depthwise_conv2d, (1, 19, 6, 9), kernel, act="relu6", stride=stride)
+    yield "depthwise_conv2d one pixel", make(problems.depthwise_conv2d, (1, 1, 1, 1), 3, act="silu")
+    yield "depthwise_conv2d no images", make(problems.depthwise_conv2d, (0, 4, 5, 6), 3, act="none")
+    for size, kernel, stride, padding in _POOLS:
+        name = f"max_pool {size} {kernel} {stride} {padding}"
+        yield name, make(problems.max_pool, size, kernel, stride=stride, padding=padding)
+    for size in ((2, 19, 7, 9), (3, 65, 1, 1), (0, 4, 5, 6)):
+        yield f"average_pool {size}", make(problems.average_pool, size)
+    yield "depthwise_conv2d NaN", make(_spoiled, problems.depthwise_conv2d, (2, 5, 4, 6), 3, act="relu6")
+    yield "max_pool NaN", make(_spoiled, problems.max_pool, (2, 5, 4, 6), (3, 3), stride=(1, 1), padding=(1, 1))
+    yield "average_pool NaN", make(_spoiled, problems.average_pool, (2, 5, 4, 6))
+
+
+# Size, kernel, stride and padding.
+_POOLS = (
+    ((2, 19, 9, 8), (3, 3), (2, 2), (1, 1)),
+    ((1, 5, 7, 11), (2, 5), (1, 3), (0, 2)),
+    ((3, 65, 1, 1), (1, 1), (1, 1), (0, 0)),
+    ((0, 4, 5, 6), (3, 3), (2, 2), (1, 1)),
+)
+
+
+def _spoiled(maker: Callable[..., Problem], *sizes: object, dtype: torch.dtype, **given: object) -> Problem:
+    return spoiled(maker(*sizes, dtype=dtype, **given))
 
 
 def _spoiled_attention(dtype: torch.dtype) -> Problem:

@@ -44,6 +44,21 @@ def depthwise_pointwise(
     return epilogue(F.conv2d(mixed, w_pw[:, :, None, None]), b_pw, residual, act)
 
 
+def depthwise_conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, stride: Pair, padding: Pair
+) -> Tensor:
+    weight = weight.permute(2, 0, 1).unsqueeze(1)
+    return epilogue(F.conv2d(x, weight, None, stride, padding, groups=x.shape[1]), bias, residual, act)
+
+
+def max_pool(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
+    return F.max_pool2d(x, kernel, stride, padding)
+
+
+def average_pool(x: Tensor) -> Tensor:
+    return x.mean((2, 3))
+
+
 def dual_linear(x: Tensor, a: Tensor, w_x: Tensor, w_a: Tensor, bias: Tensor | None, act: str) -> Tensor:
     return epilogue(F.linear(x, w_x) + F.linear(a, w_a), bias, None, act)
 
@@ -118,6 +133,9 @@ OPERATORS = {
         norm_linear,
         prepend_tokens,
         attention,
+        depthwise_conv2d,
+        max_pool,
+        average_pool,
     )
 }
 

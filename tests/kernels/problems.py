@@ -200,6 +200,42 @@ def inverted_residual(
     return Problem("inverted_residual", operands, channels + 9 + expanded)
 
 
+def depthwise_conv2d(
+    size: tuple[int, int, int, int],
+    kernel: int | Pair,
+    dtype: torch.dtype,
+    act: str,
+    *,
+    stride: int | Pair = 1,
+    padding: Pair | None = None,
+    bias: bool = True,
+    residual: bool = True,
+) -> Problem:
+    kernel, stride = ((n, n) if isinstance(n, int) else n for n in (kernel, stride))
+    padding = (kernel[0] // 2, kernel[1] // 2) if padding is None else padding
+    out = ((n + 2 * p - k) // s + 1 for n, k, s, p in zip(size[2:], kernel, stride, padding, strict=True))
+    operands = (
+        image(*size, dtype),
+        (torch.randn(*kernel, size[1]) / (kernel[0] * kernel[1]) ** 0.5).to(dtype),
+        vector(size[1], dtype, bias),
+        image(*size[:2], *out, dtype) if residual else None,
+        act,
+        stride,
+        padding,
+    )
+    return Problem("depthwise_conv2d", operands, kernel[0] * kernel[1])
+
+
+def max_pool(
+    size: tuple[int, int, int, int], kernel: Pair, dtype: torch.dtype, *, stride: Pair, padding: Pair = (0, 0)
+) -> Problem:
+    return Problem("max_pool", (image(*size, dtype), kernel, stride, padding), 1)
+
+
+def average_pool(size: tuple[int, int, int, int], dtype: torch.dtype) -> Problem:
+    return Problem("average_pool", (image(*size, dtype),), size[2] * size[3])
+
+
 def epilogue(y: Tensor, act: str, *, bias: bool = True, residual: bool = True) -> Problem:
     other = torch.randn_like(y) if residual else None
     return Problem("epilogue", (y, vector(y.shape[1], y.dtype, bias), other, act), 1)

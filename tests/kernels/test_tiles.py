@@ -23,6 +23,9 @@ PROBLEMS = {
     "dual_linear": problems.dual_linear(17, 31, 53, 7, torch.float16, "none"),
     "mlp": problems.mlp(17, 31, 43, 53, torch.float16, "gelu"),
     "inverted_residual": problems.inverted_residual((2, 5, 9, 7), 23, 11, torch.float16, "silu", stride=2),
+    "depthwise_conv2d": problems.depthwise_conv2d((2, 5, 9, 7), 3, torch.float16, "silu", stride=2),
+    "max_pool": problems.max_pool((2, 5, 9, 7), (3, 3), torch.float16, stride=(2, 2), padding=(1, 1)),
+    "average_pool": problems.average_pool((2, 5, 9, 7), torch.float16),
     "epilogue": problems.epilogue(problems.image(2, 5, 9, 7, torch.float16), "relu6"),
 }
 

@@ -183,8 +183,7 @@ def test_tensors_may_lie_in_memory_in_any_way(form: Form, run: Door, placed: Cal
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_results_are_channels_last_or_row_major(form: Form, run: Door, placed: Callable[[Tensor], Tensor]) -> None:
     found = run(form.call(torch.float32).map(placed))
-    layout = torch.channels_last if form.is_on_images else torch.contiguous_format
-    assert found.is_contiguous(memory_format=layout)
+    assert found.is_contiguous(memory_format=form.layout)
 
 
 @either_door

@@ -51,6 +51,34 @@ def zeros(*shape: int) -> Tensor:
             r"x must be of a floating dtype, not torch.int64",
         ),
         (
+            lambda: ops.depthwise_conv2d(zeros(2, 3, 8, 8), zeros(3, 2, 3, 3)),
+            r"weight has shape \[3, 2, 3, 3\], but \[3, 1, any, any\] is expected",
+        ),
+        (
+            lambda: ops.depthwise_conv2d(zeros(2, 3, 8, 8), zeros(3, 1, 3, 3), residual=zeros(2, 3, 8, 8)),
+            r"residual has shape \[2, 3, 8, 8\], but \[2, 3, 6, 6\] is expected",
+        ),
+        (
+            lambda: ops.depthwise_conv2d(zeros(2, 3, 2, 8), zeros(3, 1, 3, 3)),
+            r"the kernel of weight, \[3, 3\], does not fit an image of \[2, 8\] padded by \(0, 0\)",
+        ),
+        (
+            lambda: ops.max_pool(zeros(2, 3, 8, 8), (3, 3), (2, 2), (2, 1)),
+            r"padding must be from 0 to half of the kernel \(3, 3\), not \(2, 1\)",
+        ),
+        (
+            lambda: ops.max_pool(zeros(2, 3, 8, 8), (3, 0), (2, 2)),
+            r"kernel and stride must be at least 1, not \(3, 0\) and \(2, 2\)",
+        ),
+        (
+            lambda: ops.max_pool(zeros(2, 3, 2, 8), (3, 3), (2, 2)),
+            r"a window of \(3, 3\) does not fit an image of \[2, 8\] padded by \(0, 0\)",
+        ),
+        (
+            lambda: ops.average_pool(zeros(2, 3, 0, 8)),
+            r"x has shape \[2, 3, 0, 8\], which has no values to take the mean of",
+        ),
+        (
             lambda: ops.conv2d(zeros(2, 3, 8, 8), zeros(4, 5, 3, 3)),
             r"x has shape \[2, 3, 8, 8\], but \[any, 5, any, any\] is expected",
         ),

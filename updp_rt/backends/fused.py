@@ -13,12 +13,15 @@ from updp_rt.backends.base import Prepared
 from updp_rt.ops import (
     ADD_LAYER_NORM,
     ATTENTION,
+    AVERAGE_POOL,
     CONV2D,
+    DEPTHWISE_CONV2D,
     DEPTHWISE_POINTWISE,
     DUAL_LINEAR,
     INVERTED_RESIDUAL,
     LAYER_NORM,
     LINEAR,
+    MAX_POOL,
     MLP,
     NORM_LINEAR,
     PREPEND_TOKENS,
@@ -96,6 +99,18 @@ def _conv2d(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, 
     def call(x: Tensor, residual: Tensor | None) -> Tensor:
         residual = _given(_image, residual, unit)
         return kernels.conv2d(_image(x, unit), packed, bias, residual, act, stride, padding, tile)
+
+    return call
+
+
+def _depthwise_conv2d(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int) -> Prepared:
+    from updp_rt.kernels.packing import pack_depthwise_weight
+
+    packed, bias = placed(pack_depthwise_weight(weights[0]), unit), weights[1]
+
+    def call(x: Tensor, residual: Tensor | None) -> Tensor:
+        residual = _given(_image, residual, unit)
+        return kernels.depthwise_conv2d(_image(x, unit), packed, bias, residual, *problem.attributes, tile)
 
     return call
 
@@ -191,9 +206,18 @@ def _inverted_residual(kernels: ModuleType, problem: Problem, weights: Weights, 
     return call
 
 
+def _max_pool(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int) -> Prepared:
+    return lambda x: kernels.max_pool(_image(x, unit), *problem.attributes, tile)
+
+
+def _average_pool(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int) -> Prepared:
+    return lambda x: kernels.average_pool(_image(x, unit), tile)
+
+
 _PREPARE = {
     LINEAR: _linear,
     CONV2D: _conv2d,
+    DEPTHWISE_CONV2D: _depthwise_conv2d,
     DEPTHWISE_POINTWISE: _depthwise_pointwise,
     DUAL_LINEAR: _dual_linear,
     LAYER_NORM: _layer_norm,
@@ -203,6 +227,8 @@ _PREPARE = {
     ATTENTION: _attention,
     MLP: _mlp,
     INVERTED_RESIDUAL: _inverted_residual,
+    MAX_POOL: _max_pool,
+    AVERAGE_POOL: _average_pool,
 }
 
 

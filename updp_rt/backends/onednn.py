@@ -18,6 +18,7 @@ from updp_rt.backends.base import IN_PLACE, Backend, Prepared
 from updp_rt.ops import (
     ATTENTION,
     CONV2D,
+    DEPTHWISE_CONV2D,
     DEPTHWISE_POINTWISE,
     DUAL_LINEAR,
     LINEAR,
@@ -189,6 +190,9 @@ _PREPARE: dict[Operator, dict[str, Callable[[Problem, Weights], Prepared]]] = {
     CONV2D: {
         "convolution": lambda p, weights: _conv2d(p.x, weights, p.act, p.residual, *p.attributes[1:]),
         "matmul": lambda p, weights: _pointwise_as_linear(p.x, weights, p.act, p.residual),
+    },
+    DEPTHWISE_CONV2D: {
+        "convolution": lambda p, weights: _conv2d(p.x, weights, p.act, p.residual, p["stride"], p["padding"], p.x[1]),
     },
     DEPTHWISE_POINTWISE: {
         "convolution": lambda p, weights: _depthwise_pointwise(p, weights, False),

@@ -14,7 +14,18 @@ from torch import Tensor
 
 from updp_rt.backends.base import IN_PLACE, Backend, Prepared
 from updp_rt.backends.fused import placed
-from updp_rt.ops import CONV2D, DEPTHWISE_POINTWISE, DUAL_LINEAR, LINEAR, NORM_LINEAR, Problem, Weights
+from updp_rt.ops import (
+    AVERAGE_POOL,
+    CONV2D,
+    DEPTHWISE_CONV2D,
+    DEPTHWISE_POINTWISE,
+    DUAL_LINEAR,
+    LINEAR,
+    MAX_POOL,
+    NORM_LINEAR,
+    Problem,
+    Weights,
+)
 from updp_rt.ops.checks import Pair
 
 # Finishes a fresh result in place: act(y + bias + residual).
@@ -25,6 +36,9 @@ Epilogue = Callable[[Tensor, Tensor | None, Tensor | None, str], Tensor]
 _LAYOUTS = {"nhwc": torch.channels_last, "nchw": torch.contiguous_format}
 MIOPEN_NHWC = "PYTORCH_MIOPEN_SUGGEST_NHWC"
 _miopen_nhwc = threading.Lock()
+
+_CONVOLUTIONS = (CONV2D, DEPTHWISE_CONV2D)
+_POOLS = (MAX_POOL, AVERAGE_POOL)
 
 
 class VendorBackend(Backend):
@@ -50,23 +64,28 @@ class VendorBackend(Backend):
     )
 
     def supports(self, problem: Problem) -> tuple[bool, str]:
-        if problem.operator not in (LINEAR, CONV2D, DEPTHWISE_POINTWISE, DUAL_LINEAR, NORM_LINEAR):
+        followed = (LINEAR, *_CONVOLUTIONS, DEPTHWISE_POINTWISE, DUAL_LINEAR, NORM_LINEAR)
+        if problem.operator not in (*followed, *_POOLS):
             return False, f"no library call followed by one epilogue makes {problem.operator.name}"
         return True, ""
 
     def configs(self, problem: Problem) -> tuple[str, ...]:
+        if problem.operator in _POOLS:
+            return ("",)
         configs = tuple(_epilogues(problem))
-        if problem.device == "cuda" and torch.version.hip and problem.operator in (CONV2D, DEPTHWISE_POINTWISE):
+        if problem.device == "cuda" and torch.version.hip and problem.operator in (*_CONVOLUTIONS, DEPTHWISE_POINTWISE):
             configs = tuple(f"{layout}-{name}" for name in configs for layout in _LAYOUTS)
         plain_linear = problem.operator is LINEAR and not problem.residual and problem.has("bias")
         # cuDNN and cuBLASLt have ReLU in their own epilogues.
         own = problem.device == "cuda" and torch.version.hip is None and problem.act == "relu"
-        if own and (problem.operator is CONV2D or plain_linear):
+        if own and (problem.operator in _CONVOLUTIONS or plain_linear):
             return *configs, "library"
         mkl = problem.device == "cpu" and problem.dtype == torch.float32 and torch.backends.mkl.is_available()
         return (*configs, "packed") if mkl and problem.operator is LINEAR else configs
 
     def prepare(self, problem: Problem, weights: Weights, config: str) -> Prepared:
+        if problem.operator in _POOLS:  # nothing follows the library's own
+            return lambda x: problem.operator.run_plain(x, *problem.attributes)
         if config == "library":
             return (_library_linear if problem.operator is LINEAR else _library_conv2d)(problem, weights)
         layout, _, name = config.partition("-")
@@ -74,19 +93,17 @@ class VendorBackend(Backend):
         finish = _epilogues(problem)["epilogue" if name == "packed" else name]
         if problem.operator is LINEAR:
             return _linear(problem, weights, finish, packed=config == "packed")
-        if problem.operator is NORM_LINEAR:
-            linear, eps = _linear(problem, weights, finish, packed=False), problem["eps"]
-            return lambda x: linear(F.layer_norm(x, x.shape[-1:], None, None, eps), None)
-        if problem.operator is CONV2D:
-            act, stride, padding, groups = problem.attributes
-            return _conv2d(act, problem.residual, weights, finish, stride, padding, groups, layout)
-        if problem.operator is DEPTHWISE_POINTWISE:
-            w_dw, b_dw, w_pw, b_pw = weights
-            act, stride, padding = problem.attributes
-            first = _conv2d("none", False, (w_dw, b_dw), finish, stride, padding, problem.x[1], layout, between=True)
-            second = _conv2d(act, problem.residual, (w_pw, b_pw), finish, layout=layout)
-            return lambda x, other: second(first(x, None), other)
-        return _dual_linear(problem.act, weights, finish)
+        if problem.operator in (*_CONVOLUTIONS, DEPTHWISE_POINTWISE):
+            return (_depthwise_pointwise if problem.operator is DEPTHWISE_POINTWISE else _one_convolution)(
+                problem, weights, finish, layout
+            )
+        return (_norm_linear if problem.operator is NORM_LINEAR else _dual_linear)(problem, weights, finish)
+
+
+def _geometry(problem: Problem) -> tuple[str, Pair, Pair, int]:
+    """Activation, stride, padding and groups of a convolution."""
+    act, stride, padding, *groups = problem.attributes
+    return act, stride, padding, groups[0] if groups else problem.x[1]
 
 
 def _epilogues(problem: Problem) -> dict[str, Epilogue]:
@@ -167,6 +184,24 @@ def _mkl_product(problem: Problem, weight: Tensor, bias: Tensor | None) -> Calla
     return lambda x: torch.ops.mkl._mkl_linear(x.contiguous(), layout, weight, bias, rows)
 
 
+def _norm_linear(problem: Problem, weights: Weights, finish: Epilogue) -> Prepared:
+    linear, eps = _linear(problem, weights, finish, packed=False), problem["eps"]
+    return lambda x: linear(F.layer_norm(x, x.shape[-1:], None, None, eps), None)
+
+
+def _one_convolution(problem: Problem, weights: Weights, finish: Epilogue, layout: str) -> Prepared:
+    act, stride, padding, groups = _geometry(problem)
+    return _conv2d(act, problem.residual, weights, finish, stride, padding, groups, layout)
+
+
+def _depthwise_pointwise(problem: Problem, weights: Weights, finish: Epilogue, layout: str) -> Prepared:
+    w_dw, b_dw, w_pw, b_pw = weights
+    act, stride, padding = problem.attributes
+    first = _conv2d("none", False, (w_dw, b_dw), finish, stride, padding, problem.x[1], layout, between=True)
+    second = _conv2d(act, problem.residual, (w_pw, b_pw), finish, layout=layout)
+    return lambda x, other: second(first(x, None), other)
+
+
 def _conv2d(
     act: str,
     residual: bool,
@@ -211,8 +246,9 @@ def _conv2d_nhwc(*args: Any) -> Tensor:
                 os.environ[MIOPEN_NHWC] = before
 
 
-def _dual_linear(act: str, weights: Weights, finish: Epilogue) -> Prepared:
+def _dual_linear(problem: Problem, weights: Weights, finish: Epilogue) -> Prepared:
     w_x, w_a, bias = weights
+    act = problem.act
     rows = w_x.shape[0]
 
     def call(x: Tensor, a: Tensor | None) -> Tensor:
@@ -237,7 +273,7 @@ def _library_linear(problem: Problem, weights: Weights) -> Prepared:
 
 def _library_conv2d(problem: Problem, weights: Weights) -> Prepared:
     weight, bias = weights
-    _, stride, padding, groups = problem.attributes
+    _, stride, padding, groups = _geometry(problem)
     packed = weight.contiguous(memory_format=torch.channels_last)
     tail = (stride, padding, (1, 1), groups)
 

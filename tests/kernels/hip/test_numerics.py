@@ -28,11 +28,14 @@ LARGE: dict[str, Make] = {
     "depthwise_pointwise": lambda dtype, act, **given: problems.depthwise_pointwise(
         (2, 72, 9, 11), 136, 7, dtype, act, **given
     ),
+    "depthwise_conv2d": lambda dtype, act, **given: problems.depthwise_conv2d((3, 72, 9, 11), 3, dtype, act, **given),
     "dual_linear": lambda dtype, act, **given: problems.dual_linear(197, 200, 136, 72, dtype, act, **given),
     "mlp": lambda dtype, act, **given: problems.mlp(197, 88, 136, 72, dtype, act, **given),
     "inverted_residual": lambda dtype, act, **given: problems.inverted_residual(
         (2, 24, 17, 16), 72, 24, dtype, act, **given
     ),
+    "max_pool": lambda dtype, act: problems.max_pool((3, 72, 9, 11), (3, 3), dtype, stride=(2, 2), padding=(1, 1)),
+    "average_pool": lambda dtype, act: problems.average_pool((3, 136, 9, 11), dtype),
     "epilogue": lambda dtype, act, **given: problems.epilogue(problems.image(2, 264, 9, 8, dtype), act, **given),
 }
 # Less than a tile, whichever it is.
@@ -42,11 +45,16 @@ SMALL: dict[str, Make] = {
     "depthwise_pointwise": lambda dtype, act, **given: problems.depthwise_pointwise(
         (1, 8, 5, 3), 8, 3, dtype, act, stride=2, **given
     ),
+    "depthwise_conv2d": lambda dtype, act, **given: problems.depthwise_conv2d(
+        (1, 8, 5, 3), 3, dtype, act, stride=2, **given
+    ),
     "dual_linear": lambda dtype, act, **given: problems.dual_linear(5, 8, 24, 8, dtype, act, gap=8, **given),
     "mlp": lambda dtype, act, **given: problems.mlp(5, 8, 40, 24, dtype, act, gap=8, **given),
     "inverted_residual": lambda dtype, act, **given: problems.inverted_residual(
         (1, 8, 5, 3), 24, 8, dtype, act, **given
     ),
+    "max_pool": lambda dtype, act: problems.max_pool((1, 8, 5, 3), (2, 3), dtype, stride=(1, 2)),
+    "average_pool": lambda dtype, act: problems.average_pool((1, 8, 1, 3), dtype),
     "epilogue": lambda dtype, act, **given: problems.epilogue(problems.matrix(5, 8, dtype, gap=8), act, **given),
 }
 # Sizes that vectors do not fit; for the kernels that take any.
@@ -76,6 +84,21 @@ ODD: dict[str, list[Make]] = {
     "depthwise_pointwise": [
         lambda dtype, act, **given: problems.depthwise_pointwise((2, 37, 9, 11), 67, 3, dtype, act, stride=2, **given),
         lambda dtype, act, **given: problems.depthwise_pointwise((1, 3, 1, 1), 1, 7, dtype, act, **given),
+    ],
+    "depthwise_conv2d": [
+        lambda dtype, act, **given: problems.depthwise_conv2d((2, 37, 9, 11), 3, dtype, act, stride=2, **given),
+        lambda dtype, act, **given: problems.depthwise_conv2d(
+            (2, 5, 8, 13), (7, 4), dtype, act, stride=(1, 3), padding=(2, 5), **given
+        ),
+        lambda dtype, act, **given: problems.depthwise_conv2d((1, 1, 1, 1), 7, dtype, act, **given),
+    ],
+    "max_pool": [
+        lambda dtype, act: problems.max_pool((2, 37, 9, 11), (3, 3), dtype, stride=(2, 2), padding=(1, 1)),
+        lambda dtype, act: problems.max_pool((1, 1, 1, 1), (1, 1), dtype, stride=(1, 1)),
+    ],
+    "average_pool": [
+        lambda dtype, act: problems.average_pool((2, 131, 9, 11), dtype),
+        lambda dtype, act: problems.average_pool((1, 1, 1, 1), dtype),
     ],
     "dual_linear": [
         lambda dtype, act, **given: problems.dual_linear(67, 131, 45, 19, dtype, act, gap=3, **given),
@@ -124,6 +147,19 @@ LAYERS: dict[str, list[Make]] = {
         lambda dtype, act: problems.depthwise_pointwise((3, 24, 9, 16), 40, 7, dtype, act),
         lambda dtype, act: problems.depthwise_pointwise((3, 8, 1, 8), 8, 7, dtype, act),
     ],
+    "depthwise_conv2d": [
+        # Widths that strips fill, and do not; heights that patches fill, and do not; channels that waves do not.
+        lambda dtype, act: problems.depthwise_conv2d((1, 32, 9, 28), 3, dtype, act),  # MobileNetV2
+        lambda dtype, act: problems.depthwise_conv2d((2, 24, 14, 17), 3, dtype, act, stride=2, residual=False),
+        lambda dtype, act: problems.depthwise_conv2d((2, 40, 8, 14), 7, dtype, act, residual=False),  # ConvNeXt
+        lambda dtype, act: problems.depthwise_conv2d((3, 16, 7, 7), 7, dtype, act),
+        lambda dtype, act: problems.depthwise_conv2d((1, 24, 11, 9), 5, dtype, act),  # EfficientNet
+        lambda dtype, act: problems.depthwise_conv2d((1, 40, 15, 16), 5, dtype, act, stride=2, bias=False),
+        # Of those that are not fast: uneven, with more padding than kernel, and without any.
+        lambda dtype, act: problems.depthwise_conv2d((2, 16, 9, 8), (3, 5), dtype, act, stride=(2, 1)),
+        lambda dtype, act: problems.depthwise_conv2d((1, 8, 5, 6), 3, dtype, act, padding=(4, 5)),
+        lambda dtype, act: problems.depthwise_conv2d((1, 8, 9, 9), 7, dtype, act, stride=2, padding=(0, 0)),
+    ],
     "dual_linear": [lambda dtype, act: problems.dual_linear(197, 192, 192, 192, dtype, act)],
     "mlp": [
         lambda dtype, act: problems.mlp(49, 96, 384, 96, dtype, act),  # ConvNeXt-T
@@ -135,6 +171,15 @@ LAYERS: dict[str, list[Make]] = {
         lambda dtype, act, **given: problems.inverted_residual((1, 64, 14, 14), 64, 96, dtype, act, **given),
         lambda dtype, act, **given: problems.inverted_residual((1, 96, 14, 14), 64, 160, dtype, act, **given),
         lambda dtype, act, **given: problems.inverted_residual((2, 160, 7, 7), 96, 160, dtype, act, **given),
+    ],
+    "max_pool": [
+        lambda dtype, act: problems.max_pool((2, 64, 14, 15), (3, 3), dtype, stride=(2, 2), padding=(1, 1)),
+        lambda dtype, act: problems.max_pool((5, 8, 3, 2), (2, 2), dtype, stride=(1, 1), padding=(1, 1)),
+        lambda dtype, act: problems.max_pool((1, 16, 9, 9), (7, 2), dtype, stride=(3, 2), padding=(3, 0)),
+    ],
+    "average_pool": [
+        lambda dtype, act: problems.average_pool((2, 320, 7, 7), dtype),
+        lambda dtype, act: problems.average_pool((3, 8, 13, 11), dtype),
     ],
     "epilogue": [lambda dtype, act: problems.epilogue(problems.image(2, 64, 14, 14, dtype), act)],
 }
@@ -148,6 +193,8 @@ def of_kernel(kernel: HipKernel) -> dict[str, int]:
 def options(kernel: HipKernel) -> list[dict[str, bool]]:
     """With and without a bias and a residual."""
     given = [{"bias": True}, {"bias": False}]
+    if kernel.operator in ("max_pool", "average_pool"):
+        return [{}]
     if kernel.operator == "dual_linear":
         return given
     return [{**bias, "residual": residual} for bias in given for residual in (True, False)]
@@ -155,7 +202,7 @@ def options(kernel: HipKernel) -> list[dict[str, bool]]:
 
 @every_kernel
 def test_every_epilogue(kernel: HipKernel) -> None:
-    for act in ACTIVATIONS:
+    for act in ACTIVATIONS if options(kernel) != [{}] else ("none",):
         for given in options(kernel):
             problem = SMALL[kernel.operator](DTYPES[kernel.dtype], act, **given, **of_kernel(kernel))
             assert problem.error(run(problem, kernel)) is None, (act, given)
@@ -216,6 +263,20 @@ def test_sizes_that_vectors_do_not_fit(kernel: HipKernel) -> None:
 @every_kernel
 def test_nan_reaches_what_depends_on_it_and_nothing_else(kernel: HipKernel) -> None:
     problem = spoiled(LARGE[kernel.operator](DTYPES[kernel.dtype], "relu6", **of_kernel(kernel)))
+    assert problem.error(run(problem, kernel)) is None
+
+
+@pytest.mark.parametrize("kernel", [k for k in KERNELS if k.operator == "depthwise_conv2d"], ids=lambda k: k.name)
+@pytest.mark.parametrize("window", [(3, 1), (3, 2), (5, 1), (7, 1)], ids=str)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_depthwise_patches_keep_a_value_to_the_windows_that_have_it(
+    kernel: HipKernel, window: tuple[int, int], value: float
+) -> None:
+    size, stride = window
+    problem = problems.depthwise_conv2d((1, 40, 9, 15), size, DTYPES[kernel.dtype], "relu6", stride=stride)
+    x = problem.operands[0]
+    assert isinstance(x, Tensor)
+    x[0, 5, 4, 5] = value
     assert problem.error(run(problem, kernel)) is None
 
 

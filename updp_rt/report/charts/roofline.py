@@ -10,8 +10,10 @@ _SHAPES = {
     "linear": "circle",
     "dual_linear": "diamond",
     "conv2d": "square",
+    "depthwise_conv2d": "triangle",
     "depthwise_pointwise": "triangle",
     "attention": "cross",
+    "average_pool": "circle",
 }
 
 

@@ -9,7 +9,7 @@ from timm.layers import BatchNormAct2d, DropBlock2d, DropPath, LayerScale, Layer
 from torch import nn
 
 from updp_rt._marks import source_type
-from updp_rt.ops import CONV2D, LINEAR
+from updp_rt.ops import CONV2D, DEPTHWISE_CONV2D, LINEAR
 from updp_rt.ops.checks import Pair
 from updp_rt.reparam import MergeError, conv_padding
 from updp_rt.runtime.fused import CannotFuseError, Fusion
@@ -63,7 +63,7 @@ def geometry(conv: nn.Module) -> tuple[Pair, Pair, int]:
     if isinstance(conv.padding, str) and conv.weight.shape[2:] != conv.kernel_size:
         raise CannotFuseError(f"padding={conv.padding!r} is that of another kernel size")
     try:
-        return _pair(conv.stride), conv_padding(conv), conv.groups
+        return pair(conv.stride), conv_padding(conv), conv.groups
     except MergeError as error:
         raise CannotFuseError(str(error)) from error
 
@@ -81,7 +81,9 @@ def conv_site(
     act: nn.Module | None = None,
     scale: Slot | None = None,
 ) -> str:
-    """Add a conv2d site of a convolution, its BatchNorm (with or without an activation of its own) and activation.
+    """Add the site of a convolution, its BatchNorm (with or without an activation of its own) and activation.
+
+    It is a ``depthwise_conv2d`` where each channel has a kernel of its own, else a ``conv2d``.
 
     Returns:
         The activation.
@@ -104,8 +106,18 @@ def conv_site(
         batches = "num_batches_tracked"
         tensors |= held(norm, mean="running_mean", var="running_var", gamma="weight", beta="bias", batches=batches)
         eps = norm.eps
-    fusion.site(name, CONV2D, tensors, act=found, stride=stride, padding=padding, groups=groups, eps=eps)
+    about: dict[str, Any] = {"act": found, "stride": stride, "padding": padding, "eps": eps}
+    if is_depthwise(conv):
+        fusion.site(name, DEPTHWISE_CONV2D, tensors, **about)
+    else:
+        fusion.site(name, CONV2D, tensors, **about, groups=groups)
     return found
+
+
+def is_depthwise(conv: nn.Module) -> bool:
+    """Whether a plain convolution has one kernel for each channel, and several channels."""
+    assert isinstance(conv, nn.Conv2d)
+    return conv.groups > 1 and conv.weight.shape[:2] == (conv.groups, 1)
 
 
 def linear_site(
@@ -123,5 +135,6 @@ def check_linear(layer: nn.Module) -> None:
         raise CannotFuseError(f"{type(layer).__name__} computes more than a plain linear layer")
 
 
-def _pair(value: Any) -> Pair:
+def pair(value: Any) -> Pair:
+    """A size in pixels, vertical and horizontal, of one that may be given for both."""
     return (value, value) if isinstance(value, int) else (value[0], value[1])

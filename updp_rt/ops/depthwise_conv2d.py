@@ -1,0 +1,130 @@
+"""``depthwise_conv2d``: each channel convolved with a kernel of its own, bias, residual and activation in one pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from updp_rt.ops.activations import finish
+from updp_rt.ops.checks import Pair, Shape, check_alike, check_shape, check_window, conv_shape
+from updp_rt.ops.folding import NORM, NORM_SCHEMA, fold_norm
+from updp_rt.ops.library import call, register
+from updp_rt.ops.operator import ImageOperator, Shapes, Weights
+from updp_rt.ops.problem import Problem
+
+
+class DepthwiseConv2d(ImageOperator):
+    """``act(conv2d(x, weight, groups=C) + bias + residual)``: x ``[N, C, H, W]``, weight ``[C, 1, kh, kw]``."""
+
+    name = "depthwise_conv2d"
+    schema = (
+        "(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, str act, SymInt[2] stride, SymInt[2] padding, "
+        f"{NORM_SCHEMA}) -> Tensor"
+    )
+    inputs = ("x", "residual")
+    weights = ("weight", "bias")
+    folds = NORM
+    examples = (
+        {
+            "x": (2, 13, 7, 11),
+            "weight": (13, 1, 3, 3),
+            "bias": (13,),
+            "residual": (2, 13, 7, 11),
+            "act": "relu6",
+            "stride": (1, 1),
+            "padding": (1, 1),
+        },
+        {
+            "x": (2, 6, 9, 8),
+            "weight": (6, 1, 5, 2),
+            "act": "silu",
+            "stride": (2, 3),
+            "padding": (1, 0),
+        },
+        {
+            "x": (1, 9, 15, 9),
+            "weight": (9, 1, 7, 7),
+            "bias": (9,),
+            "act": "none",
+            "stride": (1, 1),
+            "padding": (3, 3),
+        },
+    )
+
+    def plain(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        act: str,
+        stride: Pair,
+        padding: Pair,
+    ) -> Tensor:
+        return finish(F.conv2d(x, weight, bias, stride, padding, 1, weight.shape[0]), residual, act)
+
+    def check(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        act: str,
+        stride: Pair,
+        padding: Pair,
+    ) -> None:
+        check_alike(act, x=x, weight=weight, bias=bias, residual=residual)
+        check_shape("x", x, (None, None, None, None))
+        channels = x.shape[1]
+        check_shape("weight", weight, (channels, 1, None, None))
+        check_window(x, "weight", weight, stride, padding)
+        check_shape("bias", bias, (channels,))
+        check_shape("residual", residual, conv_shape(x.shape, weight.shape, stride, padding))
+
+    def output_shape(self, shapes: Shapes, attributes: Mapping[str, Any]) -> Shape:
+        return conv_shape(shapes["x"], shapes["weight"], attributes["stride"], attributes["padding"])
+
+    def flops(self, problem: Problem) -> int:
+        batch, _, height, width = problem.output
+        return 2 * batch * height * width * math.prod(problem.shape("weight"))
+
+    def sum_length(self, problem: Problem) -> int:
+        return math.prod(problem.shape("weight")[1:])
+
+    def fold(self, weights: Weights, folds: tuple[Any, ...]) -> Weights:
+        return fold_norm(*weights, *folds)
+
+
+DEPTHWISE_CONV2D = register(DepthwiseConv2d())
+
+
+def depthwise_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    act: str = "none",
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+) -> Tensor:
+    """``act(conv2d(x, weight, stride, padding, groups=C) + bias + residual)`` in one pass.
+
+    Args:
+        x: ``[N, C, H, W]`` in any memory format, best in channels_last; dtypes as for `linear`.
+        weight: ``[C, 1, kh, kw]``.
+        bias: ``[C]``.
+        residual: ``[N, C, H', W']``.
+        act: none, relu, relu6, gelu (erf) or silu.
+        stride, padding: vertical and horizontal, in pixels; padding is with zeros, alike on both sides.
+
+    Returns:
+        ``[N, C, H', W']`` in channels_last.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit together, or an unknown activation.
+    """
+    return call(DEPTHWISE_CONV2D, x, weight, bias, residual, act, stride, padding)
