@@ -18,7 +18,9 @@ from torch import Tensor, nn
 import updp_rt
 from tests.runtime.small import assert_same, small_model, twins
 from tests.runtime.tape import TapeRecorder, graph_twins, on_tape, replays
+from updp_rt import ops
 from updp_rt.runtime.engines import engine_of
+from updp_rt.runtime.engines.recorders import recorder_for
 from updp_rt.runtime.fused import fused_modules
 
 
@@ -160,6 +162,36 @@ def test_copies_record_anew(tape: TapeRecorder, make: Callable[[Any], Any]) -> N
     assert replays(tape, fast, source, images), "the original is as it was"
     assert_same(updp_rt.restore(make(fast)), source, images)
     assert replays(tape, make(make(fast)), source, images)
+
+
+@torch.no_grad()
+def test_a_copy_where_nothing_records_runs_by_its_modules(
+    tape: TapeRecorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one that was pickled on a machine with a GPU."""
+    source, fast, images = graph_twins()
+    other = pickle.loads(pickle.dumps(fast))
+    monkeypatch.setattr("updp_rt.runtime.engines.graph.recorder_for", recorder_for)
+    for _ in range(2):
+        assert not replays(tape, other, source, images)
+    assert caplog.text.count("graphs are captured on a GPU, and the input is on cpu") == 1
+
+
+@torch.no_grad()
+def test_operators_without_weights_keep_to_the_models_backends(tape: TapeRecorder) -> None:
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(ops.attention(self.qkv(x), 2))
+
+    source, x = Attending().eval(), torch.randn(2, 5, 16)
+    fast = updp_rt.accelerate(source, x, engine="graph", backends=["reference"])
+    assert replays(tape, fast, source, torch.randn(2, 5, 16))
+    calls = fast.__dict__["_updp_rt_engine"]._calls
+    assert [bound.policy.backends for bound in calls.bound.values()] == [("reference",)]
 
 
 @torch.no_grad()
