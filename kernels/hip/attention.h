@@ -19,7 +19,7 @@ struct Head {
   static constexpr int KEYS = KEYS_, D = D_, WAVES = WAVES_;
   static constexpr int LANES = WAVES * WAVE_LANES;
   static constexpr int CHUNKS = 4;  // of a row in LDS
-  static constexpr int STEP = Mma<T>::COLUMNS;  // keys that are attended to at once: as many as a panel of values is deep
+  static constexpr int STEP = Mma<T>::COLUMNS;  // keys attended to at once: as many as a panel of values is deep
   static constexpr int KEY_PANELS = D / (4 * VECTOR<T>), VALUE_PANELS = KEYS / (4 * VECTOR<T>);
   static constexpr int VALUE_BLOCKS = D / Mma<T>::COLUMNS;
   static_assert(Mma<T>::DEPTH == 64 && STEP == 4 * VECTOR<T> && D % STEP == 0 && KEYS % STEP == 0);
@@ -44,13 +44,13 @@ class Staging {
     const unsigned part = stride_ / 3;
 #pragma unroll
     for (int i = 0; i < KEYS_EACH; i++) {
-      const int chunk = lane_of_workgroup() + i * Head::LANES;
+      const int chunk = item(i);
       const unsigned offset = column_of_row<Head>(chunk / ROW_CHUNKS) * stride_ + part + chunk % ROW_CHUNKS * 16;
       keys_at_[i] = chunk < KEY_CHUNKS ? offset : Buffer::NOWHERE;
     }
 #pragma unroll
     for (int i = 0; i < WORDS_EACH; i++) {
-      const int word = lane_of_workgroup() + i * Head::LANES;
+      const int word = item(i);
       const unsigned offset = word / ROW_WORDS * V * stride_ + 2 * part + word % ROW_WORDS * 4;
       values_at_[i] = word < VALUE_WORDS ? offset : Buffer::NOWHERE;
     }
@@ -60,24 +60,25 @@ class Staging {
   DEVICE void load(const T* qkv, int rest) {
     // The last token's values are the last that are read, and a row past it begins beyond them.
     const Buffer memory(qkv, (rest - 1) * stride_ + stride_ / 3 * 2 + Head::D * sizeof(T));
+    const unsigned stride = anew(stride_);
 #pragma unroll
     for (int i = 0; i < KEYS_EACH; i++) keys_[i] = memory.load(keys_at_[i]);
 #pragma unroll
     for (int i = 0; i < WORDS_EACH; i++) {
 #pragma unroll
-      for (int j = 0; j < V; j++) values_[i][j] = memory.load_word(values_at_[i] + j * stride_);
+      for (int j = 0; j < V; j++) values_[i][j] = memory.load_word(values_at_[i] + j * stride);
     }
   }
 
   DEVICE void put(typename Head::Operands& to) const {
 #pragma unroll
     for (int i = 0; i < KEYS_EACH; i++) {
-      const int chunk = lane_of_workgroup() + i * Head::LANES, row = chunk / ROW_CHUNKS, of_row = chunk % ROW_CHUNKS;
+      const int chunk = item(i), row = chunk / ROW_CHUNKS, of_row = chunk % ROW_CHUNKS;
       if (chunk < KEY_CHUNKS) to.keys[of_row / 4][place<Head>(row, of_row % 4)] = keys_[i];
     }
 #pragma unroll
     for (int i = 0; i < WORDS_EACH; i++) {
-      const int word = lane_of_workgroup() + i * Head::LANES, chunk = word / ROW_WORDS;
+      const int word = item(i), chunk = word / ROW_WORDS;
       const int column = word % ROW_WORDS * OF_WORD;
       if (word < VALUE_WORDS) {
 #pragma unroll
@@ -103,6 +104,9 @@ class Staging {
   DEVICE unsigned stride() const { return stride_ / sizeof(T); }
 
  private:
+  // Which of a tile's the lane carries.
+  static DEVICE int item(int i) { return i * Head::LANES + lane_of_workgroup(); }
+
   // The `d`-th value of each word.
   static DEVICE Chunk transposed(const int (&words)[V], int d) {
     if constexpr (OF_WORD == 1) {
@@ -124,32 +128,29 @@ class Staging {
   int values_[WORDS_EACH][V];
 };
 
-// Goes over all tokens: calls `attend(tile, key, left)` for each STEP of keys, the first of which is `key` of the tile,
-// while the next tile is on its way; `left` tokens are left from there on.
+// Goes over all tokens: calls `attend(tile, key, left, is_first)` for each STEP of keys, the first of which is `key` of
+// the tile, while the next tile is on its way; `left` tokens are left from there on; `is_first`: of all tiles.
 template <class Head, class Attend>
-DEVICE void pass(Staging<Head>& staging, typename Head::Operands (&operands)[2], const typename Head::T* qkv, int tokens,
-                 Attend attend) {
+DEVICE void pass(Staging<Head>& staging, typename Head::Operands (&operands)[2], const typename Head::T* qkv,
+                 int tokens, Attend attend) {
   staging.load(qkv, tokens);
   staging.put(operands[0]);
   barrier();
-  unsigned now = 0;
-  // One loop over steps, not one over tiles around it: with two the compiler moves sums between register files.
-  for (int left = tokens, key = 0;;) {
-    const int after = left - (Head::KEYS - key);  // tokens after this tile
-    if (key == 0 && after > 0) {
+  for (unsigned number = 0;; number++) {
+    const int after = tokens - Head::KEYS;
+    if (after > 0) {
       qkv += Head::KEYS * staging.stride();
       staging.load(qkv, after);
     }
-    attend(operands[now], key, left);
-    left -= Head::STEP;
-    key += Head::STEP;
-    if (left <= 0) return;
-    if (key == Head::KEYS) {
-      key = 0;
-      now ^= 1;
-      staging.put(operands[now]);
-      barrier();
+#pragma unroll
+    for (int key = 0; key < Head::KEYS; key += Head::STEP) {
+      if (key > 0 && key >= tokens) return;
+      attend(operands[number % 2], key, tokens - key, number == 0);
     }
+    if (after <= 0) return;
+    tokens = after;
+    staging.put(operands[(number + 1) % 2]);
+    barrier();
   }
 }
 
@@ -185,7 +186,7 @@ DEVICE Chunk pack_and_add<float16>(const float (&weights)[8], float& total) {
 }
 #endif
 
-// Rounded towards zero where `pack_and_add` is.
+// Whether weights must stay near 1 to be finite and precise.
 template <class T>
 constexpr bool NARROW_EXPONENT = false;
 template <>
@@ -200,7 +201,8 @@ class Queries {
   using Block = typename Matrix::Block;
   static constexpr int ROWS = Block::ROWS, V = VECTOR<T>;
   static constexpr float INFINITE = __builtin_huge_valf();
-  static constexpr float ROOT = Head::D == 32 ? 5.656854249f : Head::D == 64 ? 8 : Head::D == 96 ? 9.797958971f : 11.3137085f;
+  static constexpr int D = Head::D;
+  static constexpr float ROOT = D == 32 ? 5.656854249f : D == 64 ? 8 : D == 96 ? 9.797958971f : 11.3137085f;
   // A weight is 2^(SCALE * score - shift). The shift is that of the largest score among the first keys, whose weight is
   // 2^-REST. Others may have up to 2^MOST, with which no products overflow that would not otherwise.
   static constexpr float SCALE = 1.442695041f / ROOT;
@@ -223,28 +225,28 @@ class Queries {
   }
 
   // Attends to STEP keys of a tile from `key` on, of which `left` are of the image.
-  DEVICE void attend(const typename Head::Operands& tile, int key, int left) {
-    Block scores;
+  DEVICE void attend(const typename Head::Operands& tile, int key, int left, bool is_first) {
+    Block scores = nought_;
 #pragma unroll
     for (int panel = 0; panel < Head::KEY_PANELS; panel++) {
       const W keys = take<Head, W>(tile.keys[panel] + key * Head::CHUNKS, 0);
 #pragma unroll
       for (int word = 0; word < 4; word += Matrix::WORDS) Matrix::multiply(scores, queries_[panel], keys, word);
     }
+    const Chunk* values = tile.values[key / Head::STEP];
+    W columns[Head::VALUE_BLOCKS];
+#pragma unroll
+    for (int b = 0; b < Head::VALUE_BLOCKS; b++) columns[b] = take<Head, W>(values + b * Head::STEP * Head::CHUNKS, 0);
+    loads_begin();
     if (left < Head::STEP) mask(scores, left);
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
 #pragma unroll
       for (int v = 0; v < V; v += 2) largest_[i] = maximum(largest_[i], scores.value(i, v), scores.value(i, v + 1));
     }
-    if (!begun_) refer_to_largest();
-    begun_ = true;
+    if (key == 0 && is_first && !again_) refer_to_largest();
     if (again_) subtract_largest(scores);
     const X weights = weigh(scores);
-    const Chunk* values = tile.values[0] + key / Head::STEP * (Head::D * Head::CHUNKS);
-    W columns[Head::VALUE_BLOCKS];
-#pragma unroll
-    for (int b = 0; b < Head::VALUE_BLOCKS; b++) columns[b] = take<Head, W>(values + b * Head::STEP * Head::CHUNKS, 0);
 #pragma unroll
     for (int word = 0; word < 4; word += Matrix::WORDS) {
 #pragma unroll
@@ -264,7 +266,7 @@ class Queries {
 
   // To be called before the keys come; `again`: a second time, now that the largest scores are known.
   DEVICE void begin(bool again) {
-    begun_ = again_ = again;
+    again_ = again;
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
       totals_[i] = 0;
@@ -282,7 +284,7 @@ class Queries {
     const Buffer memory(y);
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
-      const float scale = 1 / Matrix::with_row([](float a, float b) { return a + b; }, totals_[i]);
+      const float scale = reciprocal(Matrix::with_row([](float a, float b) { return a + b; }, totals_[i]));
       const int row = first + Block::row(i);
       const unsigned offset = row * static_cast<unsigned>(stride * sizeof(T)) + Block::column() * sizeof(T);
 #pragma unroll
@@ -328,19 +330,21 @@ class Queries {
 
   DEVICE X weigh(const Block& scores) {
     X weights;
+    const float scale = uniform_constant(SCALE);
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
       float values[V];
 #pragma unroll
-      for (int v = 0; v < V; v++) values[v] = exp2_fast(multiply_add(scores.value(i, v), SCALE, -shift_[i]));
+      for (int v = 0; v < V; v++) values[v] = exp2_fast(multiply_add(scores.value(i, v), scale, -shift_[i]));
       weights.chunks[i] = pack_and_add<T>(values, totals_[i]);
     }
     return weights;
   }
 
   X queries_[Head::KEY_PANELS];
+  Block nought_ = Matrix::nought();
   Block sums_[Head::VALUE_BLOCKS] = {};
-  bool begun_, again_;
+  bool again_;
   // Of each row: the largest score and the sum of weights among this lane's keys; the shift of its weights.
   float largest_[ROWS], totals_[ROWS], shift_[ROWS];
 };

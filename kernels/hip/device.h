@@ -15,6 +15,8 @@
 //   exp2_fast, reciprocal, reciprocal_root  float32 within 1 ulp, without care for denormals
 //   maximum              of numbers; a NaN is passed over
 //   multiply_add         a * b + c, rounded once
+//   uniform_constant     keeps instructions free
+//   loads_begin          loads from LDS before it are not put off
 //   from_lane            a value that another lane of the wave has
 #pragma once
 
@@ -75,6 +77,15 @@ DEVICE bool any_of_wave(bool value) {
   constexpr int NOT_EQUAL = 33;  // LLVM's number
   return __builtin_amdgcn_uicmp(static_cast<unsigned>(value), 0u, NOT_EQUAL) != 0;
 }
+
+// In a scalar register: a constant would be a word of each instruction, and those of three operands have no room.
+DEVICE float uniform_constant(float value) {
+  asm("" : "+s"(value));
+  return value;
+}
+
+// What was read from LDS before is asked for by now, however late it is used.
+DEVICE void loads_begin() { asm volatile("" ::: "memory"); }
 
 // `value`, which is uniform, and which the compiler takes for a new one each time: what is computed from it is not kept
 // in registers over a loop.
@@ -178,6 +189,8 @@ DEVICE float reciprocal_root(float x) { return __frsqrt_rn(x); }
 DEVICE float maximum(float a, float b) { return fmaxf(a, b); }
 DEVICE float maximum(float a, float b, float c) { return fmaxf(fmaxf(a, b), c); }
 DEVICE float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+DEVICE float uniform_constant(float value) { return value; }
+DEVICE void loads_begin() {}
 DEVICE float from_lane(float value, int lane) { return __shfl_sync(0xffffffff, value, lane); }
 DEVICE int anew(int value) { return value; }
 DEVICE int opaque(int value) { return value; }
@@ -233,16 +246,16 @@ class Buffer {
   static constexpr unsigned REACH = 0x7fffffff, NOWHERE = 0x80000000;
 
   DEVICE explicit Buffer(const void* base, unsigned bytes = REACH)
-      : base_(static_cast<const char*>(base)), places_(bytes < 16 ? 0 : bytes - 15) {}
+      : base_(static_cast<const char*>(base)), end_(bytes), places_(bytes < 16 ? 0 : bytes - 15) {}
   DEVICE Chunk load(unsigned offset, int uniform = 0) const {
-    return offset >= NOWHERE ? Chunk{0, 0, 0, 0} : *reinterpret_cast<const Chunk*>(base_ + uniform + offset);
+    return offset >= end_ ? Chunk{0, 0, 0, 0} : *reinterpret_cast<const Chunk*>(base_ + uniform + offset);
   }
   template <int UNIT>
   DEVICE Chunk load_anywhere(unsigned offset) const {
     return offset >= places_ ? Chunk{0, 0, 0, 0} : ::load_anywhere<UNIT>(base_ + offset);
   }
   DEVICE int load_word(unsigned offset, int uniform = 0) const {
-    return offset >= NOWHERE ? 0 : *reinterpret_cast<const int*>(base_ + uniform + offset);
+    return offset >= end_ ? 0 : *reinterpret_cast<const int*>(base_ + uniform + offset);
   }
   DEVICE void store(Chunk value, unsigned offset) const {
     if (offset < NOWHERE) *reinterpret_cast<Chunk*>(const_cast<char*>(base_) + offset) = value;
@@ -253,7 +266,7 @@ class Buffer {
 
  private:
   const char* base_;
-  unsigned places_;  // where a whole chunk may begin
+  unsigned end_, places_;  // past the last byte; where a whole chunk may begin
 };
 
 #endif

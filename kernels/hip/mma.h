@@ -10,6 +10,7 @@
 //   Mma<T>::multiply_part  on gfx9, the same for 16 rows of w, of which a lane gets four sums
 //   Mma<T>::column_of(p)  row p of w must hold the weight of this column of the block: the order that gives a lane
 //                       neighbouring columns; row_of is its inverse
+//   Mma<T>::nought()    a block of zeros, to be kept over a loop: another begun from it costs no instruction
 //   Mma<T>::with_row(f, value)  value combined by f with those of the other lanes that have sums of the same row
 //
 // All sums are float32. Which values of the depth meet in one instruction is the same in both operands, and else free:
@@ -100,6 +101,15 @@ struct Mma {
     return column % VECTOR<T> / 4 * 16 + column / VECTOR<T> * 4 + column % 4;
   }
 
+  static DEVICE Block nought() {
+    Float4 zeros = {};
+    asm("" : "+a"(zeros));  // else they are written each time
+    Block block;
+#pragma unroll
+    for (int part = 0; part < PARTS; part++) block.sums[part] = zeros;
+    return block;
+  }
+
   template <class F>
   static DEVICE float with_row(F combine, float value) {
     value = combine(value, from_lane(value, lane_of_wave() ^ 16));
@@ -134,6 +144,8 @@ struct MmaLanes {
     DEVICE void set(int i, int v, float value) { sums[v / 2][2 * i + v % 2] = value; }
     float sums[VECTOR<T> / 2][4] = {};  // two columns of both rows, as mma.sync's fragment has them
   };
+
+  static DEVICE Block nought() { return {}; }
 
   template <class F>
   static DEVICE float with_row(F combine, float value) {
