@@ -172,9 +172,9 @@ def test_a_copy_where_nothing_records_runs_by_its_modules(
     source, fast, images = graph_twins()
     other = pickle.loads(pickle.dumps(fast))
     monkeypatch.setattr("updp_rt.runtime.engines.graph.recorder_for", recorder_for)
-    for _ in range(2):
+    for _ in range(5):
         assert not replays(tape, other, source, images)
-    assert caplog.text.count("graphs are captured on a GPU, and the input is on cpu") == 1
+    assert caplog.text.count("graphs are captured on a GPU, and the input is on cpu") == 3
 
 
 @torch.no_grad()
@@ -315,9 +315,14 @@ def test_what_cannot_be_recorded_any_more_runs_by_its_modules(
         each[0][0].weight.mul_(2)
     assert_same(fast, source, images)
     message = "engine 'graph' cannot run this model here: OutOfMemoryError: no memory is left"
-    if strict:
-        with pytest.raises(updp_rt.AccelerationError, match=message):
-            fast(images)
-    for _ in range(2):
-        assert not replays(tape, fast, source, images)
-    assert (caplog.text.count(f"{message}; its modules run for (2, 3, 8, 8)") == 1) != strict
+    for _ in range(5):
+        if strict:
+            with pytest.raises(updp_rt.AccelerationError, match=message):
+                fast(images)
+        else:
+            assert not replays(tape, fast, source, images)
+    said = caplog.text.count(f"{message}; its modules run for (2, 3, 8, 8)")
+    assert said == (0 if strict else 3), "it is tried a few times"
+    monkeypatch.undo()
+    updp_rt.prewarm(fast, images)
+    assert replays(tape, fast, source, images)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -65,6 +66,23 @@ def test_a_call_is_one_launch_of_a_graph(dtype: torch.dtype, mi100: hip.Emulated
     assert_as_good_as(fast, model, images(3, dtype))
     assert launches, "another batch size runs by the modules"
     assert not any(launches)
+
+
+@torch.no_grad()
+def test_a_whole_trunk_runs_as_one_graph(mi100: hip.EmulatedMI100, launches: list[bool]) -> None:
+    """timm's ResNet18 up to its pooling, its stem without one."""
+    options: dict[str, Any] = {"channels": (16, 16, 24, 32), "num_classes": 0, "global_pool": ""}
+    model = randomize(timm.create_model("resnet18", replace_stem_pool=True, **options).eval(), seed=1).half()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    x = torch.randn(1, 3, 32, 32).half().to(memory_format=torch.channels_last)
+    fast = accelerated(model, x)
+    launches.clear()
+    x = torch.randn_like(x)
+    assert_as_good_as(fast, model, x)
+    assert launches == []
+    assert updp_rt.explain(fast, x).left == []
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -31,6 +32,7 @@ from updp_rt.runtime.tensors import HeldStamps
 _log = logging.getLogger("updp_rt")
 
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None))
+_TRIES = 3  # of a shape recorded before: other threads may wait for the device meanwhile, which HIP takes for an error
 _OFF = 0.05  # relative; replays that read something stale are off by the size of the result
 
 
@@ -81,6 +83,7 @@ class _Graphs(EngineState):
         self._policy, self._calls = policy, Calls(policy)
         self._lock = threading.RLock()
         self._graphs: dict[Key, _Graph] = {}
+        self._failed: Counter[Key] = Counter()
         self._recorder: Recorder | None = None
 
     def watch(self) -> None:
@@ -150,9 +153,13 @@ class _Graphs(EngineState):
         try:
             return self._record(x)
         except EngineError as error:
-            self.ready.discard(key_of(x))
             if self._policy.strict:
                 raise
+            key = key_of(x)
+            self._failed[key] += 1
+            if self._failed[key] == _TRIES:
+                del self._failed[key]
+                self.ready.discard(key)
             _log.warning("%s; its modules run for %s", error, tuple(x.shape))
             return None
 
@@ -170,6 +177,7 @@ class _Graphs(EngineState):
         except Exception as error:  # whatever a model's code raises where it is not run as usual
             raise EngineError(self.engine, first_line(error)) from error
         self._graphs[key_of(x)] = graph
+        self._failed.pop(key_of(x), None)
         return graph
 
     def _recorded(self, x: Tensor) -> _Graph:
