@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
 import updp_rt
 from tests.runtime.test_accelerate import assert_as_good_as
 from tests.runtime.test_emulated_mi100 import BACKENDS, chosen
+from tests.runtime.test_whole_models import whole_model
 from updp_rt.blocks.randomize import randomize
 from updp_rt.kernels import hip
 from updp_rt.runtime.device import capturing
@@ -68,15 +68,11 @@ def test_a_call_is_one_launch_of_a_graph(dtype: torch.dtype, mi100: hip.Emulated
     assert not any(launches)
 
 
+@pytest.mark.parametrize(("name", "pruned"), [("resnet34", 6)])
 @torch.no_grad()
-def test_a_whole_trunk_runs_as_one_graph(mi100: hip.EmulatedMI100, launches: list[bool]) -> None:
-    """timm's ResNet18 up to its pooling, its stem without one."""
-    options: dict[str, Any] = {"channels": (16, 16, 24, 32), "num_classes": 0, "global_pool": ""}
-    model = randomize(timm.create_model("resnet18", replace_stem_pool=True, **options).eval(), seed=1).half()
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-    x = torch.randn(1, 3, 32, 32).half().to(memory_format=torch.channels_last)
+def test_a_whole_model_runs_as_one_graph(name: str, pruned: int, launches: list[bool]) -> None:
+    """Those of which nothing is left to torch's own kernels."""
+    model, x = whole_model(name, pruned)
     fast = accelerated(model, x)
     launches.clear()
     x = torch.randn_like(x)
@@ -129,7 +125,7 @@ def test_it_is_certified_by_its_replays(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.usefixtures("mi100")
 @pytest.mark.parametrize(
     ("last", "name"),
-    [(nn.Hardswish(), "hardswish"), (nn.LayerNorm((24, 3, 3)), "layer_norm"), (nn.MaxPool2d(1), "max_pool2d")],
+    [(nn.Hardswish(), "hardswish"), (nn.GroupNorm(4, 24), "group_norm"), (nn.Softplus(), "softplus")],
 )
 def test_torchs_own_operators_are_named(last: nn.Module, name: str) -> None:
     model, x = convolutions()
