@@ -16,7 +16,7 @@ import updp_rt
 from tests.processes import CONTEXT, start
 from tests.pruning.conftest import run_pruning, small_model, small_split
 from tests.pruning.test_pipeline import QUICK, table
-from updp_rt.pruning import RunError, stages
+from updp_rt.pruning import RunError, method, stages
 from updp_rt.pruning.claim import locked
 
 
@@ -40,7 +40,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         raise AssertionError("this stage was to be taken over")
 
     for name in names:
-        monkeypatch.setattr(stages, name, refuse)
+        monkeypatch.setattr(method if hasattr(method, name) else stages, name, refuse)
 
 
 def _hold(folder: str, pipe: Connection) -> None:
@@ -71,7 +71,7 @@ def test_the_folder_is_held_while_stages_run_and_no_longer(tmp_path: Path, monke
             pass
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages, "search_blocks", stop)
+    monkeypatch.setattr(method, "search_blocks", stop)
     with pytest.raises(KeyboardInterrupt):
         run_pruning(tmp_path, **QUICK)
     assert seen
@@ -125,11 +125,11 @@ def test_what_was_begun_is_never_thrown_away(begun: Path, settings: dict[str, An
 
 
 def test_settings_of_a_stage_that_was_not_begun_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = stages.search_blocks
+    stage = method.search_blocks
     forbid(monkeypatch, "search_blocks")
     with pytest.raises(AssertionError):
         run_pruning(tmp_path, **QUICK)
-    monkeypatch.setattr(stages, "search_blocks", stage)
+    monkeypatch.setattr(method, "search_blocks", stage)
     supernet = (tmp_path / "supernet.safetensors").stat().st_mtime_ns
     result = run_pruning(tmp_path, **{**QUICK, "trials": 2}, num_pruned=1, direct=True, workers=0)
     assert (tmp_path / "supernet.safetensors").stat().st_mtime_ns == supernet

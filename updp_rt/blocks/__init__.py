@@ -3,7 +3,7 @@
 from updp_rt.blocks.check import Check, Verdict, check_model
 from updp_rt.blocks.family import Family
 from updp_rt.blocks.inspect import BlockReport, Cost, ModelReport, count_costs, count_depth, inspect, model_input_size
-from updp_rt.blocks.merged import MergedBlock
+from updp_rt.blocks.merged import MergedBlock, NoAttention
 from updp_rt.blocks.model import (
     FAMILIES,
     BlockInfo,
@@ -20,7 +20,7 @@ from updp_rt.blocks.model import (
     set_lambda,
 )
 from updp_rt.blocks.norms import copy_activation, pruned_batchnorm
-from updp_rt.blocks.progressive import Fade, Gate, Keep, MergeOrigin, ProgressiveBlock, Shrink
+from updp_rt.blocks.progressive import Fade, Gate, Keep, MergeOrigin, ProgressiveBlock, Shrink, fade
 
 __all__ = [
     "FAMILIES",
@@ -35,6 +35,7 @@ __all__ = [
     "MergeOrigin",
     "MergedBlock",
     "ModelReport",
+    "NoAttention",
     "ProgressiveBlock",
     "Shrink",
     "UnsupportedModelError",
@@ -44,6 +45,7 @@ __all__ = [
     "copy_activation",
     "count_costs",
     "count_depth",
+    "fade",
     "find_blocks",
     "find_family",
     "inspect",

@@ -55,6 +55,13 @@ class MergedTransformerBlock(nn.Module):
         return self.act(self.linear(x))
 
 
+class NoAttention(nn.Module):
+    """In the place of a transformer block's attention: its normed tokens ``[N, T, C]`` go on as they are."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        return x
+
+
 def convolutions(chain: list[AffineConv], dtype: torch.dtype) -> nn.Module:
     """A chain as plain convolutions: one Conv2d, or a Sequential of several."""
     convs = [conv.to_conv(dtype) for conv in chain]

@@ -32,7 +32,8 @@ def prune(
     data: Data = "digits",
     num_pruned: Annotated[int | None, typer.Option(help="How many blocks to prune.")] = None,
     method: Annotated[
-        str | None, typer.Option(help="updp, or a rival: drop, depthshrinker, layer-folding, toast. Default: updp.")
+        str | None,
+        typer.Option(help="updp (default), drop, depthshrinker, layer-folding, hetdpt, nose or toast."),
     ] = None,
     max_latency: Annotated[
         float | None, typer.Option(help="Or the latency allowed, as a share of the baseline's.")

@@ -6,20 +6,24 @@ registered here; everything around it (data, start weights, budget, seeds, check
 
 from updp_rt.methods.depthshrinker import DepthShrinker
 from updp_rt.methods.drop import Drop
+from updp_rt.methods.hetdpt import HetDPT
 from updp_rt.methods.layer_folding import LayerFolding
+from updp_rt.methods.nose import Nose
 from updp_rt.methods.toast import Toast
 from updp_rt.pruning.method import METHODS, Method, find_method, register
 from updp_rt.pruning.pipeline import prune
 
-for _method in (Drop(), DepthShrinker(), LayerFolding(), Toast()):
+for _method in (Drop(), DepthShrinker(), LayerFolding(), HetDPT(), Nose(), Toast()):
     register(_method)
 
 __all__ = [
     "METHODS",
     "DepthShrinker",
     "Drop",
+    "HetDPT",
     "LayerFolding",
     "Method",
+    "Nose",
     "Toast",
     "find_method",
     "prune",

@@ -49,7 +49,8 @@ class Drop(Replacing):
                 missed[name] = missing(run, self.subnet(run.model, {name: BODY}))
                 advance(name)
         least = sorted(run.names, key=lambda name: missed[name])[:count]
-        return judged(run, self, {name: BODY for name in run.names if name in least})
+        bodies = {name: BODY for name in run.names if name in least}
+        return judge_one(run, self.subnet(run.model, bodies), bodies)
 
     def subnet(self, model: nn.Module, bodies: Mapping[str, str]) -> nn.Module:
         model = to_source(copy_model(model))
@@ -71,10 +72,9 @@ def missing(run: Run, model: nn.Module) -> float:
     return total / count
 
 
-def judged(run: Run, method: Replacing, bodies: Mapping[str, str]) -> SearchResult:
+def judge_one(run: Run, subnet: nn.Module, bodies: Mapping[str, str]) -> SearchResult:
     """The one candidate of a method that looks at no others: its accuracy as it starts, and its latency as measured."""
-    subnet = method.subnet(run.model, bodies).to(run.device).eval()
-    method.prepare(run, subnet)
+    subnet = subnet.to(run.device).eval()
     with torch.no_grad():
         times = time_side_by_side({"subnet": partial(subnet, run.example)}, device=run.device)
     recalibrate(subnet, run.recalibration_batches)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from updp_rt._copies import copy_model
 from updp_rt._marks import to_source
 from updp_rt.blocks.norms import channels_last_rows
-from updp_rt.methods.drop import block_shapes, judged
+from updp_rt.methods.drop import block_shapes, judge_one
 from updp_rt.pruning.latency import LatencyTable
 from updp_rt.pruning.method import CALIBRATION_IMAGES, Replacing
 from updp_rt.pruning.run import Run
@@ -43,7 +43,10 @@ class Toast(Replacing):
         seen = pass_through(model, run.names, run.training_images(CALIBRATION_IMAGES))
         left = {name: residual(*affine_fit(rows(x, y), channels_last_rows(y)), x, y) for name, (x, y) in seen.items()}
         least = sorted(run.names, key=lambda name: left[name])[:count]
-        return judged(run, self, {name: BODY for name in run.names if name in least})
+        bodies = {name: BODY for name in run.names if name in least}
+        subnet = self.subnet(run.model, bodies)
+        self.prepare(run, subnet)
+        return judge_one(run, subnet, bodies)
 
     def subnet(self, model: nn.Module, bodies: Mapping[str, str]) -> nn.Module:
         shapes = block_shapes(model)

@@ -124,6 +124,11 @@ class Method:
             trace=trace,
         )
 
+    def finish(self, subnet: nn.Module) -> nn.Module:
+        """`subnet` itself, at the end of what fades in it."""
+        set_lambda(subnet, 1.0)
+        return subnet
+
     def merge(self, subnet: nn.Module, choose_forms: Callable[[dict[str, str]], dict[str, str]]) -> nn.Module:
         """`subnet` as plain torch modules; `choose_forms` gives each block's merged form from its pruned body."""
         bodies = {name: block.body for name, block in progressive_blocks(subnet).items()}

@@ -45,8 +45,8 @@ def latency_table(run: Run) -> LatencyTable:
     run.on_main(LATENCY, lambda: run.store(LATENCY, measure_latency(model, run.example, run.progress)))
     table, allowed = run.load(LATENCY, LatencyTable), run.config.max_latency
     if allowed is not None:
-        bodies = table.choose_bodies(run.names, run.config.body)
-        fastest = fastest_blocks(run.names, partial(estimate_ms, table, bodies))
+        bodies = table.choose_bodies(table.blocks, run.config.body)
+        fastest = fastest_blocks(tuple(bodies), partial(estimate_ms, table, bodies))
         check_max_latency(table.model_ms, estimate_ms(table, bodies, fastest), allowed * table.model_ms)
     return table
 
@@ -56,7 +56,7 @@ def train_supernet(run: Run) -> None:
     config, method, table = run.config, run.method, latency_table(run)
     if run.has(SUPERNET):
         return
-    chooser = method.chooser(run.model, table.choose_bodies(run.names, config.body))
+    chooser = method.chooser(run.model, table.choose_bodies(table.blocks, config.body))
     if chooser is None:
         return
     method.prepare_chooser(run, chooser)
@@ -83,7 +83,7 @@ def search_subnet(run: Run) -> None:
         run.load(SEARCH, SearchResult)  # or says that it is damaged
         return
     table = latency_table(run)
-    chooser = run.method.chooser(run.model, table.choose_bodies(run.names, run.config.body))
+    chooser = run.method.chooser(run.model, table.choose_bodies(table.blocks, run.config.body))
     if chooser is not None:
         chooser = run.load_state(SUPERNET, chooser).to(run.device)
     result = run.method.choose(run, table, chooser)
@@ -133,7 +133,6 @@ def train_subnet(run: Run) -> None:
         checkpoint=checkpoint,
         after_epoch=after_epoch,
     )
-    set_lambda(subnet, 1.0)
     if run.main:
         lambdas = [point for record in history for point in record.pop("lambdas")]
         write_text(run.folder / LAMBDA, to_csv([{"step": step, "lambda": lam} for step, lam in lambdas]))
@@ -145,9 +144,8 @@ def train_subnet(run: Run) -> None:
 def load_subnet(model: nn.Module, folder: Path) -> nn.Module:
     """The subnet that stage 3 stored in a run's `folder`, at λ = 1, from `model`, which the run started from."""
     bodies = read_result(folder / SEARCH, SearchResult).bodies
-    subnet = load_weights(folder / SUBNET, method_of(folder).subnet(model, bodies))
-    set_lambda(subnet, 1.0)
-    return subnet.eval()
+    method = method_of(folder)
+    return method.finish(load_weights(folder / SUBNET, method.subnet(model, bodies))).eval()
 
 
 def merge_subnet(subnet: nn.Module, folder: Path, form: str = "auto") -> nn.Module:
