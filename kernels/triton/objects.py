@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from torch import Tensor
 
 from updp_rt._cache import cache_folder
@@ -56,19 +57,26 @@ def form_of(name: str, arguments: Sequence[Any], constants: Mapping[str, Any]) -
         arguments: of the launch, None for a tensor that is not given.
         constants: those that are compiled in.
     """
-    tensors = [value for value in arguments if isinstance(value, Tensor)]
-    sizes = [value for value in arguments if isinstance(value, int)]
-    if not (all(map(_fits, tensors)) and all(size < _NEAR for size in sizes)):
-        return None
-    dtypes = [str(tensor.dtype).removeprefix("torch.") for tensor in tensors]
+    kinds: list[torch.dtype | bool] = []
+    for value in arguments:
+        if isinstance(value, Tensor):
+            if value.data_ptr() % 16 or value.untyped_storage().nbytes() >= _NEAR:
+                return None
+            kinds.append(value.dtype)
+        else:
+            if isinstance(value, int) and value >= _NEAR:
+                return None
+            kinds.append(value is not None)
+    return _form(name, tuple(kinds), tuple(constants.items()))
+
+
+@cache  # a launch names its form in a few microseconds
+def _form(name: str, kinds: tuple[torch.dtype | bool, ...], constants: tuple[tuple[str, Any], ...]) -> str:
+    dtypes = [str(kind).removeprefix("torch.") for kind in kinds if isinstance(kind, torch.dtype)]
     named = dtypes[0] if len(set(dtypes)) == 1 else ",".join(dtypes)
-    given = "".join("0" if value is None else "1" for value in arguments)
-    values = " ".join(f"{constant}={constants[constant]}" for constant in sorted(constants))
+    given = "".join("1" if kind else "0" for kind in kinds)
+    values = " ".join(f"{constant}={value}" for constant, value in sorted(constants))
     return f"{name} {named} {given} {values}"
-
-
-def _fits(tensor: Tensor) -> bool:
-    return tensor.data_ptr() % 16 == 0 and tensor.untyped_storage().nbytes() < _NEAR
 
 
 @cache

@@ -70,6 +70,14 @@ def test_a_form_is_any_size_of_aligned_tensors_of_one_dtype() -> None:
     assert form(x, None, torch.empty(2**29 + 1, device="meta"), 4) is None
 
 
+def test_a_launch_like_another_spells_no_form() -> None:
+    x = torch.zeros(4, 8)
+    first = form_of("linear_kernel", (x, 4), {"UNIT": 8})
+    spelled = objects._form.cache_info().misses
+    assert form_of("linear_kernel", (x.clone(), 5), {"UNIT": 8}) is first
+    assert objects._form.cache_info().misses == spelled
+
+
 @pytest.mark.parametrize("arch", ["gfx908", "gfx90a"])
 def test_the_launches_of_the_models_are_known_for_each_tile(arch: str) -> None:
     found = ahead._launches(arch)
