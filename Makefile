@@ -80,10 +80,11 @@ projection: setup
 	$(BIN)/python -m benchmarks projection
 	$(BIN)/python -m benchmarks whole_models
 
-# A wheel in dist/, with code objects for gfx908 and gfx90a.
+# A wheel in dist/, with code objects for gfx908 and gfx90a; at most 30 MB.
 wheel: setup
 	$(BIN)/updp-rt kernels build --arch gfx908,gfx90a
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+	@[ -z "$$(find dist -name '*.whl' -size +30M)" ] || { echo 'A wheel in dist/ is larger than 30 MB.'; exit 1; }
 
 setup: $(OBJECTS) $(TORCHVISION)
 

@@ -140,3 +140,5 @@ def test_a_wheel_holds_the_kernels_and_nothing_beside_the_package() -> None:
     wanted += (ROOT / "kernels" / "triton" / "budgets").glob("*.json")
     assert len(wanted) > 20
     assert set(wanted) <= given
+    of_gfx908 = sum(path.stat().st_size for path in wanted if path.parent.name == "gfx908")
+    assert 0 < of_gfx908 <= 15 << 20  # a wheel has two architectures, and at most 30 MB
