@@ -30,8 +30,8 @@ SIDE = 32
 LEFT = {
     "resnet34": {"max_pool2d_with_indices", "mean"},
     "mobilenetv2": {"conv2d", "mean"},
-    "convnext_tiny": {"conv2d", "native_layer_norm", "mean"},
-    "deit_tiny": {"attention", "cat", "add", "native_layer_norm"},
+    "convnext_tiny": {"conv2d", "mean"},
+    "deit_tiny": {"attention", "cat", "add"},
 }
 
 

@@ -1,4 +1,4 @@
-"""ConvNeXt's block: the depthwise convolution, then fc1+GELU, then fc2+gamma+skip."""
+"""ConvNeXt's block: the depthwise convolution, then fc1+GELU, with the norm before it on a GPU, then fc2+gamma+skip."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
 from updp_rt.runtime.fused import CannotFuseError, Fusion, Rule
-from updp_rt.runtime.rules.parts import conv_site, idle, linear_site
+from updp_rt.runtime.rules.parts import conv_site, idle, linear_after_norm, linear_site
 
 
 class ConvNeXtRule(Rule):
@@ -28,9 +28,13 @@ class ConvNeXtRule(Rule):
             fusion.absorb("shortcut")
         conv_site(fusion, "conv_dw", fusion.absorb("conv_dw"))
         mlp = fusion.absorb("mlp")
-        make: Any = conv_site if module.use_conv_mlp else linear_site
-        make(fusion, "mlp.fc1", mlp.fc1, act=mlp.act)
-        make(fusion, "mlp.fc2", mlp.fc2, scale=None if module.gamma is None else (module, "gamma"))
+        scale = None if module.gamma is None else (module, "gamma")
+        if module.use_conv_mlp:
+            conv_site(fusion, "mlp.fc1", mlp.fc1, act=mlp.act)
+            conv_site(fusion, "mlp.fc2", mlp.fc2, scale=scale)
+        else:
+            linear_after_norm(fusion, "mlp.fc1", "norm", mlp.fc1, mlp.act)
+            linear_site(fusion, "mlp.fc2", mlp.fc2, scale=scale)
 
     def run(self, module: Any, fusion: Fusion, x: Tensor) -> Tensor:
         shortcut = module.shortcut
@@ -40,7 +44,9 @@ class ConvNeXtRule(Rule):
         if module.use_conv_mlp:
             y = module.norm(y)
             return fusion.sites["mlp.fc2"](fusion.sites["mlp.fc1"](y), shortcut)
-        y = module.norm(y.permute(0, 2, 3, 1))
+        y = y.permute(0, 2, 3, 1)
+        if "norm" not in fusion.children:
+            y = module.norm(y)
         y = fusion.sites["mlp.fc1"](y)
         return fusion.sites["mlp.fc2"](y, shortcut.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 

@@ -1,14 +1,16 @@
-"""Single layers and sequences, of any model: a convolution, a linear layer, conv-norm-act in a Sequential."""
+"""Single layers and sequences, of any model: a convolution, a linear layer or norm, conv-norm-act in a Sequential."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from timm import layers
 from torch import Tensor, nn
 
 from updp_rt._marks import source_type
+from updp_rt.ops import LAYER_NORM
 from updp_rt.runtime.fused import CannotFuseError, Fusion, Rule
-from updp_rt.runtime.rules.parts import conv_site, linear_site
+from updp_rt.runtime.rules.parts import conv_site, held, linear_site, on_gpu, why_no_layer_norm
 
 
 class Conv2dRule(Rule):
@@ -35,6 +37,26 @@ class LinearRule(Rule):
 
     def run(self, module: Any, fusion: Fusion, input: Tensor) -> Tensor:
         return fusion.sites[""](input)
+
+
+class LayerNormRule(Rule):
+    """A layer norm over the last dimension, or over the channels of images; on a GPU."""
+
+    source = (nn.LayerNorm, layers.LayerNorm, layers.LayerNorm2d)
+
+    def plan(self, module: Any, fusion: Fusion) -> None:
+        reason = why_no_layer_norm(module)
+        if reason is not None:
+            raise CannotFuseError(reason)
+        if not on_gpu(module):
+            raise CannotFuseError("on a CPU a norm alone is torch's own")
+        fusion.site("", LAYER_NORM, held(module, weight="weight", bias="bias"), eps=module.eps)
+
+    def run(self, module: Any, fusion: Fusion, *args: Tensor, **named: Tensor) -> Tensor:
+        (x,) = (*args, *named.values())  # torch and timm call it by different names
+        if fusion.source is not layers.LayerNorm2d:
+            return fusion.sites[""](x)
+        return fusion.sites[""](x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class SequentialRule(Rule):
@@ -83,4 +105,4 @@ def _site(module: nn.Sequential, names: list[str], fusion: Fusion) -> bool:
     return True
 
 
-RULES = (Conv2dRule(), LinearRule(), SequentialRule())
+RULES = (Conv2dRule(), LinearRule(), LayerNormRule(), SequentialRule())

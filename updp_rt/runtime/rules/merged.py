@@ -67,7 +67,7 @@ class MergedTransformerRule(Rule):
     def run(
         self, module: Any, fusion: Fusion, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
-        return fusion.sites["linear"](x, attend(module.attn, fusion.sites, module.norm1(x), attn_mask, is_causal))
+        return fusion.sites["linear"](x, attend(module, fusion, x, attn_mask, is_causal))
 
 
 def _is_depthwise_then_pointwise(first: nn.Module, second: nn.Module) -> bool:

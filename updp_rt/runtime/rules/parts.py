@@ -9,7 +9,7 @@ from timm.layers import BatchNormAct2d, DropBlock2d, DropPath, LayerScale, Layer
 from torch import nn
 
 from updp_rt._marks import source_type
-from updp_rt.ops import CONV2D, DEPTHWISE_CONV2D, LINEAR
+from updp_rt.ops import CONV2D, DEPTHWISE_CONV2D, LINEAR, NORM_LINEAR
 from updp_rt.ops.checks import Pair
 from updp_rt.reparam import MergeError, conv_padding
 from updp_rt.runtime.fused import CannotFuseError, Fusion
@@ -127,6 +127,38 @@ def linear_site(
     check_linear(linear)
     tensors = held(linear, weight="weight", bias="bias") | ({} if scale is None else {"scale": scale})
     return fusion.site(name, LINEAR, tensors, act=activation(act), eps=0.0)
+
+
+def linear_after_norm(fusion: Fusion, name: str, norm: str, linear: nn.Module, act: nn.Module | None = None) -> None:
+    """Add a site of a plain linear layer, on a GPU with the layer norm before it, the owner's child `norm`.
+
+    The norm is then among the fusion's `children`; else it stays as it is, and the site is of the linear layer alone.
+    """
+    check_linear(linear)
+    before: Any = fusion.owner.get_submodule(norm)
+    if not on_gpu(linear) or why_no_layer_norm(before) is not None or isinstance(before, layers.LayerNorm2d):
+        linear_site(fusion, name, linear, act)
+        return
+    fusion.absorb(norm)
+    tensors = held(linear, weight="weight", bias="bias") | held(before, gamma="weight", beta="bias")
+    fusion.site(name, NORM_LINEAR, tensors, act=activation(act), eps=before.eps)
+
+
+def why_no_layer_norm(norm: Any) -> str | None:
+    """Why `norm` is no plain layer norm over one dimension, the last one or channels; None: it is one."""
+    if source_type(norm) not in (nn.LayerNorm, layers.LayerNorm, layers.LayerNorm2d):
+        return f"{type(norm).__name__} is no plain layer norm"
+    if getattr(norm, "_fast_norm", False):
+        return "timm's fast norm computes in other dtypes"
+    return None if len(norm.normalized_shape) == 1 else "only norms over one dimension have fused kernels"
+
+
+def on_gpu(module: nn.Module) -> bool:
+    """Whether `module` is on a GPU, or on a CPU where one is emulated; elsewhere torch's own operators do as well."""
+    from updp_rt.kernels.hip.device import emulation
+
+    first = next(module.parameters(), None)
+    return emulation() is not None or (first is not None and first.device.type == "cuda")
 
 
 def check_linear(layer: nn.Module) -> None:

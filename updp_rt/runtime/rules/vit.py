@@ -1,4 +1,7 @@
-"""ViT's block: attention's projection with layer scale and skip, fc1+GELU, fc2 with layer scale and skip."""
+"""ViT's block: attention's projection with layer scale and skip, fc1+GELU, fc2 with layer scale and skip.
+
+On a GPU the norms before qkv and fc1 are theirs.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,11 @@ from torch import Tensor, nn
 from updp_rt.ops import ATTENTION
 from updp_rt.ops.attention import split_heads
 from updp_rt.runtime.fused import CannotFuseError, Fusion, Rule
-from updp_rt.runtime.rules.parts import idle, layer_scale, linear_site
-from updp_rt.runtime.site import Site
+from updp_rt.runtime.rules.parts import idle, layer_scale, linear_after_norm, linear_site
 
 
 def absorb_attention(module: Any, fusion: Fusion) -> Any:
-    """Take over ``attn`` of `module` up to its projection, which the caller fuses; returns it."""
+    """Take over ``attn`` of `module` up to its projection, which the caller fuses, maybe with ``norm1``; returns it."""
     attn: Any = module.attn
     if type(attn) is not Attention:
         raise CannotFuseError(f"{type(attn).__name__} is not timm's plain attention")
@@ -26,14 +28,15 @@ def absorb_attention(module: Any, fusion: Fusion) -> Any:
         raise CannotFuseError("attention that is gated, or not by scaled_dot_product_attention, stays as it is")
     idle(attn.attn_drop, "attn_drop")
     idle(attn.proj_drop, "proj_drop")
-    linear_site(fusion, "attn.qkv", attn.qkv)
+    linear_after_norm(fusion, "attn.qkv", "norm1", attn.qkv)
     fusion.site("attn", ATTENTION, {}, heads=attn.num_heads)
     return fusion.absorb("attn")
 
 
-def attend(attn: Any, sites: dict[str, Site], x: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
-    """timm's attention from normed tokens ``[N, T, C]`` to what its projection takes."""
-    qkv = sites["attn.qkv"](x)
+def attend(module: Any, fusion: Fusion, x: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
+    """``norm1`` and timm's attention, from tokens ``[N, T, C]`` to what its projection takes."""
+    attn, sites = module.attn, fusion.sites
+    qkv = sites["attn.qkv"](x if "norm1" in fusion.children else module.norm1(x))
     alone = attn_mask is None and not is_causal
     if alone and type(attn.q_norm) is nn.Identity and type(attn.k_norm) is nn.Identity:
         return attn.norm(sites["attn"](qkv))
@@ -64,14 +67,15 @@ class ViTBlockRule(Rule):
             idle(getattr(module, name), name)
             fusion.absorb(name)
         linear_site(fusion, "attn.proj", attn.proj, scale=layer_scale(fusion.absorb("ls1")))
-        linear_site(fusion, "mlp.fc1", mlp.fc1, act=mlp.act)
+        linear_after_norm(fusion, "mlp.fc1", "norm2", mlp.fc1, mlp.act)
         linear_site(fusion, "mlp.fc2", mlp.fc2, scale=layer_scale(fusion.absorb("ls2")))
 
     def run(
         self, module: Any, fusion: Fusion, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
-        x = fusion.sites["attn.proj"](attend(module.attn, fusion.sites, module.norm1(x), attn_mask, is_causal), x)
-        return fusion.sites["mlp.fc2"](fusion.sites["mlp.fc1"](module.norm2(x)), x)
+        x = fusion.sites["attn.proj"](attend(module, fusion, x, attn_mask, is_causal), x)
+        y = x if "norm2" in fusion.children else module.norm2(x)
+        return fusion.sites["mlp.fc2"](fusion.sites["mlp.fc1"](y), x)
 
 
 RULES = (ViTBlockRule(),)
