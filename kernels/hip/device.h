@@ -10,6 +10,7 @@
 //                        gives zeros
 //   load_anywhere, store_anywhere  16 bytes at an address that is a multiple of UNIT
 //   anew                 keeps scalar registers free
+//   ask_for              has arguments of a kernel loaded where it stands, so that none is waited for later
 //   opaque               a value that the compiler knows nothing of
 //   uniform              keeps vector registers and instructions free: a value that all lanes of a wave share
 //   exp2_fast, reciprocal, reciprocal_root  float32 within 1 ulp, without care for denormals
@@ -92,6 +93,11 @@ DEVICE void loads_begin() { asm volatile("" ::: "memory"); }
 DEVICE int anew(int value) {
   asm volatile("" : "+s"(value));
   return value;
+}
+
+template <class A, class B, class C, class D>
+DEVICE void ask_for(A a, B b, C c, D d) {
+  asm volatile("" : : "s"(a), "s"(b), "s"(c), "s"(d));
 }
 
 // Clang 15 takes `a | 16` in an address of LDS for `a + 16`, whatever bits a has.
@@ -193,6 +199,8 @@ DEVICE float uniform_constant(float value) { return value; }
 DEVICE void loads_begin() {}
 DEVICE float from_lane(float value, int lane) { return __shfl_sync(0xffffffff, value, lane); }
 DEVICE int anew(int value) { return value; }
+template <class... Values>
+DEVICE void ask_for(Values...) {}
 DEVICE int opaque(int value) { return value; }
 template <class T>
 DEVICE T uniform(T value) {

@@ -4,62 +4,97 @@
 #include "pivoted.h"
 #include "rows.h"
 
-// Sums of a tile into those of normed rows.
+// What a tile's sums become those of normed rows with: in LDS, in the place of operands that have been read.
+template <class Tile>
+struct Normed {
+  Scaling rows[Tile::M];
+  Chunk columns[2][Tile::N / 4];  // sums of the weight's rows, and the bias
+};
+
+// Asked for before the product, put into LDS after it: each lane has four columns of one of the two.
 template <class Tile, template <class> class Access>
+class Columns {
+  static constexpr int QUARTER = Tile::N / 4;
+  static_assert(2 * QUARTER <= Tile::LANES, "one load a lane");
+
+ public:
+  DEVICE Columns(const float* sums, const float* bias, int column, int n) {
+    const bool second = lane_of_workgroup() >= QUARTER;
+    const int at = (lane_of_workgroup() - (second ? QUARTER : 0)) * 4, valid = n - column - at;
+    const Access<float> of_sums(sums, 0, 0, column), of_bias(bias, 0, 0, column);
+    const Chunk first = of_sums.load(0, at, second ? 0 : valid);
+    const Chunk other = of_bias.load(0, at, second && bias && lane_of_workgroup() < 2 * QUARTER ? valid : 0);
+    chunk_ = first | other;  // one of them is zeros
+  }
+  DEVICE void put(Normed<Tile>& normed) const {
+    if (lane_of_workgroup() < 2 * QUARTER) normed.columns[0][lane_of_workgroup()] = chunk_;
+  }
+
+ private:
+  Chunk chunk_;
+};
+
+// Sums of a tile into those of normed rows, with the bias.
+template <class Tile>
 class Scaled {
   using T = typename Tile::T;
   using Block = typename Mma<T>::Block;
   static constexpr int V = VECTOR<T>, ROWS = Tile::BLOCKS_M * Block::ROWS;
 
  public:
-  // `sums` of the weight's rows, of which the tile's first column is `column` of n.
-  DEVICE Scaled(const Scaling* rows, const float* sums, int column, int n) {
+  DEVICE explicit Scaled(const Normed<Tile>& normed) {
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
-      rows_[i] = rows[opaque(Tile::wave_row() + i / Block::ROWS * 16 + Block::row(i % Block::ROWS))];
+      rows_[i] = normed.rows[opaque(Tile::wave_row() + i / Block::ROWS * 16 + Block::row(i % Block::ROWS))];
     }
-    const Access<float> access(sums, 0, 0, column);
 #pragma unroll
     for (int j = 0; j < Tile::BLOCKS_N; j++) {
-      const int at_column = Tile::wave_column() + j * Mma<T>::COLUMNS + Block::column();
+      const int at = opaque(Tile::wave_column() + j * Mma<T>::COLUMNS + Block::column()) / 4;
 #pragma unroll
-      for (int v = 0; v < V; v += 4) sums_[j][v / 4] = access.load(0, at_column + v, n - column - at_column - v);
+      for (int v = 0; v < V / 4; v++) {
+        unpack<float>(normed.columns[0][at + v], sums_[j] + v * 4);
+        unpack<float>(normed.columns[1][at + v], bias_[j] + v * 4);
+      }
     }
   }
 
   // `values` are of the columns of vector `j`, and of this lane's rows from `first` on.
   template <int COUNT>
   DEVICE void operator()(float (&values)[COUNT], int first, int j) const {
-    float sums[V];
-#pragma unroll
-    for (int v = 0; v < V; v += 4) unpack<float>(sums_[j][v / 4], sums + v);
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
       const Scaling row = rows_[first + i / V];
-      values[i] = __builtin_fmaf(values[i], row.scale, row.shift * sums[i % V]);
+      const float added = __builtin_fmaf(row.shift, sums_[j][i % V], bias_[j][i % V]);
+      values[i] = __builtin_fmaf(values[i], row.scale, added);
     }
   }
 
  private:
   Scaling rows_[ROWS];
-  Chunk sums_[Tile::BLOCKS_N][V / 4];
+  float sums_[Tile::BLOCKS_N][V], bias_[Tile::BLOCKS_N][V];
 };
 
 template <class Tile, template <class, int, class> class Rows, template <class> class Access, bool WHOLE>
-DEVICE void norm_linear(const typename Tile::T* x, const typename Tile::T* weight, const float* sums_of_weight, int m,
-                        int n, int k, long long stride_x, float eps, const Finish<typename Tile::T>& with) {
-  __shared__ Operands<Tile> operands;
+DEVICE void norm_linear(const typename Tile::T* x, const typename Tile::T* weight, const float* sums_of_weight,
+                        const float* bias, int m, int n, int k, long long stride_x, float eps,
+                        const Finish<typename Tile::T>& with) {
+  __shared__ union {
+    Operands<Tile> operands;
+    Normed<Tile> normed;
+  } shared;
+  static_assert(sizeof(shared) == sizeof(shared.operands), "what comes later takes no more LDS");
+  ask_for(stride_x, eps, with.act, n);
   const Position at = tile_position<Tile>(m, n);
+  const Columns<Tile, Access> columns(sums_of_weight, bias, at.column, n);
   PivotedRows<Tile, Tile::M, Rows<Tile, Tile::M, InOrder>, WHOLE> x_rows(x, stride_x, at.row, m, k);
   Rows<Tile, Tile::N, ByColumn<Tile>> w_rows(weight, k, at.column, n, k);
   Sums<Tile> sums;
-  accumulate(sums, operands, x_rows, w_rows, divide_up(k, Tile::K));
-  barrier();  // the operands have been read: their place takes the scalings
-  auto scalings = reinterpret_cast<Scaling*>(operands.x[0]);
-  static_assert(sizeof(operands.x[0]) >= Tile::M * sizeof(Scaling));
-  x_rows.scalings(scalings, eps);
+  accumulate(sums, shared.operands, x_rows, w_rows, divide_up(k, Tile::K));
+  barrier();  // the operands have been read
+  x_rows.scalings(shared.normed.rows, eps);
+  columns.put(shared.normed);
   barrier();
-  finish<Access>(sums, at.row, at.column, with, Scaled<Tile, Access>(scalings, sums_of_weight, at.column, n));
+  finish<Access>(sums, at.row, at.column, with, Scaled<Tile>(shared.normed));
 }
 
 // Kernels are named as linear's. Arguments: x [m, k], weight [n, k], the sums of the weight's rows [n] float32, bias [n]
@@ -68,8 +103,8 @@ DEVICE void norm_linear(const typename Tile::T* x, const typename Tile::T* weigh
   KERNEL(WAVES* WAVE_LANES, OCCUPANCY)                                                                                 \
   NAME(const T* x, const T* weight, const float* sums, const float* bias, T* y, int m, int n, int k,                   \
        long long stride_x, float eps, int act) {                                                                       \
-    norm_linear<Tile<T, M, N, K, WAVES>, ROWS, ACCESS, WHOLE>(x, weight, sums, m, n, k, stride_x, eps,                 \
-                                                              {bias, nullptr, y, m, n, n, n, act});                    \
+    norm_linear<Tile<T, M, N, K, WAVES>, ROWS, ACCESS, WHOLE>(x, weight, sums, bias, m, n, k, stride_x, eps,           \
+                                                              {nullptr, nullptr, y, m, n, n, n, act});                 \
   }
 #define ALIGNED(T, M, N, K, WAVES, OCCUPANCY)                                                                      \
   NORM_LINEAR(norm_linear_##T##_##M##x##N##x##K##w##WAVES, T, M, N, K, WAVES, OCCUPANCY, AlignedRows, AlignedTile, \
@@ -86,14 +121,14 @@ DEVICE void norm_linear(const typename Tile::T* x, const typename Tile::T* weigh
 
 ALIGNED(float32, 128, 128, 16, 8, 4)
 ALIGNED(float32, 64, 64, 16, 4, 4)
-ANY(float32, 32, 64, 32, 4, 4)
+ANY(float32, 32, 64, 32, 4, 2)
 
 WIDE(float16)
 ALIGNED(float16, 128, 128, 32, 4, 2)
 ALIGNED(float16, 64, 64, 32, 4, 4)
-ANY(float16, 32, 64, 64, 4, 4)
+ANY(float16, 32, 64, 64, 4, 2)
 
 WIDE(bfloat16)
 ALIGNED(bfloat16, 128, 128, 32, 4, 2)
 ALIGNED(bfloat16, 64, 64, 32, 4, 4)
-ANY(bfloat16, 32, 64, 64, 4, 4)
+ANY(bfloat16, 32, 64, 64, 4, 2)

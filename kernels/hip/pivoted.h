@@ -15,6 +15,14 @@ template <class T>
 struct Pivot {
   static constexpr float SCALE = 1.0f;
 
+  static DEVICE float sum(Chunk chunk) {
+    float values[VECTOR<T>], sum = 0.0f;
+    unpack<T>(chunk, values);
+#pragma unroll
+    for (int v = 0; v < VECTOR<T>; v++) sum += values[v];
+    return sum;
+  }
+
   DEVICE void set(float mean) { mean_ = mean; }
   template <bool WHOLE>
   DEVICE void take(Chunk& chunk, int valid, float& sum, float& squares) const {
@@ -43,12 +51,18 @@ struct Pivot<float16> {
   using Half2 = _Float16 __attribute__((ext_vector_type(2)));
   static constexpr float SCALE = 0.5f;
 
+  static DEVICE float sum(Chunk chunk) {
+    const int words[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 4; i++) sum = __builtin_amdgcn_fdot2(__builtin_bit_cast(Half2, words[i]), ones(), sum, false);
+    return sum;
+  }
+
   DEVICE void set(float mean) { shift_ = static_cast<_Float16>(-SCALE * mean); }
   template <bool WHOLE>
   DEVICE void take(Chunk& chunk, int valid, float& sum, float& squares) const {
     constexpr _Float16 HALF = 0.5;
-    // In a register: as a constant of its own the instruction takes it for float32.
-    const Half2 ones = __builtin_bit_cast(Half2, opaque(0x3c003c00));
     int words[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -60,13 +74,16 @@ struct Pivot<float16> {
         words[i] = __builtin_bit_cast(int, pair) & (low | high);
       }
       pair = __builtin_bit_cast(Half2, words[i]);
-      sum = __builtin_amdgcn_fdot2(pair, ones, sum, false);
+      sum = __builtin_amdgcn_fdot2(pair, ones(), sum, false);
       squares = __builtin_amdgcn_fdot2(pair, pair, squares, false);
     }
     chunk = Chunk{words[0], words[1], words[2], words[3]};
   }
 
  private:
+  // In a register: as a constant of its own the instruction takes it for float32.
+  static DEVICE Half2 ones() { return __builtin_bit_cast(Half2, opaque(0x3c003c00)); }
+
   _Float16 shift_;
 };
 #endif
@@ -88,27 +105,28 @@ class PivotedRows {
 
   DEVICE void load(int step, Chunks& staged) {
     rows_.load(step, staged);
-    valid_ = depth_ - step * Tile::K - Chunks::chunk() * VECTOR<T>;
+    left_ = depth_ - step * Tile::K;
   }
 
   // What `load` asked for last, once it has come.
   DEVICE void finish(Chunks& staged) {
     if (!begun_) set_pivots(staged);
     begun_ = true;
-#pragma unroll
-    for (int i = 0; i < Chunks::COUNT; i++) {
-      pivots_[i].template take<WHOLE>(staged.chunks[i], valid_, sums_[i], squares_[i]);
+    if (left_ >= Tile::K) {  // nothing to leave out, but in a last step
+      take<true>(staged, 1);
+    } else {
+      take<WHOLE>(staged, left_ - Chunks::chunk() * VECTOR<T>);
     }
   }
 
   // Writes the scaling of all rows, when all steps are done; whoever reads it waits for a barrier.
   DEVICE void scalings(Scaling* rows, float eps) const {
     constexpr float SCALE = Pivot<T>::SCALE;
-    const float depth = static_cast<float>(depth_);
+    const float part = 1.0f / static_cast<float>(depth_);
 #pragma unroll
     for (int i = 0; i < Chunks::COUNT; i++) {
-      const float mean = sum_of_lanes<Tile::CHUNKS>(sums_[i]) / depth;
-      const float square = sum_of_lanes<Tile::CHUNKS>(squares_[i]) / depth;
+      const float mean = sum_of_lanes<Tile::CHUNKS>(sums_[i]) * part;
+      const float square = sum_of_lanes<Tile::CHUNKS>(squares_[i]) * part;
       const float variance = square - mean * mean;
       // A NaN stays.
       const float scale = reciprocal_root((variance < 0.0f ? 0.0f : variance) / (SCALE * SCALE) + eps) / SCALE;
@@ -117,20 +135,24 @@ class PivotedRows {
   }
 
  private:
-  DEVICE void set_pivots(const Chunks& staged) {
-    const float count = static_cast<float>(depth_ < Tile::K ? depth_ : Tile::K);
+  template <bool CHUNKS_ARE_WHOLE>
+  DEVICE void take(Chunks& staged, int valid) {
 #pragma unroll
     for (int i = 0; i < Chunks::COUNT; i++) {
-      float values[VECTOR<T>], sum = 0.0f;
-      unpack<T>(staged.chunks[i], values);
+      pivots_[i].template take<CHUNKS_ARE_WHOLE>(staged.chunks[i], valid, sums_[i], squares_[i]);
+    }
+  }
+
+  DEVICE void set_pivots(const Chunks& staged) {
+    const float part = reciprocal(static_cast<float>(depth_ < Tile::K ? depth_ : Tile::K));
 #pragma unroll
-      for (int v = 0; v < VECTOR<T>; v++) sum += values[v];  // zeros past the depth's end
-      pivots_[i].set(sum_of_lanes<Tile::CHUNKS>(sum) / count);
+    for (int i = 0; i < Chunks::COUNT; i++) {  // chunks are zeros past the depth's end
+      pivots_[i].set(sum_of_lanes<Tile::CHUNKS>(Pivot<T>::sum(staged.chunks[i])) * part);
     }
   }
 
   Rows rows_;
-  int depth_, valid_;
+  int depth_, left_;  // `left_`: of the depth, from the step that was loaded last on
   bool begun_ = false;
   Pivot<T> pivots_[Chunks::COUNT];
   float sums_[Chunks::COUNT] = {}, squares_[Chunks::COUNT] = {};
