@@ -20,7 +20,17 @@ from updp_rt.artifacts.atomic import write_text
 from updp_rt.backends.frozen import PATH, Met, frozen
 from updp_rt.backends.fused import lacks_kernel
 from updp_rt.blocks import make_progressive, merge_model, prunable_blocks, set_lambda
-from updp_rt.ops import CONV2D, DEPTHWISE_POINTWISE, DUAL_LINEAR, LINEAR, Operator, Problem
+from updp_rt.ops import (
+    ADD_LAYER_NORM,
+    CONV2D,
+    DEPTHWISE_POINTWISE,
+    DUAL_LINEAR,
+    LAYER_NORM,
+    LINEAR,
+    NORM_LINEAR,
+    Operator,
+    Problem,
+)
 from updp_rt.projection.problems import model_problems
 
 VARIANTS = ("P0", "half", "all")  # half: every other block, from the first on; each in its family's first form
@@ -60,6 +70,20 @@ _ODD: dict[Operator, tuple[dict[str, Any], ...]] = {
         {"x": (37, 45), "a": (37, 23), "w_x": (51, 45), "w_a": (51, 23), "bias": (51,), "act": "gelu"},
         {"x": (200, 128), "a": (200, 64), "w_x": (136, 128), "w_a": (136, 64), "act": "relu"},
         {"x": (1, 24), "a": (1, 40), "w_x": (8, 24), "w_a": (8, 40), "bias": (8,), "act": "none"},
+    ),
+    LAYER_NORM: (
+        {"x": (37, 45), "weight": (45,), "bias": (45,), "eps": 1e-6},
+        {"x": (200, 1032), "bias": (1032,), "eps": 1e-5},
+        {"x": (1, 24), "eps": 1e-3},
+    ),
+    ADD_LAYER_NORM: (
+        {"x": (37, 45), "residual": (37, 45), "weight": (45,), "bias": (45,), "eps": 1e-6},
+        {"x": (200, 128), "residual": (200, 128), "bias": (128,), "eps": 1e-5},
+    ),
+    NORM_LINEAR: (
+        {"x": (37, 45), "weight": (51, 45), "bias": (51,), "eps": 1e-6, "act": "gelu"},
+        {"x": (200, 128), "weight": (136, 128), "eps": 1e-5, "act": "relu"},
+        {"x": (1, 24), "weight": (8, 24), "bias": (8,), "eps": 1e-3, "act": "none"},
     ),
 }
 ODD = tuple(_ODD)  # operators that have odd problems

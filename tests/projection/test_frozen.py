@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.problems import PROJECTED_BATCH, projected_problems, square
 from benchmarks.suites.projection import BOUND
-from updp_rt.ops import LINEAR, Problem
+from updp_rt.ops import LAYER_NORM, Problem, RowOperator
 from updp_rt.projection.candidates import Candidate, candidates
 
 FROZEN = projected_problems()
@@ -23,6 +23,8 @@ SHORT = {
     # L2: every 56 pixels read the whole 1x1 weight.
     "depthwise_pointwise 128x384x14x14 384x1x7x7 384x384x1x1 residual gelu s1x1 p3x3 float16 cpu": 0.46,
     "depthwise_pointwise 128x768x7x7 768x1x7x7 768x768x1x1 residual gelu s1x1 p3x3 float16 cpu": 0.38,
+    # Issuing: a compute unit holds two workgroups, and GELU and the norm are as much work as the product.
+    "norm_linear 25216x192 768x192 e1e-06 gelu float16 cpu": 0.64,
 }
 
 
@@ -36,8 +38,8 @@ def best(problem: Problem, language: str) -> Candidate:
 @pytest.mark.parametrize("problem", FROZEN, ids=lambda problem: problem.key.replace(" ", "-"))
 def test_the_best_hip_kernel_nears_the_roofline(problem: Problem) -> None:
     found = best(problem, "hip")
-    if problem.x[0] == PROJECTED_BATCH and problem.operator is LINEAR:
-        # A classifier: its few rows take less time at the roofline than a kernel's loads need to come.
+    if problem.x[0] == PROJECTED_BATCH and isinstance(problem.operator, RowOperator):
+        # A classifier, or its norm: their few rows take less time at the roofline than a kernel's loads need to come.
         assert found.projection.bound == "latency"
     elif problem.key in SHORT:
         assert SHORT[problem.key] <= found.share < BOUND, (found.name, found.projection.resources)
@@ -51,7 +53,9 @@ def test_the_problems_that_fall_short_are_frozen_ones() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "problem", [problem for problem in FROZEN if problem.dtype is torch.float16], ids=lambda p: p.key.replace(" ", "-")
+    "problem",
+    [problem for problem in FROZEN if problem.dtype is torch.float16 and problem.operator is not LAYER_NORM],
+    ids=lambda p: p.key.replace(" ", "-"),
 )
 def test_the_best_hip_kernel_asks_no_more_of_lds_and_memory_than_tritons(problem: Problem) -> None:
     hip, triton = best(problem, "hip"), best(problem, "triton")

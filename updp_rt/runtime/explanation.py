@@ -151,7 +151,7 @@ def explain(model: nn.Module, images: Tensor | None = None) -> Explanation:
     fused = list(fused_modules(model))
     if not fused:
         raise ValueError("this model is not accelerated: call updp_rt.accelerate(model, example_input) first")
-    device = next(model.parameters()).device
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     rows, inside = [], set()
     for name, module, fusion in fused:
         inside |= {id(member) for _, _, member, _ in fusion.members}

@@ -14,6 +14,8 @@ _SHAPES = {
     "depthwise_pointwise": "triangle",
     "attention": "cross",
     "average_pool": "circle",
+    "norm_linear": "circle",
+    "layer_norm": "square",
 }
 
 
