@@ -43,6 +43,7 @@ class LayerNormRule(Rule):
     """A layer norm over the last dimension, or over the channels of images; on a GPU."""
 
     source = (nn.LayerNorm, layers.LayerNorm, layers.LayerNorm2d)
+    optional = True
 
     def plan(self, module: Any, fusion: Fusion) -> None:
         reason = why_no_layer_norm(module)
