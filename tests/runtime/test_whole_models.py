@@ -31,7 +31,7 @@ LEFT = {
     "resnet34": {"max_pool2d_with_indices", "mean"},
     "mobilenetv2": {"conv2d", "mean"},
     "convnext_tiny": {"conv2d", "mean"},
-    "deit_tiny": {"attention", "cat", "add"},
+    "deit_tiny": {"cat", "add"},
 }
 
 
