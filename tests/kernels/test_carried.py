@@ -81,7 +81,7 @@ def test_a_launch_like_another_spells_no_form() -> None:
 @pytest.mark.parametrize("arch", ["gfx908", "gfx90a"])
 def test_the_launches_of_the_models_are_known_for_each_tile(arch: str) -> None:
     found = ahead._launches(arch)
-    assert 100 < len(found) < 200
+    assert 100 < len(found) < 300
     launched = {(kernel.__name__.removesuffix("_kernel"), tile.name) for kernel, tile, _ in found.values()}
     operators = set(OPERATORS) - {"epilogue", "add_layer_norm", "prepend_tokens"}
     every = ((o, t) for o in operators for d in (torch.float16, torch.float32) for t in tiles(o, arch, d))

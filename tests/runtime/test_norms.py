@@ -88,6 +88,20 @@ def test_norms_before_linear_layers_are_followed(change: str) -> None:
     assert (fast(x) - before).abs().max() > 0.1
 
 
+@pytest.mark.usefixtures("mi100")
+@pytest.mark.parametrize("drop", [nn.Dropout(0.5), nn.Tanh()], ids=repr)
+def test_a_classifiers_norm_and_linear_layer_are_one(drop: nn.Module) -> None:
+    model = nn.Sequential(layers.NormMlpClassifierHead(24, 7))
+    model[0].drop = drop
+    model, x = randomized(model), torch.randn(3, 24, 5, 4).contiguous(memory_format=torch.channels_last)
+    fast = updp_rt.accelerate(model, x, backends=BACKENDS)
+    kernels = chosen(fast)
+    assert ("norm_linear" in kernels) == isinstance(drop, nn.Dropout)
+    assert ("layer_norm" in kernels) != isinstance(drop, nn.Dropout)
+    assert_as_good_as(fast, model, x)
+    assert torch.allclose(fast[0](x, pre_logits=True), model[0](x, pre_logits=True), atol=1e-5)
+
+
 def test_on_a_cpu_they_are_torchs_own() -> None:
     model, x = block()
     for source in (model, nn.Sequential(nn.LayerNorm(24), nn.Linear(24, 8)).eval()):

@@ -22,7 +22,7 @@ from updp_rt.kernels import DTYPES
 from updp_rt.kernels.hip.objects import default_folder
 from updp_rt.kernels.triton import objects
 from updp_rt.kernels.triton.objects import CarriedKernel
-from updp_rt.ops import LINEAR, ImageOperator, Problem
+from updp_rt.ops import LINEAR, NORM_LINEAR, ImageOperator, Problem
 
 
 def build_triton(
@@ -91,7 +91,7 @@ def _launches(arch: str) -> dict[str, tuple[Any, Any, dict[str, Any]]]:
 
 def _is_head(problem: Problem) -> bool:
     """Whether it may be a classifier: nothing comes after it."""
-    return problem.operator is LINEAR and problem.act == "none" and not problem.residual
+    return problem.operator in (LINEAR, NORM_LINEAR) and problem.act == "none" and not problem.residual
 
 
 def _other_classes(problem: Problem) -> Problem:

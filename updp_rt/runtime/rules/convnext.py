@@ -1,15 +1,27 @@
-"""ConvNeXt's block: the depthwise convolution, then fc1+GELU, with the norm before it on a GPU, then fc2+gamma+skip."""
+"""ConvNeXt's block: the depthwise convolution, then fc1+GELU, with the norm before it on a GPU, then fc2+gamma+skip.
+
+The classifier's norm and linear layer are one, too.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from timm.layers import Mlp
+from timm.layers import Mlp, NormMlpClassifierHead
 from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
 from updp_rt.runtime.fused import CannotFuseError, Fusion, Rule
-from updp_rt.runtime.rules.parts import conv_site, idle, linear_after_norm, linear_site
+from updp_rt.runtime.rules.parts import (
+    check_linear,
+    conv_site,
+    idle,
+    linear_after_norm,
+    linear_site,
+    norm_linear_site,
+    on_gpu,
+    why_no_layer_norm,
+)
 
 
 class ConvNeXtRule(Rule):
@@ -51,4 +63,32 @@ class ConvNeXtRule(Rule):
         return fusion.sites["mlp.fc2"](y, shortcut.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-RULES = (ConvNeXtRule(),)
+class HeadRule(Rule):
+    """Behind the pool of a classifier its norm and its linear layer in one, on a GPU."""
+
+    source = (NormMlpClassifierHead,)
+    optional = True
+
+    def plan(self, module: Any, fusion: Fusion) -> None:
+        if not on_gpu(module):
+            raise CannotFuseError("on a CPU a norm is torch's own")
+        if type(module.flatten) is not nn.Flatten:
+            raise CannotFuseError("its norm is of images that are not pooled")
+        reason = why_no_layer_norm(module.norm)
+        if reason is not None:
+            raise CannotFuseError(reason)
+        check_linear(module.fc)
+        for name in ("pre_logits", "drop"):
+            idle(getattr(module, name), name)
+            fusion.absorb(name)
+        fusion.absorb("flatten")
+        norm_linear_site(fusion, "fc", fusion.absorb("norm"), fusion.absorb("fc"))
+
+    def run(self, module: Any, fusion: Fusion, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = module.global_pool(x)
+        if pre_logits:
+            return module.flatten(module.norm(x))
+        return fusion.sites["fc"](x.flatten(1))
+
+
+RULES = (ConvNeXtRule(), HeadRule())

@@ -139,9 +139,13 @@ def linear_after_norm(fusion: Fusion, name: str, norm: str, linear: nn.Module, a
     if not on_gpu(linear) or why_no_layer_norm(before) is not None or isinstance(before, layers.LayerNorm2d):
         linear_site(fusion, name, linear, act)
         return
-    fusion.absorb(norm)
-    tensors = held(linear, weight="weight", bias="bias") | held(before, gamma="weight", beta="bias")
-    fusion.site(name, NORM_LINEAR, tensors, act=activation(act), eps=before.eps)
+    norm_linear_site(fusion, name, fusion.absorb(norm), linear, act)
+
+
+def norm_linear_site(fusion: Fusion, name: str, norm: Any, linear: nn.Module, act: nn.Module | None = None) -> None:
+    """Add a site of a layer norm and the plain linear layer behind it."""
+    tensors = held(linear, weight="weight", bias="bias") | held(norm, gamma="weight", beta="bias")
+    fusion.site(name, NORM_LINEAR, tensors, act=activation(act), eps=norm.eps)
 
 
 def why_no_layer_norm(norm: Any) -> str | None:
