@@ -121,14 +121,17 @@ DEVICE void norm_linear(const typename Tile::T* x, const typename Tile::T* weigh
 
 ALIGNED(float32, 128, 128, 16, 8, 4)
 ALIGNED(float32, 64, 64, 16, 4, 4)
+ALIGNED(float32, 32, 64, 32, 4, 4)
 ANY(float32, 32, 64, 32, 4, 2)
 
 WIDE(float16)
 ALIGNED(float16, 128, 128, 32, 4, 2)
 ALIGNED(float16, 64, 64, 32, 4, 4)
+ALIGNED(float16, 32, 64, 64, 4, 4)
 ANY(float16, 32, 64, 64, 4, 2)
 
 WIDE(bfloat16)
 ALIGNED(bfloat16, 128, 128, 32, 4, 2)
 ALIGNED(bfloat16, 64, 64, 32, 4, 4)
+ALIGNED(bfloat16, 32, 64, 64, 4, 4)
 ANY(bfloat16, 32, 64, 64, 4, 2)
