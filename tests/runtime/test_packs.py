@@ -128,12 +128,12 @@ def test_each_operator_holds_one_packed_copy() -> None:
     sites = [site for *_, fusion in fused_modules(fast) for site in fusion.sites.values()]
     assert sites
     for site in sites:
-        assert sum(len(calls) for calls in site._bound._prepared.values()) == 1
+        assert sum(len(calls) for calls in site.bound._prepared.values()) == 1
     with torch.no_grad():
         fast(images[:1])
     for site in sites:
         candidates = {choice.candidate for choice in site.choices.values()}
-        assert sum(len(calls) for calls in site._bound._prepared.values()) == len(candidates)
+        assert sum(len(calls) for calls in site.bound._prepared.values()) == len(candidates)
 
 
 def test_a_model_made_in_inference_mode_is_copied_into_one_that_can_be_followed() -> None:

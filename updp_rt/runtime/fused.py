@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from updp_rt._copies import share_tensors
-from updp_rt._marks import source_type
+from updp_rt._marks import source_type, to_source
 from updp_rt.ops import Operator
 from updp_rt.ops.library import exports_plain
 from updp_rt.runtime.dispatch import Policy
@@ -276,12 +276,8 @@ def unfuse(module: nn.Module) -> None:
 
 
 def source_copy(model: nn.Module) -> nn.Module:
-    """The source of an accelerated model, holding the same tensors."""
-    copy = share_tensors(model)
-    for module in list(copy.modules()):
-        if isinstance(module, Fused):
-            unfuse(module)
-    return copy
+    """The source of an accelerated model, holding the same tensors; what is packed of them stays."""
+    return to_source(share_tensors(model))
 
 
 def _fused_class(rule: Rule, source: type[nn.Module]) -> type[nn.Module]:
