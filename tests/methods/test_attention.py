@@ -82,7 +82,7 @@ def test_parts_are_cut_in_turn_for_good_and_in_time() -> None:
         assert len(now) == count
         assert set(cut) <= set(now)
         cut = now
-    ranked = sorted(found, key=lambda name: float(found[name].gate))
+    ranked = sorted(found, key=lambda name: float(found[name].gate.detach()))
     gelus, attentions = ([name for name in ranked if name.endswith(kind)] for kind in ("act", "attn"))
     assert set(cut) == {*gelus[:3], *attentions[:2]}
     for name in cut:

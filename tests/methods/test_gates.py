@@ -96,10 +96,10 @@ def test_the_pull_of_layer_folding(model: nn.Module) -> None:
         set_lambda(gated, 0.0)
         plain = nn.functional.cross_entropy(gated(images), labels)
     assert float(loss.detach()) == pytest.approx(float(plain) + PULL * len(gates), rel=1e-12)
-    assert float(gates[0]) == 0.0
+    assert float(gates[0].detach()) == 0.0
     gates[0].data.fill_(1.5 / RATE)
     (loss,) = soft_gate_losses()(gated, images, labels, 0)
-    assert float(gates[0]) == pytest.approx(1.5 / RATE)  # nothing holds it below 1 but the term
+    assert float(gates[0].detach()) == pytest.approx(1.5 / RATE)  # nothing holds it below 1 but the term
 
 
 @pytest.mark.parametrize("published", [False, True])
@@ -119,13 +119,13 @@ def test_depthshrinker_prunes_its_number_in_every_step_and_favours_what_saves(
     losses = hard_gate_losses(saved, count, seed=0)
     (loss,) = losses(gated, images, labels, 0)
     pruned = [name for name, block in blocks.items() if block.lam.pruned]  # type: ignore[union-attr]
-    assert set(pruned) == set(sorted(gates, key=lambda name: -float(gates[name]))[:count])
+    assert set(pruned) == set(sorted(gates, key=lambda name: -float(gates[name].detach()))[:count])
     loss.backward()
     with torch.no_grad():
         set_lambda(gated, 1.0, pruned)
         plain = nn.functional.cross_entropy(gated(images), labels)
     sign = 1 if published else -1
-    term = sum(1e-4 * saved[name] * RATE * float(gate) for name, gate in gates.items())
+    term = sum(1e-4 * saved[name] * RATE * float(gate.detach()) for name, gate in gates.items())
     assert float(loss.detach()) == pytest.approx(float(plain) + sign * term, rel=1e-12)
     # Every gate has a gradient, of kept blocks too; and a saving changes it by itself alone.
     with_saving = {name: float(gate.grad) for name, gate in gates.items()}  # type: ignore[arg-type]
@@ -144,7 +144,7 @@ def test_gates_are_held_between_0_and_1(model: nn.Module) -> None:
     for number, block in enumerate(progressive_blocks(gated).values()):
         getattr(block, PARAMETER).data.fill_(number - 1.0)
     clamp_gates(gated)
-    assert all(0 <= float(value) <= 1 for value in gate_values(gated).values())
+    assert all(0 <= float(value.detach()) <= 1 for value in gate_values(gated).values())
 
 
 def test_folding_keeps_the_weights_that_the_gates_were_trained_with(model: nn.Module) -> None:

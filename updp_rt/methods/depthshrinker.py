@@ -51,7 +51,7 @@ def hard_gate_losses(saved_ms: dict[str, float], count: int, seed: int, label_sm
     def losses(model: nn.Module, images: Tensor, labels: Tensor, step: int) -> Iterator[Tensor]:
         clamp_gates(model)
         values = gate_values(model)
-        pruned = set(furthest_open({name: float(value) for name, value in values.items()}, count, seed))
+        pruned = set(furthest_open({name: float(value.detach()) for name, value in values.items()}, count, seed))
         for name, block in progressive_blocks(model).items():
             block.lam = HardGate(values[name], pruned=name in pruned)
         loss = F.cross_entropy(model(images), labels, label_smoothing=label_smoothing)

@@ -72,7 +72,7 @@ class Gated(Method):
         assert chooser is not None
         assert run.config.num_pruned is not None
         bodies = table.choose_bodies(run.names, run.config.body)
-        values = {name: float(value) for name, value in gate_values(chooser).items()}
+        values = {name: float(value.detach()) for name, value in gate_values(chooser).items()}
         open_ = set(furthest_open(values, run.config.num_pruned, run.config.seed))
         blocks = tuple(name for name in run.names if name in open_)
         set_lambda(chooser, 1.0, blocks)

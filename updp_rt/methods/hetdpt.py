@@ -117,7 +117,7 @@ def cut_parts(model: nn.Module, count: int) -> None:
     while (gone := sum(bool(part.cut) for part in found.values())) < count:
         left = {name: part for name, part in found.items() if not part.cut}
         turn = {name: part for name, part in left.items() if name.endswith(".attn") == bool(gone % 2)} or left
-        turn[min(turn, key=lambda name: float(turn[name].gate))].cut.fill_(True)
+        turn[min(turn, key=lambda name: float(turn[name].gate.detach()))].cut.fill_(True)
     for part in found.values():
         part.lam = float(part.cut)
 

@@ -41,7 +41,7 @@ class LayerFolding(Gated):
 
     def choose(self, run: Run, table: LatencyTable, chooser: nn.Module | None) -> SearchResult:
         assert chooser is not None
-        folded = sum(float(value) >= FOLDED for value in gate_values(chooser).values())
+        folded = sum(float(value.detach()) >= FOLDED for value in gate_values(chooser).values())
         run.progress.log(f"{folded} of {len(run.names)} blocks have an α of {FOLDED} or more")
         return super().choose(run, table, chooser)
 
