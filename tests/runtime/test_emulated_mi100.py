@@ -14,6 +14,7 @@ from tests.runtime.conftest import merged, model_and_images
 from tests.runtime.test_accelerate import assert_as_good_as
 from updp_rt.blocks.randomize import randomize
 from updp_rt.kernels import hip
+from updp_rt.runtime.rules import vit
 
 BACKENDS = ("hip", "reference")
 MODELS = ("resnet18", "resnet18-merged", "mobilenetv2-merged", "convnext", "convnext-merged", "vit", "vit-merged")
@@ -65,6 +66,16 @@ def test_a_merged_block_at_its_real_size(block: str, dtype: torch.dtype) -> None
     fast = updp_rt.accelerate(model, x, backends=BACKENDS)
     assert_as_good_as(fast, model, x)
     assert [p for p, kernel in chosen(fast).items() if kernel.startswith("hip:") != has_hip_kernel(p)] == []
+
+
+@pytest.mark.usefixtures("mi100")
+def test_normed_queries_and_keys_take_the_kernel_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vit, "_is_on_gpu", lambda x: True)
+    model, images = model_and_images("vit-qknorm", batch=1, dtype=torch.float16)
+    fast = updp_rt.accelerate(model, images, backends=BACKENDS)
+    assert_as_good_as(fast, model, images)
+    (kernel,) = {kernel for problem, kernel in chosen(fast).items() if problem.startswith("attention")}
+    assert kernel.startswith("hip:")
 
 
 @pytest.mark.usefixtures("mi100")

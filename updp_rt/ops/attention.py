@@ -76,3 +76,8 @@ def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values, each ``[N, heads, T, D]``, as views of timm's joint projection."""
     q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
     return q, k, v
+
+
+def join_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The joint projection ``[N, T, 3 * heads * D]`` of which `split_heads` gives these."""
+    return torch.stack([part.transpose(1, 2) for part in (q, k, v)], 2).flatten(2)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from timm.layers import Attention, Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from updp_rt.ops import ATTENTION
-from updp_rt.ops.attention import split_heads
+from updp_rt.ops.attention import join_heads, split_heads
 from updp_rt.runtime.fused import CannotFuseError, Fusion, Rule
 from updp_rt.runtime.rules.parts import idle, layer_scale, linear_after_norm, linear_site
 
@@ -42,13 +41,16 @@ def attend(module: Any, fusion: Fusion, x: Tensor, attn_mask: Tensor | None, is_
         return attn.norm(sites["attn"](qkv))
     q, k, v = split_heads(qkv, attn.num_heads)
     q, k = attn.q_norm(q), attn.k_norm(k)
-    if alone and qkv.is_cuda:
+    if alone and _is_on_gpu(qkv):
         # Putting them together again costs less than torch's own attention does where it keeps scores in memory, as on
         # gfx908. A CPU has one that does not.
-        joint = torch.stack([part.transpose(1, 2) for part in (q, k, v)], 2).flatten(2)
-        return attn.norm(sites["attn"](joint))
+        return attn.norm(sites["attn"](join_heads(q, k, v)))
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
     return attn.norm(y.transpose(1, 2).flatten(2))
+
+
+def _is_on_gpu(x: Tensor) -> bool:
+    return x.is_cuda
 
 
 class ViTBlockRule(Rule):
