@@ -7,7 +7,8 @@ the models; a test compares the two.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,11 +26,14 @@ from updp_rt.ops import (
     CONV2D,
     DEPTHWISE_POINTWISE,
     DUAL_LINEAR,
+    INVERTED_RESIDUAL,
     LAYER_NORM,
     LINEAR,
+    MLP,
     NORM_LINEAR,
     Operator,
     Problem,
+    part_problems,
 )
 from updp_rt.projection.problems import model_problems
 
@@ -85,6 +89,18 @@ _ODD: dict[Operator, tuple[dict[str, Any], ...]] = {
         {"x": (200, 128), "weight": (136, 128), "eps": 1e-5, "act": "relu"},
         {"x": (1, 24), "weight": (8, 24), "bias": (8,), "eps": 1e-3, "act": "none"},
     ),
+    MLP: (
+        {"x": (37, 45), "w1": (75, 45), "b1": (75,), "w2": (51, 75), "b2": (51,)}
+        | {"residual": True, "act": "gelu", "eps": 1e-5},
+        {"x": (200, 96), "w1": (136, 96), "w2": (88, 136), "act": "relu", "eps": 0.0},
+    ),
+    INVERTED_RESIDUAL: (
+        {"x": (2, 13, 11, 9), "w_pw": (37, 13, 1, 1), "b_pw": (37,), "w_dw": (37, 1, 3, 3), "b_dw": (37,)}
+        | {"w_pwl": (21, 37, 1, 1), "b_pwl": (21,), "residual": True, "act": "silu"}
+        | {"stride": (1, 1), "padding": (1, 1)},
+        {"x": (2, 32, 15, 14), "w_pw": (72, 32, 1, 1), "w_dw": (72, 1, 3, 3), "w_pwl": (24, 72, 1, 1)}
+        | {"act": "relu6", "stride": (2, 2), "padding": (1, 1)},
+    ),
 }
 ODD = tuple(_ODD)  # operators that have odd problems
 
@@ -135,9 +151,17 @@ def find_problems(name: str) -> dict[Problem, dict[str, int]]:
     found: dict[Problem, dict[str, int]] = {}
     for variant, chosen in zip(VARIANTS, ([], names[::2], names), strict=True):
         problems = model_problems(_merged(model, chosen), (3, 224, 224), 1, torch.float32)
-        for problem, count in problems.items():
+        for problem, count in _with_parts(problems).items():
             found.setdefault(problem, {})[variant] = count
     return found
+
+
+def _with_parts(problems: Mapping[Problem, int]) -> dict[Problem, int]:
+    """`problems`, and those of the separate operators that they stand for, which are their other plan."""
+    found = Counter(problems)
+    for problem, count in problems.items():
+        found.update(dict.fromkeys(part_problems(problem), count))
+    return dict(found)
 
 
 def freeze() -> int:

@@ -28,7 +28,7 @@ def check_mlp_weights(weights: MlpWeights) -> None:
     check_packed("b2", b2, (w2.shape[0],))
 
 
-def check_mlp(x: Tensor, k: int, n: int, like: Tensor, residual: Tensor | None, act: str) -> None:
+def check_mlp(x: Tensor, k: int, n: int, like: Tensor, residual: Tensor | None, act: str, eps: float) -> None:
     """Raise ValueError unless these are arguments of `mlp`.
 
     Args:
@@ -36,9 +36,11 @@ def check_mlp(x: Tensor, k: int, n: int, like: Tensor, residual: Tensor | None, 
         k, n: K and N of the weights; `like`, any of theirs, has their dtype.
         residual: rows ``[M, N]``, or None.
         act: between the two layers.
+        eps: of a layer norm of x; 0: there is none.
     """
     check_dtypes(act, x, weights=like, residual=residual)
     check_rows("x", x, k)
+    check(eps >= 0, f"eps must be at least 0, not {eps}")
     if residual is not None:
         check_rows("residual", residual, n)
         check(residual.shape[0] == x.shape[0], f"residual has {residual.shape[0]} rows, x {x.shape[0]}")

@@ -41,8 +41,8 @@ def pack_mlp(weights: MlpWeights, kernel: HipKernel) -> MlpPanels:
     return MlpPanels(pack_panels(w1, b1, w2, most_k, most_n), b2, k, n)
 
 
-def mlp(x: Tensor, weights: MlpPanels, residual: Tensor | None, act: str, kernel: HipKernel) -> Tensor:
-    """``act(x @ w1.T + b1) @ w2.T + b2 + residual``, accumulated in float32.
+def mlp(x: Tensor, weights: MlpPanels, residual: Tensor | None, act: str, eps: float, kernel: HipKernel) -> Tensor:
+    """``act(norm(x) @ w1.T + b1) @ w2.T + b2 + residual``, accumulated in float32.
 
     The values between are rounded to x's dtype, as they would be in memory. Arguments are those of `check_mlp`, weights
     of `pack_mlp`, and the kernel that they were packed for.
@@ -54,7 +54,7 @@ def mlp(x: Tensor, weights: MlpPanels, residual: Tensor | None, act: str, kernel
         ValueError: they do not fit the operator or the kernel.
     """
     packed, bias, k, n = weights.packed, weights.bias, weights.k, weights.n
-    check_mlp(x, k, n, packed, residual, act)
+    check_mlp(x, k, n, packed, residual, act, eps)
     m = x.shape[0]
     check(m < 2**31, f"{m} rows are more than kernels count: split the batch")
     stride_residual = n if residual is None else residual.stride(0)
@@ -63,7 +63,7 @@ def mlp(x: Tensor, weights: MlpPanels, residual: Tensor | None, act: str, kernel
     if m:
         sizes = (m, n, k, packed.shape[0], x.stride(0), stride_residual)
         grid = -(-m // kernel.block[0])
-        launch(kernel, grid, (x, packed, bias, residual, y, *sizes, ACTIVATIONS.index(act)))
+        launch(kernel, grid, (x, packed, bias, residual, y, *sizes, float(eps), ACTIVATIONS.index(act)))
     return y
 
 

@@ -5,6 +5,7 @@
 //   Record<Tile, EXTRA>  the weights of one step in LDS: those of SIDE values between the products
 //   Weights              carries records from memory to LDS, one step ahead
 //   take_rows            a lane's part of rows of x, in registers
+//   norm_rows            a layer norm of them
 //   between              a step's block of the first product, through the activation
 //   multiply_panel       block += x * panel^T
 //
@@ -124,6 +125,54 @@ DEVICE void take_rows(typename Mma<T>::X (&x)[DEPTH][BLOCKS], Rows rows) {
       for (int c = 0; c < X::COUNT; c++) {
         x[k][i].chunks[c] = rows(i * 16 + X::row(c), k * SIDE<T> + X::chunk() * VECTOR<T>);
       }
+    }
+  }
+}
+
+// The sum of what the lanes have that hold the same rows.
+template <class T>
+DEVICE float sum_of_row(float value) {
+  constexpr int APART = WAVE_LANES == 64 ? 16 : 1;
+  value += from_lane(value, lane_of_wave() ^ APART);
+  return value + from_lane(value, lane_of_wave() ^ 2 * APART);
+}
+
+// Rows of `columns` values become (x - mean) / sqrt(var + eps); where eps is 0 they stay, and registers are those that
+// are best in the loop to come, which a branch here would change.
+template <class T, int BLOCKS, int DEPTH>
+DEVICE void norm_rows(typename Mma<T>::X (&x)[DEPTH][BLOCKS], int columns, float eps) {
+  using X = typename Mma<T>::X;
+  constexpr int V = VECTOR<T>;
+  const float of_columns = 1.0f / columns;
+#pragma unroll
+  for (int i = 0; i < BLOCKS * X::COUNT; i++) {
+    auto part = [&](int k) -> Chunk& { return x[k][i / X::COUNT].chunks[i % X::COUNT]; };
+    float mean = 0.0f, square = 0.0f, values[V];
+#pragma unroll
+    for (int k = 0; k < DEPTH; k++) {
+      unpack<T>(part(k), values);
+#pragma unroll
+      for (int v = 0; v < V; v++) mean += values[v];
+    }
+    mean = eps > 0 ? sum_of_row<T>(mean) * of_columns : 0.0f;
+#pragma unroll
+    for (int k = 0; k < DEPTH; k++) {
+      unpack<T>(part(k), values);
+      // Zeros past the last column are no values. What tells them is not kept from row to row.
+      const int count = anew(columns) - k * SIDE<T> - X::chunk() * V;
+#pragma unroll
+      for (int v = 0; v < V; v++) {
+        const float off = v < count ? values[v] - mean : 0.0f;
+        square = __builtin_fmaf(off, off, square);
+      }
+    }
+    const float scale = eps > 0 ? reciprocal_root(__builtin_fmaf(sum_of_row<T>(square), of_columns, eps)) : 1.0f;
+#pragma unroll
+    for (int k = 0; k < DEPTH; k++) {
+      unpack<T>(part(k), values);
+#pragma unroll
+      for (int v = 0; v < V; v++) values[v] = (values[v] - mean) * scale;
+      part(k) = pack<T>(values);
     }
   }
 }

@@ -17,6 +17,37 @@ from .tiles import Tile
 
 
 @triton.jit
+def statistics(x_rows, k, eps, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Mean, and ``1 / sqrt(var + eps)``, of each row."""
+    depth = tl.arange(0, BLOCK_K)
+    total = tl.zeros((BLOCK_M,), tl.float32)
+    for start in range(0, k, BLOCK_K):
+        inside = (start + depth < k)[None, :]
+        total += tl.sum(tl.load(x_rows[:, None] + (start + depth)[None, :], mask=inside, other=0.0).to(tl.float32), 1)
+    mean = total / k
+    square = tl.zeros((BLOCK_M,), tl.float32)
+    for start in range(0, k, BLOCK_K):
+        inside = (start + depth < k)[None, :]
+        x = tl.load(x_rows[:, None] + (start + depth)[None, :], mask=inside, other=0.0).to(tl.float32)
+        off = tl.where(inside, x - mean[:, None], 0.0)
+        square += tl.sum(off * off, 1)
+    return mean, tl.rsqrt(square / k + eps)
+
+
+@triton.jit
+def accumulate_normed(acc, x_rows, w_rows, mean, scale, k, BLOCK_K: tl.constexpr):
+    """As `accumulate`, of normed rows of x, which are rounded to its dtype."""
+    depth = tl.arange(0, BLOCK_K)
+    for start in range(0, k, BLOCK_K):
+        inside = start + depth < k
+        x = tl.load(x_rows[:, None] + (start + depth)[None, :], mask=inside[None, :], other=0.0)
+        w = tl.load(w_rows[None, :] + (start + depth)[:, None], mask=inside[:, None], other=0.0)
+        normed = (x.to(tl.float32) - mean[:, None]) * scale[:, None]
+        acc = tl.dot(normed.to(x.dtype), w, acc, input_precision="ieee")
+    return acc
+
+
+@triton.jit
 def mlp_kernel(
     x,
     w1,
@@ -31,7 +62,9 @@ def mlp_kernel(
     hidden,
     stride_x,
     stride_residual,
+    eps,
     UNIT: tl.constexpr,
+    NORM: tl.constexpr,
     ACT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -49,11 +82,16 @@ def mlp_kernel(
     tile_m, tile_n = tl.program_id(0) // tiles_n, tl.program_id(0) % tiles_n
     x_rows = rows_of_tile(x, tile_m * BLOCK_M, m, stride_x, BLOCK_M)
     w2_rows = rows_of_tile(w2, tile_n * BLOCK_N, n, hidden, BLOCK_N)
+    if NORM:
+        mean, scale = statistics(x_rows, k, eps, BLOCK_M, BLOCK_K)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, hidden, BLOCK_K):
         w1_rows = rows_of_tile(w1, start, hidden, k, BLOCK_K)
         between = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
-        between = accumulate(between, x_rows, w1_rows, k, BLOCK_K, EVEN_K)
+        if NORM:
+            between = accumulate_normed(between, x_rows, w1_rows, mean, scale, k, BLOCK_K)
+        else:
+            between = accumulate(between, x_rows, w1_rows, k, BLOCK_K, EVEN_K)
         depth = start + tl.arange(0, BLOCK_K)
         exists = depth < hidden
         if b1 is not None:
@@ -74,8 +112,8 @@ def pack_mlp(weights: MlpWeights, tile: Tile) -> MlpWeights:
     return weights
 
 
-def mlp(x: Tensor, weights: MlpWeights, residual: Tensor | None, act: str, tile: Tile) -> Tensor:
-    """``act(x @ w1.T + b1) @ w2.T + b2 + residual``, accumulated in float32.
+def mlp(x: Tensor, weights: MlpWeights, residual: Tensor | None, act: str, eps: float, tile: Tile) -> Tensor:
+    """``act(norm(x) @ w1.T + b1) @ w2.T + b2 + residual``, accumulated in float32.
 
     The values between are rounded to x's dtype, as they would be in memory. Arguments are those of `check_mlp`, weights
     of `pack_mlp`, and one of ``tiles("mlp", ...)``.
@@ -88,7 +126,7 @@ def mlp(x: Tensor, weights: MlpWeights, residual: Tensor | None, act: str, tile:
     """
     w1, b1, w2, b2 = weights
     (m, k), (n, hidden) = x.shape, w2.shape
-    check_mlp(x, w1.shape[1], n, w1, residual, act)
+    check_mlp(x, w1.shape[1], n, w1, residual, act, eps)
     y = torch.empty((m, n), dtype=x.dtype, device=x.device)
     if m == 0:
         return y
@@ -110,6 +148,8 @@ def mlp(x: Tensor, weights: MlpWeights, residual: Tensor | None, act: str, tile:
         hidden,
         x.stride(0),
         stride_residual,
+        float(eps),
+        NORM=eps > 0,
         UNIT=common_unit(n, k, hidden, x.stride(0), stride_residual),
         ACT=act,
         EVEN_K=k % tile.block_k == 0,

@@ -82,8 +82,17 @@ def prepend_tokens(x: Tensor, table: Tensor) -> Tensor:
 
 
 def mlp(
-    x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, residual: Tensor | None, act: str
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    residual: Tensor | None,
+    act: str,
+    eps: float,
 ) -> Tensor:
+    if eps:
+        x = layer_norm(x, None, None, eps)
     return linear(linear(x, w1, b1, None, act), w2, b2, residual, "none")
 
 

@@ -52,8 +52,8 @@ class Problem:
 def called(kernels: ModuleType, operator: str, operands: tuple[Any, ...], tile: Any) -> Tensor:
     """The operator of `kernels`, Triton's or HIP's, with its weights packed where the operator has that done."""
     if operator == "mlp":
-        x, *weights, residual, act = operands
-        return kernels.mlp(x, kernels.pack_mlp(MlpWeights(*weights), tile), residual, act, tile)
+        x, *weights, residual, act, eps = operands
+        return kernels.mlp(x, kernels.pack_mlp(MlpWeights(*weights), tile), residual, act, eps, tile)
     if operator == "inverted_residual":
         x, *weights, residual, act, stride, padding = operands
         packed = kernels.pack_inverted_residual(InvertedResidualWeights(*weights), tile)
@@ -163,11 +163,12 @@ def mlp(
     bias: bool = True,
     residual: bool = True,
     gap: int = 0,
+    eps: float = 0.0,
 ) -> Problem:
     x, w1, w2 = matrix(m, k, dtype, gap), matrix(hidden, k, dtype) / k**0.5, matrix(n, hidden, dtype) / hidden**0.5
     weights = (w1, vector(hidden, dtype, bias), w2, vector(n, dtype, bias))
     other = matrix(m, n, dtype, gap) if residual else None
-    return Problem("mlp", (x, *weights, other, act), k + hidden)
+    return Problem("mlp", (x, *weights, other, act, eps), k + hidden)
 
 
 def inverted_residual(

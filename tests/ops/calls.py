@@ -69,7 +69,7 @@ class Call:
         if "norm" in self.operator:
             return *self.inputs, *self.weights, EPS, *([self.act] if self.operator == "norm_linear" else [])
         if self.operator in ("linear", "mlp"):
-            return self.x, *self.weights, self.other, self.act
+            return self.x, *self.weights, self.other, self.act, *([EPS] if self.operator == "mlp" else [])
         if self.operator == "dual_linear":
             return self.x, self.other, *self.weights, self.act
         tail = (self.stride, self.padding)

@@ -63,7 +63,8 @@ def _dual_linear(call: Call) -> Tensor:
 
 def _mlp(call: Call) -> Tensor:
     w1, b1, w2, b2 = call.weights
-    between = ACTIVATIONS[call.act](_linear(replace(call, weights=(w1, b1), other=None, act="none")))
+    first = replace(call, x=_norm(call.x), weights=(w1, b1), other=None, act="none")
+    between = ACTIVATIONS[call.act](_linear(first))
     return _linear(replace(call, x=between, weights=(w2, b2), act="none"))
 
 

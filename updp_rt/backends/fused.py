@@ -181,10 +181,10 @@ def _mlp(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, uni
     from updp_rt.kernels.checks.mlp import MlpWeights
 
     w1, b1, w2, b2 = weights
-    packed, act = kernels.pack_mlp(MlpWeights(w1.contiguous(), b1, w2.contiguous(), b2), tile), problem.act
+    packed = kernels.pack_mlp(MlpWeights(w1.contiguous(), b1, w2.contiguous(), b2), tile)
 
     def call(x: Tensor, residual: Tensor | None) -> Tensor:
-        y = kernels.mlp(_rows(x, unit), packed, _given(_rows, residual, unit), act, tile)
+        y = kernels.mlp(_rows(x, unit), packed, _given(_rows, residual, unit), *problem.attributes, tile)
         return y.view(*x.shape[:-1], y.shape[-1])
 
     return call

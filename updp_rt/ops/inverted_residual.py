@@ -12,6 +12,7 @@ from torch import Tensor
 from updp_rt.ops.activations import ACTIVATIONS, finish
 from updp_rt.ops.checks import Pair, Shape, check_alike, check_shape, check_window, conv_shape
 from updp_rt.ops.conv2d import CONV2D
+from updp_rt.ops.depthwise_conv2d import DEPTHWISE_CONV2D
 from updp_rt.ops.folding import fold_norm
 from updp_rt.ops.library import call, register
 from updp_rt.ops.operator import ImageOperator, Shapes, Weights
@@ -136,10 +137,9 @@ class InvertedResidual(ImageOperator):
 
     def parts(self, problem: Problem) -> tuple[Part, ...]:
         act, stride, padding = problem.attributes
-        groups = problem.shape("w_dw")[0]
         return (
             Part(CONV2D, ("w_pw", "b_pw"), (act, *_SAME, 1)),
-            Part(CONV2D, ("w_dw", "b_dw"), (act, stride, padding, groups)),
+            Part(DEPTHWISE_CONV2D, ("w_dw", "b_dw"), (act, stride, padding)),
             Part(CONV2D, ("w_pwl", "b_pwl"), ("none", *_SAME, 1)),
         )
 

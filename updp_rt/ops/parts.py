@@ -24,6 +24,10 @@ class Part:
     weights: tuple[str, ...]
     attributes: tuple[Any, ...]
 
+    def inputs(self, *given: Any) -> tuple[Any, ...]:
+        """All inputs of the operator; those that are not given are None."""
+        return (*given, *(None,) * (len(self.operator.inputs) - len(given)))
+
 
 def part_problems(problem: Problem) -> list[Problem]:
     """The problems of the separate operators that `problem` stands for, in order; none if it has none."""
@@ -31,7 +35,7 @@ def part_problems(problem: Problem) -> list[Problem]:
     parts = problem.operator.parts(problem)
     for one in parts:
         x = found[-1].output if found else problem.x
-        residual = problem.inputs[1] if one is parts[-1] else None
+        inputs = one.inputs(x, *problem.inputs[1:] if one is parts[-1] else ())
         weights = tuple(problem.shape(name) if problem.has(name) else None for name in one.weights)
-        found.append(Problem(one.operator, (x, residual), weights, one.attributes, problem.dtype, problem.device))
+        found.append(Problem(one.operator, inputs, weights, one.attributes, problem.dtype, problem.device))
     return found

@@ -243,17 +243,17 @@ class _Chooser:
         found: list[tuple[Choice, Prepared]] = []
         parts, problems = self.problem.operator.parts(self.problem), part_problems(self.problem)
         for i, (one, problem) in enumerate(zip(parts, problems, strict=True)):
-            inputs = (y, *(others if one is parts[-1] else [None]))
+            inputs = one.inputs(y, *others if one is parts[-1] else ())
             weights = tuple(named[name] for name in one.weights)
             found.append(choose(problem, weights, inputs, self.policy, self.prepared, f"{self.part}{i} "))
             y = found[-1][1](*inputs)
         self.parts = tuple(choice for choice, _ in found)
-        *first, last = (call for _, call in found)
+        calls = [call for _, call in found]
 
-        def call(x: Tensor, *residual: Tensor | None) -> Tensor:
-            for one in first:
-                x = one(x, None)
-            return last(x, *residual)
+        def call(x: Tensor, *others: Tensor | None) -> Tensor:
+            for one, run in zip(parts, calls, strict=True):
+                x = run(*one.inputs(x, *others if one is parts[-1] else ()))
+            return x
 
         return call
 

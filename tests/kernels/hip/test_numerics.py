@@ -30,7 +30,7 @@ LARGE: dict[str, Make] = {
     ),
     "depthwise_conv2d": lambda dtype, act, **given: problems.depthwise_conv2d((3, 72, 9, 11), 3, dtype, act, **given),
     "dual_linear": lambda dtype, act, **given: problems.dual_linear(197, 200, 136, 72, dtype, act, **given),
-    "mlp": lambda dtype, act, **given: problems.mlp(197, 88, 136, 72, dtype, act, **given),
+    "mlp": lambda dtype, act, **given: problems.mlp(197, 88, 136, 72, dtype, act, eps=1e-5, **given),
     "inverted_residual": lambda dtype, act, **given: problems.inverted_residual(
         (2, 24, 17, 16), 72, 24, dtype, act, **given
     ),
@@ -105,7 +105,7 @@ ODD: dict[str, list[Make]] = {
         lambda dtype, act, **given: problems.dual_linear(1, 1, 1, 1, dtype, act, **given),
     ],
     "mlp": [
-        lambda dtype, act, **given: problems.mlp(67, 91, 75, 45, dtype, act, gap=3, **given),
+        lambda dtype, act, **given: problems.mlp(67, 91, 75, 45, dtype, act, gap=3, eps=1e-3, **given),
         lambda dtype, act, **given: problems.mlp(1, 1, 1, 1, dtype, act, **given),
     ],
     "inverted_residual": [
@@ -163,7 +163,7 @@ LAYERS: dict[str, list[Make]] = {
     "dual_linear": [lambda dtype, act: problems.dual_linear(197, 192, 192, 192, dtype, act)],
     "mlp": [
         lambda dtype, act: problems.mlp(49, 96, 384, 96, dtype, act),  # ConvNeXt-T
-        lambda dtype, act: problems.mlp(197, 192, 768, 192, dtype, act),  # DeiT-T
+        lambda dtype, act: problems.mlp(197, 192, 768, 192, dtype, act, eps=1e-6),  # DeiT-T
     ],
     "inverted_residual": [
         lambda dtype, act, **given: problems.inverted_residual((1, 24, 16, 16), 144, 32, dtype, act, **given),

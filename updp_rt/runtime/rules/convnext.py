@@ -16,10 +16,10 @@ from updp_rt.runtime.rules.parts import (
     check_linear,
     conv_site,
     idle,
-    linear_after_norm,
-    linear_site,
+    mlp_sites,
     norm_linear_site,
     on_gpu,
+    run_mlp,
     why_no_layer_norm,
 )
 
@@ -45,22 +45,17 @@ class ConvNeXtRule(Rule):
             conv_site(fusion, "mlp.fc1", mlp.fc1, act=mlp.act)
             conv_site(fusion, "mlp.fc2", mlp.fc2, scale=scale)
         else:
-            linear_after_norm(fusion, "mlp.fc1", "norm", mlp.fc1, mlp.act)
-            linear_site(fusion, "mlp.fc2", mlp.fc2, scale=scale)
+            mlp_sites(fusion, "norm", mlp, scale)
 
     def run(self, module: Any, fusion: Fusion, x: Tensor) -> Tensor:
         shortcut = module.shortcut
         shortcut = x if "shortcut" in fusion.children else shortcut(x)
         # Each step drops the tensor before it: memory given back early is used again while it is in the cache.
-        y = fusion.sites["conv_dw"](x)
         if module.use_conv_mlp:
-            y = module.norm(y)
+            y = module.norm(fusion.sites["conv_dw"](x))
             return fusion.sites["mlp.fc2"](fusion.sites["mlp.fc1"](y), shortcut)
-        y = y.permute(0, 2, 3, 1)
-        if "norm" not in fusion.children:
-            y = module.norm(y)
-        y = fusion.sites["mlp.fc1"](y)
-        return fusion.sites["mlp.fc2"](y, shortcut.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        shortcut = shortcut.permute(0, 2, 3, 1)
+        return run_mlp(fusion, "norm", fusion.sites["conv_dw"](x).permute(0, 2, 3, 1), shortcut).permute(0, 3, 1, 2)
 
 
 class HeadRule(Rule):

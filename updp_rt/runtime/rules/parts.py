@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from timm import layers
 from timm.layers import BatchNormAct2d, DropBlock2d, DropPath, LayerScale, LayerScale2d
-from torch import nn
+from torch import Tensor, nn
 
 from updp_rt._marks import source_type
-from updp_rt.ops import CONV2D, DEPTHWISE_CONV2D, LINEAR, NORM_LINEAR
+from updp_rt.ops import CONV2D, DEPTHWISE_CONV2D, LINEAR, MLP, NORM_LINEAR
 from updp_rt.ops.checks import Pair
 from updp_rt.reparam import MergeError, conv_padding
 from updp_rt.runtime.fused import CannotFuseError, Fusion
@@ -88,9 +89,31 @@ def conv_site(
     Returns:
         The activation.
     """
+    read = read_conv(conv, norm, act)
+    tensors = read.tensors | ({} if scale is None else {"scale": scale})
+    stride, padding, groups = read.geometry
+    about: dict[str, Any] = {"act": read.act, "stride": stride, "padding": padding, "eps": read.eps}
+    if is_depthwise(conv):
+        fusion.site(name, DEPTHWISE_CONV2D, tensors, **about)
+    else:
+        fusion.site(name, CONV2D, tensors, **about, groups=groups)
+    return read.act
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution and what follows it: tensors, its norm's too, by argument of `conv2d`; stride, padding, groups."""
+
+    tensors: dict[str, Slot]
+    act: str
+    geometry: tuple[Pair, Pair, int]
+    eps: float
+
+
+def read_conv(conv: nn.Module, norm: nn.Module | None = None, act: nn.Module | None = None) -> Convolution:
+    """A convolution, its BatchNorm and activation; `CannotFuseError` where they are others."""
     found = activation(act)
-    stride, padding, groups = geometry(conv)
-    tensors = held(conv, weight="weight", bias="bias") | ({} if scale is None else {"scale": scale})
+    tensors, where = held(conv, weight="weight", bias="bias"), geometry(conv)
     eps: Any = 0.0
     if type(norm) is nn.Identity:
         norm = None
@@ -106,12 +129,7 @@ def conv_site(
         batches = "num_batches_tracked"
         tensors |= held(norm, mean="running_mean", var="running_var", gamma="weight", beta="bias", batches=batches)
         eps = norm.eps
-    about: dict[str, Any] = {"act": found, "stride": stride, "padding": padding, "eps": eps}
-    if is_depthwise(conv):
-        fusion.site(name, DEPTHWISE_CONV2D, tensors, **about)
-    else:
-        fusion.site(name, CONV2D, tensors, **about, groups=groups)
-    return found
+    return Convolution(tensors, found, where, eps)
 
 
 def is_depthwise(conv: nn.Module) -> bool:
@@ -146,6 +164,39 @@ def norm_linear_site(fusion: Fusion, name: str, norm: Any, linear: nn.Module, ac
     """Add a site of a layer norm and the plain linear layer behind it."""
     tensors = held(linear, weight="weight", bias="bias") | held(norm, gamma="weight", beta="bias")
     fusion.site(name, NORM_LINEAR, tensors, act=activation(act), eps=norm.eps)
+
+
+def mlp_sites(fusion: Fusion, norm: str, mlp: Any, scale: Slot | None) -> None:
+    """Add the sites of timm's MLP, the owner's ``mlp``, with the layer scale after it.
+
+    On a GPU there is one, ``mlp``, with the layer norm before it, the owner's child `norm`, which is then among the
+    fusion's `children`; its separate operators are a candidate of it. Elsewhere there are ``mlp.fc1`` and ``mlp.fc2``.
+    """
+    before: Any = fusion.owner.get_submodule(norm)
+    if not on_gpu(mlp):
+        linear_site(fusion, "mlp.fc1", mlp.fc1, act=mlp.act)
+        linear_site(fusion, "mlp.fc2", mlp.fc2, scale=scale)
+        return
+    for layer in (mlp.fc1, mlp.fc2):
+        check_linear(layer)
+    tensors = held(mlp.fc1, w1="weight", b1="bias") | held(mlp.fc2, w2="weight", b2="bias")
+    tensors |= {} if scale is None else {"scale": scale}
+    eps = 0.0
+    if why_no_layer_norm(before) is None and not isinstance(before, layers.LayerNorm2d):
+        fusion.absorb(norm)
+        tensors, eps = tensors | held(before, gamma="weight", beta="bias"), before.eps
+    fusion.site("mlp", MLP, tensors, act=activation(mlp.act), eps=eps)
+
+
+def run_mlp(fusion: Fusion, norm: str, x: Tensor, residual: Tensor) -> Tensor:
+    """Run the sites of `mlp_sites`, and the norm before them where they have it not."""
+    sites = fusion.sites
+    if norm not in fusion.children:
+        x = getattr(fusion.owner, norm)(x)
+    if "mlp" in sites:
+        return sites["mlp"](x, residual)
+    x = sites["mlp.fc1"](x)  # which lets go of what it was given
+    return sites["mlp.fc2"](x, residual)
 
 
 def why_no_layer_norm(norm: Any) -> str | None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from updp_rt.ops import ATTENTION
 from updp_rt.ops.attention import join_heads, split_heads
 from updp_rt.runtime.fused import CannotFuseError, Fusion, Rule
-from updp_rt.runtime.rules.parts import idle, layer_scale, linear_after_norm, linear_site
+from updp_rt.runtime.rules.parts import idle, layer_scale, linear_after_norm, linear_site, mlp_sites, run_mlp
 
 
 def absorb_attention(module: Any, fusion: Fusion) -> Any:
@@ -69,15 +69,13 @@ class ViTBlockRule(Rule):
             idle(getattr(module, name), name)
             fusion.absorb(name)
         linear_site(fusion, "attn.proj", attn.proj, scale=layer_scale(fusion.absorb("ls1")))
-        linear_after_norm(fusion, "mlp.fc1", "norm2", mlp.fc1, mlp.act)
-        linear_site(fusion, "mlp.fc2", mlp.fc2, scale=layer_scale(fusion.absorb("ls2")))
+        mlp_sites(fusion, "norm2", mlp, layer_scale(fusion.absorb("ls2")))
 
     def run(
         self, module: Any, fusion: Fusion, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
         x = fusion.sites["attn.proj"](attend(module, fusion, x, attn_mask, is_causal), x)
-        y = x if "norm2" in fusion.children else module.norm2(x)
-        return fusion.sites["mlp.fc2"](fusion.sites["mlp.fc1"](y), x)
+        return run_mlp(fusion, "norm2", x, x)
 
 
 RULES = (ViTBlockRule(),)
