@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -179,6 +180,7 @@ class _Unit:
         sites: its operators.
         seen: the arguments of every call in a run of the whole model.
         choices: what was chosen in that run, by problem.
+        method: of the first module, and the children that it runs, where it stands for that method alone.
     """
 
     names: list[str]
@@ -186,10 +188,29 @@ class _Unit:
     sites: list[Site]
     seen: list[tuple[Any, ...]] = field(default_factory=list)
     choices: dict[str, Choice] = field(default_factory=dict)
+    method: tuple[str, Sequence[str]] | None = None
 
     @property
     def name(self) -> str:
-        return self.names[0]
+        return ".".join(filter(None, (self.names[0], *(self.method or ())[:1])))
+
+    def sources(self, merged: nn.Module) -> list[nn.Module]:
+        """What it stands for in the source model."""
+        found = [merged.get_submodule(name) for name in self.names]
+        return found if self.method is None else [_Method(found[0], *self.method)]
+
+
+class _Method(nn.Module):
+    """A method of a module, with the module's own tensors and some of its children alone, to run and copy them."""
+
+    def __init__(self, owner: Any, method: str, children: Sequence[str]) -> None:
+        super().__init__()
+        self.owner = copy.copy(owner)
+        self.owner._modules = {name: owner._modules[name] for name in children}
+        self.method = method
+
+    def forward(self, *args: Any) -> Any:
+        return getattr(self.owner, self.method)(*args)
 
 
 def _units(fast: nn.Module) -> Iterator[_Unit]:
@@ -197,9 +218,14 @@ def _units(fast: nn.Module) -> Iterator[_Unit]:
         if fusion.rule.method == "forward":
             yield _Unit([name], module, list(fusion.sites.values()))
             continue
-        # Some of a model's own layers: each site with the layers that follow it.
-        units: list[_Unit] = []
-        for *_, path in fusion.members:
+        # Some of a model's own layers: each site with the layers that follow it; or a method that is one operator.
+        paths = [path for *_, path in fusion.members]
+        units = [
+            _Unit([name], site, [site], method=(fusion.rule.method, paths))
+            for own, site in fusion.sites.items()
+            if own not in paths
+        ]
+        for path in () if units else paths:
             whole = f"{name}.{path}" if name else path
             if path in fusion.sites:
                 units.append(_Unit([whole], fusion.sites[path], [fusion.sites[path]]))
@@ -245,7 +271,7 @@ def _keep(seen: list[tuple[Any, ...]], module: nn.Module, args: tuple[Any, ...])
 
 
 def _judge_unit(unit: _Unit, merged: nn.Module, seed: int) -> tuple[ModuleRecord, int]:
-    sources = [merged.get_submodule(name) for name in unit.names]
+    sources = unit.sources(merged)
     length = max((choice.problem.sum_length for choice in unit.choices.values()), default=1)
     run_plain, run_exact = _chain(sources), _chain([copy_model(module).double() for module in sources])
     cases: list[Case] = []
@@ -263,7 +289,7 @@ def _judge_unit(unit: _Unit, merged: nn.Module, seed: int) -> tuple[ModuleRecord
             cases.append(judge(kind, keep(unit.run(*given)), plain, exact, length))
     record = ModuleRecord(
         name=unit.name,
-        source=source_type(sources[0]).__name__,
+        source=source_type(merged.get_submodule(unit.names[0])).__name__,
         replaces=unit.names[1:],
         kernels=[
             KernelRecord(problem=part.problem.key, kernel=part.candidate, source=source_hash(_backend(part.candidate)))

@@ -158,9 +158,11 @@ def explain(model: nn.Module, images: Tensor | None = None) -> Explanation:
         whole = fusion.rule.method == "forward"
         if whole:
             inside.add(id(module))
+        paths = [path for *_, path in fusion.members]
         for own, site in fusion.sites.items():
-            place = name if whole else ".".join(filter(None, (name, own)))
-            source = fusion.source if whole else type(model.get_submodule(place))
+            inner = "" if whole else own if own in paths else fusion.rule.method
+            place = ".".join(filter(None, (name, inner)))
+            source = type(model.get_submodule(place)) if inner in paths else fusion.source
             rows += [_row(place, source.__name__, choice, device) for choice in site.choices.values()]
     unfused = [
         f"{name} ({type(module).__name__})"

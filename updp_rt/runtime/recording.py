@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from updp_rt._marks import source_type
-from updp_rt.ops import OPERATORS, Operator, Problem
+from updp_rt.ops import OPERATORS, Operator, Problem, RowOperator
 from updp_rt.runtime.dispatch import Policy
 from updp_rt.runtime.fused import CannotFuseError, Fused, Fusion, fused_modules
 from updp_rt.runtime.rules import RULES
@@ -55,9 +55,10 @@ class Step:
         operator = self.operator
         assert operator is not None
         inputs = [tensor for tensor in operator.take_inputs(self.arguments) if tensor is not None]
-        if operator.memory_format is torch.channels_last:
-            return [x for x in inputs if x.dim() == 4 and not x.is_contiguous(memory_format=torch.channels_last)]
-        return [x for x in inputs if not _is_rows(x)]
+        if isinstance(operator, RowOperator):
+            return [x for x in inputs if not _is_rows(x)]
+        taken = {4: torch.channels_last}  # images; what is no image is contiguous
+        return [x for x in inputs if not x.is_contiguous(memory_format=taken.get(x.dim(), torch.contiguous_format))]
 
     def problem(self) -> Problem:
         """The problem of dispatch that a fused operator is here; folds are worked into the weights."""

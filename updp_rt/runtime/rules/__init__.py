@@ -8,11 +8,11 @@ from __future__ import annotations
 from torch import nn
 
 from updp_rt.runtime.fused import Rule
-from updp_rt.runtime.rules import convnext, generic, merged, mobilenetv2, pools, resnet, vit
+from updp_rt.runtime.rules import convnext, generic, merged, mobilenetv2, pools, resnet, tokens, vit
 
 RULES: dict[type[nn.Module], Rule] = {
     source: rule
-    for part in (generic, pools, resnet, mobilenetv2, convnext, vit, merged)
+    for part in (generic, pools, resnet, mobilenetv2, convnext, tokens, vit, merged)
     for rule in part.RULES
     for source in rule.source
 }

@@ -17,6 +17,7 @@ class MaxPoolRule(Rule):
     """Max pooling without dilation, its windows within the padded image."""
 
     source = (nn.MaxPool2d,)
+    optional = True
 
     def plan(self, module: Any, fusion: Fusion) -> None:
         if pair(module.dilation) != (1, 1) or module.ceil_mode or module.return_indices:
@@ -32,6 +33,7 @@ class GlobalPoolRule(Rule):
     """timm's pool by the mean, whose result is flat or of images of one pixel."""
 
     source = (SelectAdaptivePool2d,)
+    optional = True
 
     def plan(self, module: Any, fusion: Fusion) -> None:
         pool = fusion.absorb("pool")
