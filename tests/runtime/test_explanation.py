@@ -45,7 +45,9 @@ def test_what_is_left_to_torch_is_counted_with_the_reason() -> None:
     assert updp_rt.explain(fast).left is None
     explanation = updp_rt.explain(fast, images)
     found = {(left.operator, left.source): (left.count, left.why) for left in explanation.left or ()}
-    assert found["cat", "VisionTransformer"] == (1, "no rule fuses VisionTransformer")
+    count, why = found["cat", "VisionTransformer"]
+    assert count == 1
+    assert "on a CPU" in why
     assert found["dual_linear", "MergedTransformerBlock"] == (2, "the only candidate")
     assert {"view", "permute", "addmm"}.isdisjoint(operator for operator, _ in found)
     total = sum(count for count, _ in found.values())
