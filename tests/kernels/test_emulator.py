@@ -22,7 +22,16 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 # Those with an epilogue; attention's are in test_attention.py.
 OPERATORS = tuple(operator for operator in operators.OPERATORS if operator != "attention")
 EVERY_TILE = [
-    pytest.param(operator, dtype, tile, id=f"{operator}-{str(dtype)[6:]}-{tile.name}")
+    pytest.param(
+        operator,
+        dtype,
+        tile,
+        id=f"{operator}-{str(dtype)[6:]}-{tile.name}",
+        # Of norms alone, which are all alike, the wider tiles in one dtype.
+        marks=pytest.mark.slow
+        if (operator, dtype in DTYPES[1:], tile.block_m < 32) == ("layer_norm", True, True)
+        else (),
+    )
     for operator in OPERATORS
     for dtype in DTYPES
     for tile in tiles(operator, "gfx908", dtype)
