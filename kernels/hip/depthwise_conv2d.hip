@@ -332,6 +332,7 @@ class AnyPatches {
   DEPTHWISE(depthwise_conv2d_##T##_##ROWS##x##STRIP##x##CHANNELS##w##WAVES##_any, T, ROWS, STRIP, WAVES, OCCUPANCY, \
             AnyPatches)
 
+ALIGNED(float32, 2, 7, 1, 4, 3)
 ALIGNED(float32, 4, 7, 1, 4, 2)
 ALIGNED(float16, 4, 7, 2, 4, 2)
 ALIGNED(bfloat16, 4, 7, 2, 4, 2)

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from updp_rt.ops.activations import finish
 from updp_rt.ops.checks import Pair, Shape, check_alike, check_shape, check_window, conv_shape
+from updp_rt.ops.conv2d import CONV2D
+from updp_rt.ops.depthwise_conv2d import DEPTHWISE_CONV2D
 from updp_rt.ops.library import call, register
 from updp_rt.ops.operator import ImageOperator, Shapes
+from updp_rt.ops.parts import Part
 from updp_rt.ops.problem import Problem
 
 
@@ -95,6 +98,13 @@ class DepthwisePointwise(ImageOperator):
 
     def sum_length(self, problem: Problem) -> int:
         return sum(math.prod(problem.shape(name)[1:]) for name in ("w_dw", "w_pw"))
+
+    def parts(self, problem: Problem) -> tuple[Part, ...]:
+        act, stride, padding = problem.attributes
+        return (
+            Part(DEPTHWISE_CONV2D, ("w_dw", "b_dw"), ("none", stride, padding)),
+            Part(CONV2D, ("w_pw", "b_pw"), (act, (1, 1), (0, 0), 1)),
+        )
 
 
 DEPTHWISE_POINTWISE = register(DepthwisePointwise())
