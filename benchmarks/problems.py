@@ -40,8 +40,7 @@ from updp_rt.projection.problems import model_problems
 VARIANTS = ("P0", "half", "all")  # half: every other block, from the first on; each in its family's first form
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
-# Of the projection: all that these models meet at batch 128, but attention and grouped convolutions, which have no
-# kernel of their own.
+# Of the projection: all that these models meet at batch 128 and that has a kernel of the project's own.
 PROJECTED = ("deit_tiny_patch16_224", "convnext_tiny", "resnet34")
 PROJECTED_BATCH = 128
 

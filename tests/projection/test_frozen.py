@@ -9,28 +9,35 @@ import torch
 
 from benchmarks.problems import PROJECTED_BATCH, projected_problems, square
 from benchmarks.suites.projection import BOUND
-from updp_rt.ops import LAYER_NORM, Problem, RowOperator
-from updp_rt.projection.candidates import Candidate, candidates
+from updp_rt.ops import AVERAGE_POOL, DEPTHWISE_CONV2D, LAYER_NORM, MAX_POOL, Problem, RowOperator
+from updp_rt.projection.candidates import Candidate, candidates, least_seconds
+from updp_rt.projection.report import Kernels
 
-FROZEN = projected_problems()
+# MobileNetV2's other operators are not held to the bound.
+MOBILE = [p for p in projected_problems(models=("mobilenetv2_100",)) if p.operator is DEPTHWISE_CONV2D]
+FROZEN = [*projected_problems(), *MOBILE]
+STREAMED = (DEPTHWISE_CONV2D, MAX_POOL, AVERAGE_POOL, LAYER_NORM)  # in Triton without a matrix instruction
 
-
-# Problems for which no HIP kernel is projected to reach the bound yet, and the share that the best one must keep. One
-# that reaches the bound has to leave this list.
+# Problems for which neither a HIP kernel nor the separate operators that the problem stands for are projected to reach
+# the bound yet, and the share that they must keep. One that reaches the bound has to leave this list.
 SHORT = {
     # Matrix units: 197 tokens are computed as 224 keys of up to 256 queries.
     "attention 128x197x576 h3 bfloat16 cpu": 0.64,
-    # L2: every 56 pixels read the whole 1x1 weight.
-    "depthwise_pointwise 128x384x14x14 384x1x7x7 384x384x1x1 residual gelu s1x1 p3x3 float16 cpu": 0.46,
-    "depthwise_pointwise 128x768x7x7 768x1x7x7 768x768x1x1 residual gelu s1x1 p3x3 float16 cpu": 0.38,
+    # One pass reaches 48% and 40%, L2: every 56 pixels read the whole 1x1 weight. These are in two.
+    "depthwise_pointwise 128x384x14x14 384x1x7x7 384x384x1x1 residual gelu s1x1 p3x3 float16 cpu": 0.49,
+    "depthwise_pointwise 128x768x7x7 768x1x7x7 768x768x1x1 residual gelu s1x1 p3x3 float16 cpu": 0.60,
+    # Latency: few workgroups, and twice the matrix instructions of float16.
+    "depthwise_conv2d 128x384x14x14 384x1x7x7 s1x1 p3x3 bfloat16 cpu": 0.57,
+    "depthwise_conv2d 128x768x7x7 768x1x7x7 s1x1 p3x3 bfloat16 cpu": 0.56,
     # Issuing: a compute unit holds two workgroups, and GELU and the norm are as much work as the product.
     "norm_linear 25216x192 768x192 e1e-06 gelu float16 cpu": 0.64,
 }
+KERNELS = Kernels(("hip",))
 
 
 @cache
 def best(problem: Problem, language: str) -> Candidate:
-    found = candidates(problem, (language,))
+    found = KERNELS(problem) if language == "hip" else candidates(problem, (language,))
     assert found, f"{language} has no kernel"
     return found[0]
 
@@ -38,13 +45,14 @@ def best(problem: Problem, language: str) -> Candidate:
 @pytest.mark.parametrize("problem", FROZEN, ids=lambda problem: problem.key.replace(" ", "-"))
 def test_the_best_hip_kernel_nears_the_roofline(problem: Problem) -> None:
     found = best(problem, "hip")
+    share = least_seconds(problem) / KERNELS.seconds(problem)
     if problem.x[0] == PROJECTED_BATCH and isinstance(problem.operator, RowOperator):
         # A classifier, or its norm: their few rows take less time at the roofline than a kernel's loads need to come.
         assert found.projection.bound == "latency"
     elif problem.key in SHORT:
-        assert SHORT[problem.key] <= found.share < BOUND, (found.name, found.projection.resources)
+        assert SHORT[problem.key] <= share < BOUND, (found.name, found.projection.resources)
     else:
-        assert found.share >= BOUND, (found.name, found.projection.resources)
+        assert share >= BOUND, (found.name, found.projection.resources)
 
 
 def test_the_problems_that_fall_short_are_frozen_ones() -> None:
@@ -54,7 +62,7 @@ def test_the_problems_that_fall_short_are_frozen_ones() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "problem",
-    [problem for problem in FROZEN if problem.dtype is torch.float16 and problem.operator is not LAYER_NORM],
+    [p for p in FROZEN if p.dtype is torch.float16 and p.operator not in STREAMED],
     ids=lambda p: p.key.replace(" ", "-"),
 )
 def test_the_best_hip_kernel_asks_no_more_of_lds_and_memory_than_tritons(problem: Problem) -> None:
