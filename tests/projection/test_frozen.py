@@ -7,7 +7,8 @@ from functools import cache
 import pytest
 import torch
 
-from benchmarks.problems import PROJECTED_BATCH, projected_problems, square
+from benchmarks.models import MODELS
+from benchmarks.problems import PROJECTED_BATCH, frozen_problems, projected_problems, square
 from benchmarks.suites.projection import BOUND
 from updp_rt.ops import AVERAGE_POOL, DEPTHWISE_CONV2D, LAYER_NORM, MAX_POOL, MLP, Problem, RowOperator, part_problems
 from updp_rt.projection.candidates import Candidate, candidates, least_seconds
