@@ -21,6 +21,9 @@
   ALIGNED(T, 8, 768, 4, OCCUPANCY)  \
   ANY(T, 4, 512, 4, 4)
 
+// With room for four waves a SIMD, clang 16 spills.
+#define HALVES (__clang_major__ == 16 ? 3 : 4)
+
 ALL(float32, 2)
-ALL(float16, 4)
-ALL(bfloat16, 4)
+ALL(float16, HALVES)
+ALL(bfloat16, HALVES)

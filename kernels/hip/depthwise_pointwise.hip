@@ -17,6 +17,8 @@ DEVICE void depthwise_pointwise(const typename Tile::T* x, const typename Tile::
   Sums<Tile> sums;
   Rest<Tile> rest;
   begin<Access>(sums, with.bias, column, with.n);
+  __shared__ Kept<Finish<typename Tile::T>> finishing;
+  if constexpr (Tile::REST) finishing.put(with);  // a rest takes more scalar registers than there are
   const int steps = divide_up(c.channels, Tile::K);
   // The operands of two steps lie in LDS where there is room: waves then mix one while others multiply the other. What
   // a step begins with is on its way while the one before is multiplied.
@@ -42,10 +44,11 @@ DEVICE void depthwise_pointwise(const typename Tile::T* x, const typename Tile::
     if (Tile::BUFFERS == 1) lds_barrier();
   } while (++step < steps);
   Finish<typename Tile::T> within = with;
-  within.m = first + Tile::M < with.m ? first + Tile::M : with.m;
+  if constexpr (Tile::REST) within = finishing.take();
+  within.m = first + Tile::M < within.m ? first + Tile::M : within.m;
   rest.template finish<Access>(operands, first, column, within);
   within.bias = nullptr;  // which the other sums have begun with
-  finish_pieces<Access>(sums, first, column, within);
+  finish_pieces<Access, (Tile::WAVE_N > 64 ? 2 : 4)>(sums, first, column, within);
 }
 
 // Kernels are named operator_dtype_MxNxKwWAVES, M being pixels, with `_any` where no alignment is assumed: the others

@@ -284,3 +284,28 @@ DEVICE int lane_of_wave() { return lane_of_workgroup() % WAVE_LANES; }
 DEVICE unsigned wave_of_workgroup() { return uniform(lane_of_workgroup() / WAVE_LANES); }
 
 constexpr DEVICE unsigned divide_up(unsigned value, unsigned by) { return (value + by - 1) / by; }
+
+// A value that all lanes share, kept in LDS (to be __shared__) while nothing needs it: scalar registers are few. All
+// lanes put it there, so that none has to wait for another.
+template <class V>
+struct Kept {
+  static constexpr int COUNT = sizeof(V) / sizeof(int);
+  union Words {
+    V value;
+    int words[COUNT];
+  };
+
+  DEVICE void put(const V& value) {
+    const Words from{value};
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) words[i] = from.words[i];
+  }
+  DEVICE V take() const {
+    Words to;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) to.words[i] = uniform(words[i]);
+    return to.value;
+  }
+
+  int words[COUNT];
+};

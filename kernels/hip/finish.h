@@ -96,7 +96,8 @@ struct Unchanged {
 
 // Finishes the tile whose first result is (row, column). `Access` is AlignedTile or AnyTile. `change` is given values of
 // some of this lane's rows and one vector of its columns before anything is added: which row is the first, which vector.
-template <template <class> class Access, class Tile, class Change = Unchanged>
+// KEPT: the sums have been kept in accumulators till now.
+template <template <class> class Access, bool KEPT = false, class Tile, class Change = Unchanged>
 DEVICE void finish(const Sums<Tile>& sums, int row, int column, const Finish<typename Tile::T>& with,
                    const Change& change = {}) {
   using T = typename Tile::T;
@@ -135,9 +136,12 @@ DEVICE void finish(const Sums<Tile>& sums, int row, int column, const Finish<typ
     for (int first = 0; first < ROWS; first += SHARING) {
       float values[SHARING * V];
 #pragma unroll
-      for (int i = 0; i < SHARING * V; i++) {
-        const int r = first + i / V;
-        values[i] = sums.blocks[r / Block::ROWS][j].value(r % Block::ROWS, i % V);
+      for (int i = 0; i < SHARING; i++) {
+        const int r = first + i;
+        Block block = sums.blocks[r / Block::ROWS][j];
+        if constexpr (!KEPT) keep_in_accumulators(block);
+#pragma unroll
+        for (int v = 0; v < V; v++) values[i * V + v] = block.value(r % Block::ROWS, v);
       }
       change(values, first, j);
       if (with.bias) {
@@ -162,5 +166,35 @@ DEVICE void finish(const Sums<Tile>& sums, int row, int column, const Finish<typ
         y.store(at_row(first + i), at_column(j), valid(first + i, j), values + i * V);
       }
     }
+  }
+}
+
+// MOST of a wave's blocks below each other, from FIRST on.
+template <class Tile, int MOST, int FIRST>
+struct Piece : Tile {
+  static constexpr int BLOCKS_M = Tile::BLOCKS_M - FIRST < MOST ? Tile::BLOCKS_M - FIRST : MOST;
+  static DEVICE int wave_row() { return Tile::wave_row() + FIRST * 16; }
+};
+
+template <int MOST, int FIRST, class Tile>
+DEVICE Sums<Piece<Tile, MOST, FIRST>> piece_of(const Sums<Tile>& sums) {
+  Sums<Piece<Tile, MOST, FIRST>> found;
+#pragma unroll
+  for (int i = 0; i < Piece<Tile, MOST, FIRST>::BLOCKS_M; i++) {
+#pragma unroll
+    for (int j = 0; j < Tile::BLOCKS_N; j++) {
+      found.blocks[i][j] = sums.blocks[FIRST + i][j];
+      keep_in_accumulators(found.blocks[i][j]);
+    }
+  }
+  return found;
+}
+
+// Finishes the tile piece by piece, for fewer registers: MOST blocks below each other at once, from block FIRST on.
+template <template <class> class Access, int MOST, int FIRST = 0, class Tile>
+DEVICE void finish_pieces(const Sums<Tile>& sums, int row, int column, const Finish<typename Tile::T>& with) {
+  if constexpr (FIRST < Tile::BLOCKS_M) {
+    finish<Access, true>(piece_of<MOST, FIRST>(sums), row, column, with);
+    finish_pieces<Access, MOST, FIRST + Piece<Tile, MOST, FIRST>::BLOCKS_M>(sums, row, column, with);
   }
 }

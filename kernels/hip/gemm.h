@@ -49,6 +49,11 @@ DEVICE void accumulate(Sums<Tile>& sums, Operands<Tile>& operands, SourceX& x, S
   staged_x.put(operands.x[0]);
   staged_w.put(operands.w[0]);
   barrier();
+#pragma unroll
+  for (auto& row : sums.blocks) {
+#pragma unroll
+    for (auto& block : row) keep_in_accumulators(block);
+  }
   const Chunk* wave_x = operands.x[0] + Tile::wave_row() * Tile::CHUNKS;
   const Chunk* wave_w = operands.w[0] + Tile::wave_column() * Tile::CHUNKS;
   for (unsigned step = 0;; step++) {

@@ -59,14 +59,17 @@ struct Pivot<float16> {
     return sum;
   }
 
-  DEVICE void set(float mean) { shift_ = static_cast<_Float16>(-SCALE * mean); }
+  DEVICE void set(float mean) {
+    const auto shift = static_cast<_Float16>(-SCALE * mean);
+    shift_ = {shift, shift};
+  }
   template <bool WHOLE>
   DEVICE void take(Chunk& chunk, int valid, float& sum, float& squares) const {
     constexpr _Float16 HALF = 0.5;
     int words[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      Half2 pair = __builtin_bit_cast(Half2, words[i]) * Half2{HALF, HALF} + Half2{shift_, shift_};
+      Half2 pair = __builtin_bit_cast(Half2, words[i]) * Half2{HALF, HALF} + shift_;
       if constexpr (WHOLE) {
         words[i] = valid > 0 ? __builtin_bit_cast(int, pair) : 0;
       } else {
@@ -84,7 +87,7 @@ struct Pivot<float16> {
   // In a register: as a constant of its own the instruction takes it for float32.
   static DEVICE Half2 ones() { return __builtin_bit_cast(Half2, opaque(0x3c003c00)); }
 
-  _Float16 shift_;
+  Half2 shift_;  // twice the same: clang 16 keeps single halves in memory
 };
 #endif
 

@@ -195,38 +195,3 @@ DEVICE void multiply_parts(Sums<Tile>& sums, Rest<Tile>& rest, const Chunk* x, i
     }
   }
 }
-
-// As many of a wave's blocks as its registers hold while they are finished.
-template <class Tile, int FIRST>
-struct Piece : Tile {
-  static constexpr int MOST = Tile::WAVE_N > 64 ? 2 : 4;
-  static constexpr int BLOCKS_M = Tile::BLOCKS_M - FIRST < MOST ? Tile::BLOCKS_M - FIRST : MOST;
-  static DEVICE int wave_row() { return FIRST * 16; }
-};
-
-template <class Tile, int FIRST>
-DEVICE Sums<Piece<Tile, FIRST>> piece_of(const Sums<Tile>& sums) {
-  Sums<Piece<Tile, FIRST>> found;
-#pragma unroll
-  for (int i = 0; i < Piece<Tile, FIRST>::BLOCKS_M; i++) {
-#pragma unroll
-    for (int j = 0; j < Tile::BLOCKS_N; j++) {
-      found.blocks[i][j] = sums.blocks[FIRST + i][j];
-#if defined(__gfx908__)
-      // Left to itself, the compiler moves all sums out of the accumulators at once.
-#pragma unroll
-      for (auto& part : found.blocks[i][j].sums) asm volatile("" : "+a"(part));
-#endif
-    }
-  }
-  return found;
-}
-
-// Finishes the tile piece by piece, from block FIRST on.
-template <template <class> class Access, int FIRST = 0, class Tile>
-DEVICE void finish_pieces(const Sums<Tile>& sums, int row, int column, const Finish<typename Tile::T>& with) {
-  if constexpr (FIRST < Tile::BLOCKS_M) {
-    finish<Access>(piece_of<Tile, FIRST>(sums), row, column, with);
-    finish_pieces<Access, FIRST + Piece<Tile, FIRST>::BLOCKS_M>(sums, row, column, with);
-  }
-}

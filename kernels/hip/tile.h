@@ -71,6 +71,15 @@ struct Sums {
   typename Mma<typename Tile::T>::Block blocks[Tile::BLOCKS_M][Tile::BLOCKS_N];
 };
 
+// Has a block's sums lie in accumulators at this point: left to itself, the compiler moves all sums elsewhere at once.
+template <class Block>
+DEVICE void keep_in_accumulators(Block& block) {
+#if defined(__gfx908__)
+#pragma unroll
+  for (auto& part : block.sums) asm volatile("" : "+a"(part));
+#endif
+}
+
 // What a lane holds of 16 rows of x or COLUMNS rows of w, `rows` pointing to the operand's chunks of the first.
 template <class Tile, class Part>
 DEVICE Part take(const Chunk* rows, int chunk) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -52,6 +53,65 @@ def test_no_launch_of_the_four_families_compiles(name: str, mi100: hip.EmulatedM
     assert_as_good_as(fast, model, images)
     kernels = chosen(fast)
     assert [p for p, kernel in kernels.items() if kernel.startswith("triton:") != has_hip_kernel(p)] == []
+
+
+class Launches:
+    """Of what an emulated MI100 is given and does not execute: how many for each problem that is chosen for.
+
+    Every candidate passes its check, and is called once to be measured; of those, `measured` are the problem's own.
+    """
+
+    def __init__(self, mi100: hip.EmulatedMI100, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count: Counter[str] = Counter()
+        self.measured: dict[str, list[str]] = {}
+        self.ranked: dict[str, list[str]] = {}
+        self._at = "the model's own run"
+        self._choose = dispatch._Chooser.choose
+        monkeypatch.setattr(mi100, "queue", lambda *_, **__: self.count.update([self._at]))
+        monkeypatch.setattr(dispatch, "accuracy", lambda *_: SimpleNamespace(passed=True, compared=True))
+        monkeypatch.setattr(dispatch, "time_side_by_side", self._measure)
+
+        def choose(chooser: Any) -> Any:
+            return self._count(chooser)
+
+        monkeypatch.setattr(dispatch._Chooser, "choose", choose)
+
+    def _count(self, chooser: Any) -> Any:
+        before, self._at = self._at, chooser.problem.key
+        self.ranked[self._at] = chooser.ranked
+        chosen = self._choose(chooser)
+        self._at = before
+        return chosen
+
+    def _measure(self, calls: Mapping[str, Callable[[], Tensor]], **_: object) -> dict[str, float]:
+        self.measured[self._at] = list(calls)
+        for call in calls.values():
+            call()
+        return {name: 1.0 + i for i, name in enumerate(calls)}
+
+
+@pytest.mark.parametrize("name", ["resnet34", "mobilenetv2_100", "convnext_tiny", "deit_tiny_patch16_224"])
+@pytest.mark.parametrize("measure", [True, False])
+def test_the_first_accelerate_of_a_whole_model(
+    name: str, measure: bool, mi100: hip.EmulatedMI100, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each shape three candidates at most are checked and measured, the projected best first; nothing compiles."""
+    launches = Launches(mi100, monkeypatch)
+    model, image = timm.create_model(name).eval().half(), torch.randn(1, 3, 224, 224).half()
+    fast = updp_rt.accelerate(model, image, measure=measure)
+    problems = [problem for problem in launches.ranked if has_hip_kernel(problem)]
+    assert len(problems) > 5
+    for problem in problems:
+        best = launches.ranked[problem]
+        if measure:
+            measured = launches.measured[problem]
+            assert len(measured) <= 3
+            assert measured[:2] == best[:2]
+            assert launches.count[problem] <= 2 * len(measured)
+        else:
+            assert launches.count[problem] == 1
+        assert chosen(fast)[problem] == best[0]
+    assert launches.measured.keys() <= (launches.ranked.keys() if measure else set())
 
 
 def test_a_ranked_shape_takes_three_launches_and_one_without_measuring(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from updp_rt.kernels import hip
-from updp_rt.kernels.hip import HipKernel
+from updp_rt.kernels.hip import HipKernel, build, compilers, manifest
 
 WITHOUT_CONTRACTION = ("epilogue", "layer_norm", "add_layer_norm", "prepend_tokens", "max_pool", "average_pool")
+SPILLS = ("clang-19", "mlp_float16_128x192x192w4")  # two registers
 LDS = 64 * 1024  # bytes of a compute unit
 every_kernel = pytest.mark.parametrize("kernel", hip.load("gfx908").manifest.kernels, ids=lambda kernel: kernel.name)
 
@@ -29,3 +32,17 @@ def test_contractions_run_on_the_matrix_units(kernel: HipKernel) -> None:
     assert kernel.figures.matrix is not None
     by_value = kernel.operator == "depthwise_conv2d" and not kernel.aligned  # one value a lane, one tap after another
     assert (kernel.figures.matrix > 0) == (kernel.operator not in WITHOUT_CONTRACTION and not by_value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*(f"clang-{number}" for number in range(15, 25)), "clang", "hipcc"])
+def test_every_compiler_that_is_installed_keeps_the_budgets(name: str, tmp_path: Path) -> None:
+    found = [compiler for compiler in compilers._candidates("gfx908") if Path(compiler.program).name == name]
+    if not found:
+        pytest.skip(f"{name} is not installed")
+    for source in sorted(manifest.SOURCES.glob("*.hip")):
+        for kernel in build._compile(found[0], source, tmp_path):
+            if (name, kernel.name) != SPILLS:
+                test_nothing_spills(kernel)
+            test_two_waves_fit_a_simd(kernel)
+            test_contractions_run_on_the_matrix_units(kernel)
