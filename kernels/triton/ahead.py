@@ -94,6 +94,7 @@ def compile_kernel(
         "ACT": act,
         "UNIT": 8 if aligned else 1,
         "PATCH_W": PATCH_W,
+        "NORM": True,
         "WHOLE": True,
         "WIDTH": triton.next_power_of_2(tile.block_k),
         **dict.fromkeys(("EVEN_K", "EVEN_K_X", "EVEN_K_A"), aligned),
