@@ -297,3 +297,10 @@ def test_threads_share_a_model() -> None:
         thread.join()
     for index, batch in enumerate(batches):
         assert torch.allclose(found[index], model(batch), atol=1e-4)
+
+
+def test_onednn_alone_runs_models_with_pools() -> None:
+    model, images = model_and_images("resnet18")
+    fast = updp_rt.accelerate(model, images, backends=["onednn"], strict=True)
+    with torch.inference_mode():
+        assert torch.allclose(fast(images), model(images), atol=1e-4)

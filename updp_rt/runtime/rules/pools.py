@@ -20,6 +20,7 @@ class MaxPoolRule(Rule):
     optional = True
 
     def plan(self, module: Any, fusion: Fusion) -> None:
+        _check_backends(fusion)
         if pair(module.dilation) != (1, 1) or module.ceil_mode or module.return_indices:
             raise CannotFuseError("only undilated windows within the image, without their indices, have fused kernels")
         sizes = {"kernel": module.kernel_size, "stride": module.stride, "padding": module.padding}
@@ -36,6 +37,7 @@ class GlobalPoolRule(Rule):
     optional = True
 
     def plan(self, module: Any, fusion: Fusion) -> None:
+        _check_backends(fusion)
         pool = fusion.absorb("pool")
         whole = type(pool) is nn.AdaptiveAvgPool2d and pool.output_size in (1, (1, 1))
         if not whole and (type(pool) is not FastAdaptiveAvgPool or pool.dim != (2, 3)):
@@ -51,6 +53,11 @@ class GlobalPoolRule(Rule):
         y = fusion.sites["pool"](x)
         flat = type(module.flatten) is nn.Flatten or getattr(module.pool, "flatten", False)
         return y if flat else y[:, :, None, None]
+
+
+def _check_backends(fusion: Fusion) -> None:
+    if fusion.policy.backends == ("onednn",):
+        raise CannotFuseError("oneDNN runs no pools of their own")
 
 
 RULES = (MaxPoolRule(), GlobalPoolRule())
