@@ -295,8 +295,8 @@ def test_depthwise_strips_keep_a_value_to_the_windows_that_have_it(
 
 def test_each_operator_and_dtype_has_kernels_of_both_kinds() -> None:
     found = {(kernel.operator, kernel.dtype, kernel.aligned) for kernel in ALL}
-    operators = (*LARGE, *APART)
-    assert found == {(o, dtype, aligned) for o in operators for dtype in DTYPES for aligned in (True, False)}
+    both = {(o, dtype, aligned) for o in (*LARGE, *APART) for dtype in DTYPES for aligned in (True, False)}
+    assert found == both - {("attention", dtype, False) for dtype in DTYPES}  # its heads are multiples of 32 deep
 
 
 def test_sides_that_cannot_be_counted_exactly_are_refused() -> None:
