@@ -29,6 +29,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(process.stdout)
 
 
+@pytest.mark.slow
 def test_what_the_interpreter_runs(report: dict[str, Any]) -> None:
     assert report["supported"] == {
         "torch.float32": [True, ""],

@@ -25,6 +25,7 @@ def outcomes() -> dict[str, str | None]:
     return json.loads(process.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", interpreted.names())
 def test_agrees_with_float64(case: str, outcomes: dict[str, str | None]) -> None:
     assert outcomes[case] is None

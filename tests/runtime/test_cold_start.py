@@ -52,7 +52,8 @@ def test_no_launch_of_the_four_families_compiles(name: str, mi100: hip.EmulatedM
     fast = updp_rt.accelerate(model, images, backends=("triton", "reference"), strict=True)
     assert_as_good_as(fast, model, images)
     kernels = chosen(fast)
-    assert [p for p, kernel in kernels.items() if kernel.startswith("triton:") != has_hip_kernel(p)] == []
+    ours = {p for p, kernel in kernels.items() if kernel.startswith("triton:") or kernel == "separate"}
+    assert ours == set(filter(has_hip_kernel, kernels))
 
 
 class Launches:
@@ -101,16 +102,19 @@ def test_the_first_accelerate_of_a_whole_model(
     fast = updp_rt.accelerate(model, image, measure=measure)
     problems = [problem for problem in launches.ranked if has_hip_kernel(problem)]
     assert len(problems) > 5
+    assert len(chosen(fast).keys() & set(problems)) > 5
     for problem in problems:
         best = launches.ranked[problem]
         if measure:
             measured = launches.measured[problem]
             assert len(measured) <= 3
             assert measured[:2] == best[:2]
-            assert launches.count[problem] <= 2 * len(measured)
+            # Separate operators launch what each of them was chosen among.
+            assert "separate" in measured or launches.count[problem] <= 2 * len(measured)
         else:
-            assert launches.count[problem] == 1
-        assert chosen(fast)[problem] == best[0]
+            assert best[0] == "separate" or launches.count[problem] == 1
+        # Others are the model's own, or those of separate operators.
+        assert chosen(fast).get(problem, best[0]) == best[0]
     assert launches.measured.keys() <= (launches.ranked.keys() if measure else set())
 
 

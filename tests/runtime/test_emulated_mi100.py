@@ -52,7 +52,7 @@ def test_a_small_model_of_each_family(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.usefixtures("mi100")
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_merged_block_at_its_real_size(block: str, dtype: torch.dtype) -> None:
     name, path, shape = BLOCKS[block]

@@ -165,15 +165,14 @@ def test_copies_record_anew(tape: TapeRecorder, make: Callable[[Any], Any]) -> N
 
 
 @torch.no_grad()
-def test_a_copy_where_nothing_records_runs_by_its_modules(
-    tape: TapeRecorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_copy_where_nothing_records_runs_by_its_modules(tape: TapeRecorder, caplog: pytest.LogCaptureFixture) -> None:
     """As one that was pickled on a machine with a GPU."""
     source, fast, images = graph_twins()
     other = pickle.loads(pickle.dumps(fast))
-    monkeypatch.setattr("updp_rt.runtime.engines.graph.recorder_for", recorder_for)
-    for _ in range(5):
-        assert not replays(tape, other, source, images)
+    with pytest.MonkeyPatch.context() as patch:  # undone before the tape's own
+        patch.setattr("updp_rt.runtime.engines.graph.recorder_for", recorder_for)
+        for _ in range(5):
+            assert not replays(tape, other, source, images)
     assert caplog.text.count("graphs are captured on a GPU, and the input is on cpu") == 3
 
 

@@ -18,7 +18,10 @@ ENGINE_NAMES = ["onnxruntime", "openvino"]
 
 @pytest.mark.parametrize(
     "name",
-    ["vit", "resnet18-merged", *(pytest.param(n, marks=pytest.mark.slow) for n in ("mobilenetv2", "convnext-merged"))],
+    [
+        "vit",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("resnet18-merged", "mobilenetv2", "convnext-merged")),
+    ],
 )
 @pytest.mark.parametrize("engine", ENGINE_NAMES)
 def test_an_engine_computes_what_the_source_does(
@@ -50,6 +53,7 @@ def test_openvino_computes_bfloat16_as_such() -> None:
     assert (found - exact).abs().max() > 1e-6 * exact.abs().max()  # not float32 in disguise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINE_NAMES)
 def test_threads_share_an_engine(engine: str) -> None:
     model, images = model_and_images("vit")

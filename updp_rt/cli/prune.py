@@ -155,8 +155,7 @@ def merge(
     json: AsJson = False,
 ) -> None:
     """Merge the trained subnet of a run again, and save the merged model (safetensors and manifest)."""
-    import updp_rt.methods  # noqa: F401  # whichever the run was made by
-    from updp_rt.pruning.pipeline import merge_folder
+    from updp_rt.methods import merge_folder  # with all methods, whichever the run was made by
 
     saved = merge_folder(folder, out_folder, form)
     print_json({"folder": str(saved)}) if json else out.print(f"merged model saved in {saved}")

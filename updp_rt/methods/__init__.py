@@ -11,7 +11,7 @@ from updp_rt.methods.layer_folding import LayerFolding
 from updp_rt.methods.nose import Nose
 from updp_rt.methods.toast import Toast
 from updp_rt.pruning.method import METHODS, Method, find_method, register
-from updp_rt.pruning.pipeline import prune
+from updp_rt.pruning.pipeline import merge_folder, prune
 
 for _method in (Drop(), DepthShrinker(), LayerFolding(), HetDPT(), Nose(), Toast()):
     register(_method)
@@ -26,6 +26,7 @@ __all__ = [
     "Nose",
     "Toast",
     "find_method",
+    "merge_folder",
     "prune",
     "register",
 ]
