@@ -11,7 +11,7 @@ from torch import Tensor
 from ..checks import check_depthwise_conv2d
 from .gemm import multiple, store_tile
 from .launch import block, common_unit, launch, window
-from .patches import PATCH_W, corner_of_patch, patches_of, rows_of_patch
+from .patches import PATCH_W, corner_of_patch, patches_of, rows_of_patch, sum_of_taps
 from .tiles import Tile
 
 
@@ -44,30 +44,11 @@ def depthwise_conv2d_kernel(
     image, patch_row, patch_col, tile_n = corner_of_patch(
         out_height, out_width, tl.cdiv(channels, BLOCK_N), BLOCK_M, PATCH_W
     )
-    local = tl.arange(0, BLOCK_M)
-    top = (patch_row + local // PATCH_W) * STRIDE_H - PAD_H
-    left = (patch_col + local % PATCH_W) * STRIDE_W - PAD_W
     cols = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    exists = cols < channels
-
-    # As in the convolution: lanes' offsets are never negative, all that is uniform is in the scalar base.
-    line = tl.cast(width, tl.int64) * channels
-    base = x + (image * height + patch_row * STRIDE_H - PAD_H) * line
-    base += tl.cast(patch_col * STRIDE_W - PAD_W, tl.int64) * channels
-    offset = tl.cast(local // PATCH_W * STRIDE_H, tl.int64) * line + local % PATCH_W * STRIDE_W * channels
-
-    # Rows of taps are a loop, or all their loads are in flight at once. What ends the loop of a tall kernel is kept
-    # from the compiler, which would unroll it: a program's second index is 0.
-    taps_h = KERNEL_H + tl.program_id(1) if KERNEL_H > 3 else KERNEL_H
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for tap_h in range(taps_h):
-        in_height = (top + tap_h >= 0) & (top + tap_h < height)
-        for tap_w in tl.static_range(KERNEL_W):
-            inside = in_height & (left + tap_w >= 0) & (left + tap_w < width)
-            source = base + (tap_h * line + tap_w * channels) + offset[:, None] + cols[None, :]
-            values = tl.load(source, mask=inside[:, None] & exists[None, :], other=0.0)
-            tap = tl.load(weight + (tap_h * KERNEL_W + tap_w) * channels + cols, mask=exists, other=0.0)
-            acc += values.to(tl.float32) * tap.to(tl.float32)[None, :]
+    acc = sum_of_taps(
+        x, weight, image, patch_row, patch_col, cols, height, width, channels,
+        KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD_H, PAD_W, BLOCK_M, PATCH_W,
+    )  # fmt: skip
 
     pixels = image * out_height * out_width
     y += pixels * channels

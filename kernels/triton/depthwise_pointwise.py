@@ -11,7 +11,7 @@ from torch import Tensor
 from ..checks import check_depthwise_pointwise
 from .gemm import multiple, rows_of_tile, store_tile
 from .launch import common_unit, launch, window
-from .patches import PATCH_W, corner_of_patch, patches_of, rows_of_patch
+from .patches import PATCH_W, corner_of_patch, patches_of, rows_of_patch, sum_of_taps
 from .tiles import Tile
 
 
@@ -53,35 +53,17 @@ def depthwise_pointwise_kernel(
     image, patch_row, patch_col, tile_n = corner_of_patch(
         out_height, out_width, tl.cdiv(out_channels, BLOCK_N), BLOCK_M, PATCH_W
     )
-    local = tl.arange(0, BLOCK_M)
-    top = (patch_row + local // PATCH_W) * STRIDE_H - PAD_H
-    left = (patch_col + local % PATCH_W) * STRIDE_W - PAD_W
     cols = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
-
-    # As in the convolution: lanes' offsets are never negative, all that is uniform is in the scalar base.
-    line = tl.cast(width, tl.int64) * channels
-    base = x + (image * height + patch_row * STRIDE_H - PAD_H) * line
-    base += tl.cast(patch_col * STRIDE_W - PAD_W, tl.int64) * channels
-    offset = tl.cast(local // PATCH_W * STRIDE_H, tl.int64) * line + local % PATCH_W * STRIDE_W * channels
     w_rows = rows_of_tile(w_pw, tile_n * BLOCK_N, out_channels, channels, BLOCK_N)
 
-    # Rows of taps are a loop, or all their loads are in flight at once: in float32, Triton 3.6 would unroll seven and
-    # spill. What ends the loop of a tall kernel is therefore kept from the compiler: a program's second index is 0.
-    taps_h = KERNEL_H + tl.program_id(1) if KERNEL_H > 3 else KERNEL_H
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, channels, BLOCK_K):
         depth = start + tl.arange(0, BLOCK_K)
         exists = depth < channels
-        mixed = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
-        for tap_h in range(taps_h):
-            in_height = (top + tap_h >= 0) & (top + tap_h < height)
-            for tap_w in tl.static_range(KERNEL_W):
-                inside = in_height & (left + tap_w >= 0) & (left + tap_w < width)
-                source = base + (tap_h * line + tap_w * channels) + offset[:, None] + depth[None, :]
-                values = tl.load(source, mask=inside[:, None] & exists[None, :], other=0.0)
-                tap = w_dw + (tap_h * KERNEL_W + tap_w) * channels + depth
-                weights = tl.load(tap, mask=exists, other=0.0)
-                mixed += values.to(tl.float32) * weights.to(tl.float32)[None, :]
+        mixed = sum_of_taps(
+            x, w_dw, image, patch_row, patch_col, depth, height, width, channels,
+            KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD_H, PAD_W, BLOCK_M, PATCH_W,
+        )  # fmt: skip
         if b_dw is not None:
             mixed += tl.load(b_dw + depth, mask=exists, other=0.0).to(tl.float32)[None, :]
         weights = tl.load(w_rows[None, :] + depth[:, None], mask=exists[:, None], other=0.0)

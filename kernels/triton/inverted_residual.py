@@ -17,8 +17,8 @@ from ..checks import check_inverted_residual, check_inverted_residual_weights
 from ..checks.inverted_residual import InvertedResidualWeights
 from .activation import activate
 from .gemm import multiple, rows_of_tile, store_tile
-from .launch import common_unit, launch
-from .patches import PATCH_W
+from .launch import common_unit, launch, window
+from .patches import PATCH_W, corner_of_patch, patches_of, rows_of_patch
 from .tiles import Tile
 
 
@@ -70,21 +70,14 @@ def inverted_residual_kernel(
     kpack: tl.constexpr,
 ):
     # A program's rows are a patch of one image's pixels, as in depthwise_pointwise.
-    patch_h: tl.constexpr = BLOCK_M // PATCH_W
     channels, expanded = multiple(channels, UNIT), multiple(expanded, UNIT)
     out_channels = multiple(out_channels, UNIT)
-    tiles_n = tl.cdiv(out_channels, BLOCK_N)
-    patches_w = tl.cdiv(out_width, PATCH_W)
-    patches_h = tl.cdiv(out_height, patch_h)
-    program = tl.program_id(0)
-    tile_n, patch = program % tiles_n, program // tiles_n
-    image = tl.cast(patch // (patches_w * patches_h), tl.int64)
-    patch_row = patch // patches_w % patches_h * patch_h
-    patch_col = patch % patches_w * PATCH_W
+    image, patch_row, patch_col, tile_n = corner_of_patch(
+        out_height, out_width, tl.cdiv(out_channels, BLOCK_N), BLOCK_M, PATCH_W
+    )
     local = tl.arange(0, BLOCK_M)
-    row = patch_row + local // PATCH_W
-    col = patch_col + local % PATCH_W
-    top, left = row * STRIDE_H - PAD_H, col * STRIDE_W - PAD_W
+    top = (patch_row + local // PATCH_W) * STRIDE_H - PAD_H
+    left = (patch_col + local % PATCH_W) * STRIDE_W - PAD_W
     cols = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
 
     line = tl.cast(width, tl.int64) * channels
@@ -120,11 +113,10 @@ def inverted_residual_kernel(
         acc = tl.dot(mixed, weights, acc, input_precision="ieee")
 
     pixels = image * out_height * out_width
-    rows = tl.where((row < out_height) & (col < out_width), row * out_width + col, out_height * out_width)
     y += pixels * out_channels
     if residual is not None:
         residual += pixels * out_channels
-    limit = out_height * out_width
+    rows, limit = rows_of_patch(out_height, out_width, patch_row, patch_col, BLOCK_M, PATCH_W)
     store_tile(acc, b_pwl, residual, y, rows, cols, limit, out_channels, out_channels, out_channels, "none")
 
 
@@ -158,34 +150,13 @@ def inverted_residual(
     (expanded, channels), (kernel_h, kernel_w) = w_pw.shape, w_dw.shape[:2]
     sizes = (channels, w_pwl.shape[0], kernel_h, kernel_w)
     shape = check_inverted_residual(x, w_pw, sizes, residual, act, stride, padding)
-    batch, out_channels, out_height, out_width = shape
+    batch, out_channels, *out = shape
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    if batch == 0:
-        return y
-    patches = triton.cdiv(out_height, tile.block_m // PATCH_W) * triton.cdiv(out_width, PATCH_W)
-    arguments = {name: value for name, value in tile.arguments.items() if name != "GROUP_M"}
-    launch(
-        inverted_residual_kernel,
-        batch * patches * triton.cdiv(out_channels, tile.block_n),
-        x,
-        *weights,
-        residual,
-        y,
-        *x.shape[2:],
-        channels,
-        expanded,
-        out_height,
-        out_width,
-        out_channels,
-        KERNEL_H=kernel_h,
-        KERNEL_W=kernel_w,
-        STRIDE_H=stride[0],
-        STRIDE_W=stride[1],
-        PAD_H=padding[0],
-        PAD_W=padding[1],
-        UNIT=common_unit(channels, expanded, out_channels),
-        ACT=act,
-        PATCH_W=PATCH_W,
-        **arguments,
-    )
+    if batch:
+        grid = patches_of(shape, tile.block_m) * triton.cdiv(out_channels, tile.block_n)
+        tensors, places = (x, *weights, residual, y), (*x.shape[2:], channels, expanded, *out, out_channels)
+        constants = window((kernel_h, kernel_w), stride, padding) | tile.arguments | {"PATCH_W": PATCH_W, "ACT": act}
+        del constants["GROUP_M"]
+        unit = common_unit(channels, expanded, out_channels)
+        launch(inverted_residual_kernel, grid, *tensors, *places, UNIT=unit, **constants)
     return y

@@ -1,4 +1,4 @@
-"""Models of any kind: other inputs than images, tensors beside parameters, casts, modes, names, sizes in the code."""
+"""Models of any kind: other inputs than images, tensors beside parameters, casts, modes, names."""
 
 from __future__ import annotations
 
@@ -13,38 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import updp_rt
-from updp_rt.channels import ChannelResult, Selecting, Selection, mask_model, select_input
+from tests.channels.layers import Layers, X, kept, prune
+from updp_rt.channels import Selecting, Selection, mask_model, select_input
 from updp_rt.channels.check import check_equal
 from updp_rt.runtime.engines.base import OnEngine
-
-X = torch.randn(2, 3, 6, 6)
-
-
-def prune(model: nn.Module, example: Any = X, amount: float = 0.5, **settings: Any) -> ChannelResult:
-    """Half of every layer's inputs; what is left computes what the masked model does, on other inputs too."""
-    result = updp_rt.prune_channels(model.eval(), example, amount, scope="local", **settings)
-    assert result.error < 1e-9
-    assert result.precision == "float64"
-    return result
-
-
-class Layers(nn.Module):
-    """Three convolutions, called as `run` says."""
-
-    def __init__(self, run: Callable[[Any, Tensor], Any], **attributes: Any) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
-        self.run = run
-        for name, value in attributes.items():
-            setattr(self, name, value)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.run(self, x)
-
-
-def kept(result: ChannelResult) -> dict[str, int]:
-    return {layer.name: layer.kept for layer in result.layers}
-
 
 # Inputs.
 
@@ -379,69 +351,3 @@ def test_layers_that_select_can_be_trained_wherever_they_were_made() -> None:
     torch.testing.assert_close(layer(x), whole(x))
     (layer(x).sum() + whole(x).sum()).backward()
     torch.testing.assert_close(whole.weight.grad[:, [0, 3, 4]], layer.weight.grad)
-
-
-# Scalars and sizes in the code.
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda y: 2**y,
-        lambda y: 2 - y,
-        lambda y: 2 / (y.square() + 1),
-        lambda y: torch.pow(y.abs() + 1, 0.5),
-        lambda y: torch.where(y > 0, 1.0, y),
-        lambda y: torch.rsub(y, 1, alpha=2),
-        lambda y: y.masked_fill(y < 0, 0.5),
-        lambda y: torch.maximum(y, torch.zeros_like(y)),
-        lambda y: y.mean((2, 3), keepdim=True).expand_as(y) + y,
-        lambda y: torch.lerp(y, y * 2, 0.3),
-    ],
-)
-def test_scalars_first_and_last(change: Callable[[Tensor], Tensor]) -> None:
-    result = prune(Layers(lambda s, x: s.c(change(s.b(s.a(x))))))
-    assert kept(result) == {"b": 4, "c": 4}
-    assert not result.notes
-
-
-@pytest.mark.parametrize("change", [lambda y: y.cumsum(2), lambda y: F.adaptive_max_pool2d(y, 2, True)[0]])
-def test_other_operators_end_a_segment_or_pass(change: Callable[[Tensor], Tensor]) -> None:
-    result = prune(Layers(lambda s, x: s.c(change(s.b(s.a(x))))))
-    assert kept(result)["b"] == 4
-    assert ("c" in kept(result)) != any("cumsum is not followed" in note for note in result.notes)
-
-
-@pytest.mark.parametrize(
-    "run",
-    [
-        lambda s, x: s.c(s.b(s.a(x)) * s.scale.view(1, 8, 1, 1)),
-        lambda s, x: s.c(s.b(s.a(x)) * s.scale.reshape(8, 1, 1)),
-        lambda s, x: s.c(s.b(s.a(x)) * s.scale[None, :, None, None].expand(2, 8, 4, 4)),
-        lambda s, x: s.c(s.b(s.a(x)) + s.b.bias.view(8, 1, 1)),
-        lambda s, x: s.c(s.b(s.a(x)).mean((2, 3), keepdim=True).expand(2, 8, 4, 4)),
-        lambda s, x: s.c(s.b(s.a(x)).mean((2, 3)).view(2, 8, 1, 1)),
-    ],
-)
-def test_sizes_in_the_code_keep_their_channels(run: Callable[..., Tensor]) -> None:
-    result = prune(Layers(run, scale=nn.Parameter(torch.randn(8))))
-    assert kept(result) == {"b": 4}  # where nothing is written out
-    assert any("all stay; without that, the exported model does not run: RuntimeError" in note for note in result.notes)
-
-
-def test_sizes_of_two_kinds_in_the_code() -> None:
-    def run(s: Any, x: Tensor) -> Tensor:
-        y = s.b(F.relu(s.a(x)) * s.scale.view(8, 1, 1))
-        return s.d(s.c(y.mean((2, 3), keepdim=True).expand(2, 8, 1, 1)))
-
-    result = prune(Layers(run, scale=nn.Parameter(torch.randn(8)), d=nn.Conv2d(4, 4, 1)))
-    assert kept(result) == {"d": 2}
-    assert any("of plain tensors, and channels that pass a reshape all stay" in note for note in result.notes)
-
-
-def test_parameters_that_are_inputs_of_modules() -> None:
-    """As learned queries and class tokens are."""
-    model = Layers(
-        lambda s, x: s.c(s.b(s.a(x))) + s.act(s.query), query=nn.Parameter(torch.rand(4, 1, 1)), act=nn.ReLU()
-    )
-    assert kept(prune(model)) == {"b": 4, "c": 4}

@@ -12,7 +12,7 @@ from updp_rt.ops import ATTENTION, LINEAR, MLP, Problem
 from updp_rt.projection.passes import plain_passes
 from updp_rt.projection.report import Kernels
 
-BLOCK = Problem.make(MLP, torch.float16, x=(64, 32), w1=(128, 32), w2=(32, 128), residual=True, act="gelu", eps=None)
+BLOCK = Problem.make(MLP, torch.float16, x=(64, 32), w1=(128, 32), w2=(32, 128), residual=True, act="gelu", eps=0.0)
 
 
 class Timed(Kernels):

@@ -24,8 +24,8 @@ from updp_rt.runtime.fastest import EngineLimits, choice_of
 class Copied(ConstantEngine):
     """Runs a copy of the source, whose weights stay what they were."""
 
-    def __init__(self, name: str, wrong: bool = False) -> None:
-        self.name, self.wrong = name, wrong  # type: ignore[misc]
+    def __init__(self, name: str, wrong: bool = False, most: int = 99) -> None:
+        self.name, self.wrong, self.most = name, wrong, most  # type: ignore[misc]
         self.built, self.calls = 0, 0
 
     def supports(self, model: nn.Module, example: Tensor) -> tuple[bool, str]:
@@ -40,7 +40,7 @@ class Copied(ConstantEngine):
 
         def run(x: Tensor) -> list[Tensor]:
             self.calls += 1
-            return [own(x)]
+            return [torch.cat((own(x[: self.most]), own(x[self.most :]) * 0))]
 
         return run
 
@@ -157,6 +157,28 @@ def test_copies_and_pickles_build_anew(copied: Copied, duplicate: Any) -> None:
     assert_served_by(copied, 1, fast, source, images)
 
 
+def test_one_that_is_right_for_the_examples_number_of_images_alone_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(ENGINES, "narrow", Copied("narrow", most=1))
+    model = small_model()
+    with pytest.raises(updp_rt.AccelerationError, match=r"'narrow'.*results are wrong"):
+        updp_rt.accelerate(model.eval(), torch.randn(1, 3, 8, 8), engine="narrow", backends=["reference"])
+
+
+def test_changed_weights_that_cannot_be_built_are_no_error_of_the_call(
+    monkeypatch: pytest.MonkeyPatch, copied: Copied, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, fast, images = twins(engine="copied")
+    for model in (source, fast):
+        with torch.no_grad():
+            model[0][0].weight.neg_()
+    monkeypatch.setattr(copied, "build", lambda model, example: 1 // 0)
+    for _ in range(12):
+        assert_served_by(copied, 0, fast, source, images)
+    assert caplog.text.count("engine 'copied' cannot run the changed model") == 1
+
+
 def test_an_engine_that_fails_is_refused_with_its_error(monkeypatch: pytest.MonkeyPatch, copied: Copied) -> None:
     def fails(model: nn.Module, example: Tensor) -> Program:
         raise RuntimeError("no kernel\nof this kind")
@@ -200,6 +222,17 @@ def test_auto_keeps_the_fastest_and_remembers_it(only: dict[str, float], copied:
     again = updp_rt.accelerate(copy.deepcopy(source), images, engine="auto", backends=["onednn", "reference"])
     assert engine_of(again) == "copied"
     assert other.built == built  # known from the table
+
+
+def test_auto_remembers_which_engines_are_wrong(only: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = Copied("wrong", wrong=True)
+    monkeypatch.setitem(ENGINES, "wrong", wrong)
+    source, _, images = twins(engine="auto")
+    assert wrong.built == 1
+    again = updp_rt.accelerate(copy.deepcopy(source), images, engine="auto", backends=["onednn", "reference"])
+    assert wrong.built == 1
+    assert engine_of(again) == "copied"
+    assert "results are wrong" in choice_of(again).refused["wrong"]
 
 
 def test_auto_runs_by_the_modules_where_they_are_fastest(only: dict[str, float]) -> None:

@@ -12,10 +12,7 @@ from torch import Tensor, nn
 
 import updp_rt
 from tests.runtime import test_engines
-from tests.runtime.small import assert_same
-from tests.runtime.tape import TapeRecorder, graph_twins, on_tape, replays
-from tests.runtime.test_engines import Halved, ReadsMore
-from tests.runtime.test_following import (
+from tests.runtime.changes import (
     CHANGES,
     channels_last,
     compiled_step,
@@ -28,6 +25,9 @@ from tests.runtime.test_following import (
     running_statistics,
     scaled,
 )
+from tests.runtime.small import assert_same
+from tests.runtime.tape import TapeRecorder, graph_twins, on_tape, replays
+from tests.runtime.test_engines import Halved, ReadsMore
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,28 @@ from updp_rt.ops.operator import ImageOperator, Shapes, Weights
 from updp_rt.ops.problem import Problem
 
 
-class Conv2d(ImageOperator):
+class Convolution(ImageOperator):
+    """What convolutions have in common, whatever their groups: shapes, costs, and a norm that folds."""
+
+    inputs = ("x", "residual")
+    weights = ("weight", "bias")
+    folds = NORM
+
+    def output_shape(self, shapes: Shapes, attributes: Mapping[str, Any]) -> Shape:
+        return conv_shape(shapes["x"], shapes["weight"], attributes["stride"], attributes["padding"])
+
+    def flops(self, problem: Problem) -> int:
+        batch, _, height, width = problem.output
+        return 2 * batch * height * width * math.prod(problem.shape("weight"))
+
+    def sum_length(self, problem: Problem) -> int:
+        return math.prod(problem.shape("weight")[1:])
+
+    def fold(self, weights: Weights, folds: tuple[Any, ...]) -> Weights:
+        return fold_norm(*weights, *folds)
+
+
+class Conv2d(Convolution):
     """``act(conv2d(x, weight) + bias + residual)``: x ``[N, I, H, W]``, weight ``[O, I / groups, kh, kw]``."""
 
     name = "conv2d"
@@ -25,9 +46,6 @@ class Conv2d(ImageOperator):
         "(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, str act, SymInt[2] stride, SymInt[2] padding, "
         f"SymInt groups, {NORM_SCHEMA}) -> Tensor"
     )
-    inputs = ("x", "residual")
-    weights = ("weight", "bias")
-    folds = NORM
     examples = (
         {
             "x": (2, 5, 7, 11),
@@ -90,19 +108,6 @@ class Conv2d(ImageOperator):
         check_window(x, "weight", weight, stride, padding)
         check_shape("bias", bias, (weight.shape[0],))
         check_shape("residual", residual, conv_shape(x.shape, weight.shape, stride, padding))
-
-    def output_shape(self, shapes: Shapes, attributes: Mapping[str, Any]) -> Shape:
-        return conv_shape(shapes["x"], shapes["weight"], attributes["stride"], attributes["padding"])
-
-    def flops(self, problem: Problem) -> int:
-        batch, _, height, width = problem.output
-        return 2 * batch * height * width * math.prod(problem.shape("weight"))
-
-    def sum_length(self, problem: Problem) -> int:
-        return math.prod(problem.shape("weight")[1:])
-
-    def fold(self, weights: Weights, folds: tuple[Any, ...]) -> Weights:
-        return fold_norm(*weights, *folds)
 
 
 CONV2D = register(Conv2d())

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor
 
 from updp_rt.ops.activations import finish
-from updp_rt.ops.checks import Pair, Shape, check_alike, check_shape, check_window, conv_shape
-from updp_rt.ops.folding import NORM, NORM_SCHEMA, fold_norm
+from updp_rt.ops.checks import Pair, check_alike, check_shape, check_window, conv_shape
+from updp_rt.ops.conv2d import Convolution
+from updp_rt.ops.folding import NORM_SCHEMA
 from updp_rt.ops.library import call, register
-from updp_rt.ops.operator import ImageOperator, Shapes, Weights
-from updp_rt.ops.problem import Problem
 
 
-class DepthwiseConv2d(ImageOperator):
+class DepthwiseConv2d(Convolution):
     """``act(conv2d(x, weight, groups=C) + bias + residual)``: x ``[N, C, H, W]``, weight ``[C, 1, kh, kw]``."""
 
     name = "depthwise_conv2d"
@@ -25,9 +20,6 @@ class DepthwiseConv2d(ImageOperator):
         "(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, str act, SymInt[2] stride, SymInt[2] padding, "
         f"{NORM_SCHEMA}) -> Tensor"
     )
-    inputs = ("x", "residual")
-    weights = ("weight", "bias")
-    folds = NORM
     examples = (
         {
             "x": (2, 13, 7, 11),
@@ -84,19 +76,6 @@ class DepthwiseConv2d(ImageOperator):
         check_window(x, "weight", weight, stride, padding)
         check_shape("bias", bias, (channels,))
         check_shape("residual", residual, conv_shape(x.shape, weight.shape, stride, padding))
-
-    def output_shape(self, shapes: Shapes, attributes: Mapping[str, Any]) -> Shape:
-        return conv_shape(shapes["x"], shapes["weight"], attributes["stride"], attributes["padding"])
-
-    def flops(self, problem: Problem) -> int:
-        batch, _, height, width = problem.output
-        return 2 * batch * height * width * math.prod(problem.shape("weight"))
-
-    def sum_length(self, problem: Problem) -> int:
-        return math.prod(problem.shape("weight")[1:])
-
-    def fold(self, weights: Weights, folds: tuple[Any, ...]) -> Weights:
-        return fold_norm(*weights, *folds)
 
 
 DEPTHWISE_CONV2D = register(DepthwiseConv2d())

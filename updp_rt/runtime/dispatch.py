@@ -293,7 +293,7 @@ class _Chooser:
         if _is_from_outside(error, BACKENDS.get(name.partition(":")[0])):
             raise error
         assert self.plain is not None
-        if not _passes(error):
+        if not passes(error):
             self.entry.failed[name] = f"it {what}: {_first_line(error)}"
             self._keep()
         self._demote(name, f"it {what}: {_first_line(error)}")
@@ -340,7 +340,7 @@ def _is_from_outside(error: Exception, backend: object) -> bool:
     return builtin in (Exception, TimeoutError) and package not in known
 
 
-def _passes(error: Exception) -> bool:
+def passes(error: Exception) -> bool:
     """Whether it will not be so for ever: short memory, a full disk, a folder that cannot be written."""
     short = ("can't allocate memory", "out of memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
     return isinstance(error, MemoryError | OSError | torch.OutOfMemoryError) or any(s in str(error) for s in short)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -14,18 +13,18 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from updp_rt._progress import steps
 from updp_rt._timing import time_side_by_side
 from updp_rt.artifacts import fingerprint
 from updp_rt.runtime.certify import Judge
-from updp_rt.runtime.dispatch import Policy
+from updp_rt.runtime.dispatch import Policy, passes
 from updp_rt.runtime.engines import ENGINES, Engine, detach
 from updp_rt.runtime.engines.base import EngineError, EngineState, resume, state_of
 from updp_rt.runtime.fused import fused_modules, source_copy
 from updp_rt.runtime.table import Entry, table_for
-
-_log = logging.getLogger("updp_rt")
+from updp_rt.verification import Logits
 
 _MODULES = "modules"  # runs always
 _ALONE_SECONDS = 0.1
@@ -62,6 +61,17 @@ class EngineChoice:
     bytes: dict[str, int] = field(default_factory=dict)
 
 
+class WrongResultsError(EngineError):
+    """An engine that computes something else than the source."""
+
+    def __init__(self, engine: str, verdict: Logits) -> None:
+        super().__init__(
+            engine,
+            f"its results are wrong: error {verdict.error:.1e}, bound {verdict.bound:.1e}, {verdict.disagree} of "
+            f"{verdict.decided} images in another class",
+        )
+
+
 def choice_of(model: nn.Module) -> EngineChoice:
     """What was found of the engines when `model` was accelerated."""
     return _choices.get(model) or EngineChoice()
@@ -81,9 +91,9 @@ def attach_checked(model: nn.Module, name: str, examples: Sequence[Tensor], poli
 
 
 def attach_fastest(model: nn.Module, examples: Sequence[Tensor], policy: Policy, limits: EngineLimits) -> None:
-    """Run `model` on the engine that takes the least time for the examples, each against ``modules``.
+    """Run `model` on the engine whose times for the examples have the least product.
 
-    What was measured is kept in the tuned table, by the model's weights and the versions of the engines, and only the
+    What was found is kept in the tuned table, by the model's weights and the versions of the engines, and only the
     winner is built where all is known.
     """
     _Chooser(model, examples, policy, limits).choose()
@@ -93,6 +103,7 @@ class _Chooser:
     def __init__(self, model: nn.Module, examples: Sequence[Tensor], policy: Policy, limits: EngineLimits) -> None:
         self.model, self.examples, self.policy, self.limits = model, examples, policy, limits
         self.choice = EngineChoice()
+        self.failed: dict[str, str] = {}  # of the refused, those that will always be
         self.begun = time.perf_counter()
         source = source_copy(model)
         sites = [site for _, _, fusion in fused_modules(model) for site in fusion.sites.values()]
@@ -105,6 +116,9 @@ class _Chooser:
         keys = [f"engines of {prints[:16]} {_shown(example)}" for example in self.examples]
         entries = [table.entries.get(key) or Entry() for key in keys]
         able = {name: engine for name, engine in ENGINES.items() if self._able(engine)}
+        failed = {name: reason for entry in entries for name, reason in entry.failed.items()}
+        self.choice.refused |= {name: failed[_label(name)] for name in able if _label(name) in failed}
+        able = {name: engine for name, engine in able.items() if name not in self.choice.refused}
         known = all(_label(name) in entry.times_ms for name in able for entry in entries)
         states: dict[str, EngineState | None] = {}
         if not (known or self.policy.measure is False):
@@ -124,6 +138,7 @@ class _Chooser:
                         what="measuring engines",
                     )
                 entry.times_ms |= {name: seconds * 1e3 for name, seconds in times.items()}
+                entry.failed |= {_label(name): reason for name, reason in self.failed.items()}
                 table.keep(key, entry)
             table.save()
         for example, entry in zip(self.examples, entries, strict=True):
@@ -138,34 +153,41 @@ class _Chooser:
 
     def built(self, engine: Engine) -> EngineState | None:
         """What runs the model on `engine`, checked, not attached; None where it is refused, or for ``modules``."""
-        name = engine.name
-        if not self._able(engine) or name == _MODULES:
-            return None
-        if time.perf_counter() - self.begun > self.limits.seconds:
-            self.choice.refused[name] = f"not built: {self.limits.seconds:g} s for building engines were over"
+        if engine.name == _MODULES:
             return None
         try:
-            engine.attach(self.model, self.policy)
-            state = state_of(self.model)
-            assert state is not None
-            for example, judge in zip(self.examples, self.judges, strict=True):
-                state.prepare(example)
-                verdict = judge(state.run)
-                if not verdict.passed:
-                    self.choice.refused[name] = f"its results are wrong: {verdict}"
-                    return None
+            state = self._build(engine)
         except Exception as error:
             lines = str(error).strip().splitlines()
             failed = f"it failed: {type(error).__name__}: {lines[0] if lines else ''}"
-            self.choice.refused[name] = error.reason if isinstance(error, EngineError) else failed
+            self.choice.refused[engine.name] = error.reason if isinstance(error, EngineError) else failed
+            if isinstance(error, WrongResultsError) or not (isinstance(error, EngineError) or passes(error)):
+                self.failed[engine.name] = self.choice.refused[engine.name]
             return None
         finally:
             detach(self.model)
+        return state
+
+    def _build(self, engine: Engine) -> EngineState:
+        name = engine.name
+        if time.perf_counter() - self.begun > self.limits.seconds:
+            raise EngineError(name, f"not built: {self.limits.seconds:g} s for building engines were over")
+        engine.attach(self.model, self.policy)
+        state = state_of(self.model)
+        assert state is not None
+        for example, judge in zip(self.examples, self.judges, strict=True):
+            state.prepare(example)
+            verdicts = [judge(state.run)]
+            more = torch.cat((example[:1], example))
+            if state.key(more) == state.key(example):  # it serves any number of images
+                verdicts.append(judge(_with(state.run, more)))
+            for verdict in verdicts:
+                if not verdict.passed:
+                    raise WrongResultsError(name, verdict)
         self.choice.seconds[name], self.choice.bytes[name] = state.seconds, state.bytes
         if state.bytes > self.limits.bytes:
             taken, allowed = state.bytes / 1e6, self.limits.bytes / 1e6
-            self.choice.refused[name] = f"it takes {taken:.0f} MB of memory, and {allowed:.0f} are allowed"
-            return None
+            raise EngineError(name, f"it takes {taken:.0f} MB of memory, and {allowed:.0f} are allowed")
         return state
 
     def finish(self, state: EngineState | None) -> None:
@@ -190,6 +212,11 @@ class _Chooser:
 
         yield from sorted((name for name in names if cost(name) < math.inf), key=cost)
         yield _MODULES
+
+
+def _with(run: Callable[[Tensor], Any], images: Tensor) -> Callable[[Tensor], Any]:
+    """What `run` gives for `images`, of which the input asked for is the end."""
+    return lambda x: tree_map(lambda y: y[-len(x) :], run(images))
 
 
 def _serve_by(model: nn.Module, state: EngineState | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from abc import abstractmethod
@@ -17,6 +18,8 @@ from updp_rt.runtime.engines.base import Engine, EngineState, attach
 from updp_rt.runtime.fused import source_copy
 from updp_rt.runtime.memory import resident_bytes
 from updp_rt.runtime.tensors import HeldStamps
+
+_log = logging.getLogger("updp_rt")
 
 # The output tensors of a model for its input, in the order that they lie in what it returns.
 Program = Callable[[Tensor], list[Tensor]]
@@ -95,7 +98,7 @@ class _Constant(EngineState):
                 self._rested += 1
                 if self._rested > self.REST:
                     self._build_again()
-            return not self._rested
+            return bool(self.ready) and not self._rested
         self._stamps.renew()
         self._rested = 1
         return False
@@ -104,6 +107,10 @@ class _Constant(EngineState):
         """Build what was built before from the weights as they are; the call that comes here waits for it."""
         if self._building.locked():
             return
-        for example in list(self._examples.values()):
-            self.prepare(example)
+        try:
+            for example in list(self._examples.values()):
+                self.prepare(example)
+        except Exception as error:  # it is no fault of the call that came here
+            _log.warning("engine %r cannot run the changed model, so its modules do: %s", self.engine, error)
+            self.ready.clear()
         self._rested = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import threading
 import warnings
+from functools import cache
 from typing import Any
 
 import torch
@@ -63,6 +64,7 @@ class OpenVinoEngine(ConstantEngine):
         return run
 
 
+@cache
 def _core() -> Any:
     import openvino
 
