@@ -189,15 +189,16 @@ def test_an_engine_that_fails_is_refused_with_its_error(monkeypatch: pytest.Monk
 
 
 @pytest.fixture
-def only(monkeypatch: pytest.MonkeyPatch, copied: Copied) -> dict[str, float]:
+def only(monkeypatch: pytest.MonkeyPatch, copied: Copied) -> Iterator[dict[str, float]]:
     """Besides ``modules`` only stubs, and what is measured of each."""
-    for name in list(ENGINES):
-        if name not in ("modules", "copied"):
-            monkeypatch.delitem(ENGINES, name)
-    monkeypatch.setitem(ENGINES, "other", Copied("other"))
+    every = dict(ENGINES)
+    ENGINES.clear()
+    ENGINES.update({"modules": every["modules"], "copied": copied, "other": Copied("other")})
     seconds = {"modules": 3e-3, "copied": 1e-3, "other": 2e-3}
     monkeypatch.setattr(fastest, "time_side_by_side", lambda calls, **_: {name: seconds[name] for name in calls})
-    return seconds
+    yield seconds
+    ENGINES.clear()
+    ENGINES.update(every)  # in their order, too
 
 
 def test_a_wrong_engine_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, only: dict[str, float]) -> None:
