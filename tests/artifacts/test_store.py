@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import updp_rt
+from tests.marks import slow
 from updp_rt.artifacts import ArtifactError, read_manifest
 from updp_rt.blocks import make_progressive, merge_model, model_input_size, prunable_blocks, set_lambda
 from updp_rt.blocks.randomize import randomize
@@ -45,12 +46,12 @@ def edit(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("test_vit", {}),
+        slow("test_vit", {}),
         ("test_vit", {"img_size": (48, 64), "patch_size": 8, "num_classes": 10}),
         ("resnet18", {"in_chans": 1, "num_classes": 0}),
         ("mobilenetv2_035", {"num_classes": 7, "global_pool": "max", "depth_multiplier": 0.5}),
-        ("convnext_atto", {"num_classes": 3}),
-        ("deit_tiny_distilled_patch16_224", {"img_size": 32, "depth": 4}),
+        slow("convnext_atto", {"num_classes": 3}),
+        slow("deit_tiny_distilled_patch16_224", {"img_size": 32, "depth": 4}),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])

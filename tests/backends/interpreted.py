@@ -1,11 +1,13 @@
 """The Triton backend under Triton's interpreter. Run with ``TRITON_INTERPRET=1``; prints what happened as JSON.
 
-It is a process of its own, since nothing compiles in one that interprets.
+``python -m tests.backends.interpreted PART ...`` runs these parts (`PARTS`). It is a process of its own, since nothing
+compiles in one that interprets.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -53,26 +55,31 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }
 
 
-def kernels() -> Iterator[tuple[Form, Call, str]]:
-    """Every form that Triton runs, dtypes, tiles and activations in turn; every activation of the fullest forms."""
+def forms() -> Iterator[tuple[Form, Call, str]]:
+    """Every form that Triton runs; dtypes, tiles and activations in turn."""
     acts, tiles, dtypes = cycle(ACTIVATIONS), cycle((0, 1, 1, 0)), cycle(DTYPES)
     for form in FORMS:
         call = replace(form, act=next(acts)).call(next(dtypes))
         problem = problem_of(call)
         if TRITON.supports(problem)[0]:
             yield form, call, TRITON.configs(problem)[next(tiles)]
+
+
+def activations() -> Iterator[tuple[Form, Call, str]]:
+    """Every activation of the fullest forms, tiles in turn."""
+    tiles = cycle((0, 1, 1, 0))
     for form in FULL.values():
         for act in ACTIVATIONS if form.operator not in WITHOUT_ACTIVATION else ():
             call = replace(form, act=act).call(torch.float32)
             yield form, call, TRITON.configs(problem_of(call))[next(tiles)]
 
 
-def wrong_results() -> dict[str, Any]:
+def wrong_results(kernels: Iterator[tuple[Form, Call, str]]) -> dict[str, Any]:
     """How many kernels were run, of which operators, and those whose result is wrong."""
     wrong: list[str] = []
     run: dict[str, int] = {}
     placings = cycle((Tensor.clone, Tensor.contiguous, backwards, apart, offset))
-    for form, call, config in kernels():
+    for form, call, config in kernels:
         placed = next(placings)
         moved = replace(call, x=placed(call.x), other=None if call.other is None else placed(call.other))
         found = prepare(TRITON, call, config)(*moved.inputs)
@@ -146,16 +153,19 @@ def favour_triton(candidates: dict[str, Callable[[], Tensor]], **_: object) -> d
     return {name: 1.0 if name.startswith("triton") else 2.0 for name in candidates}
 
 
+PARTS: dict[str, Callable[[], object]] = {
+    "supported": supported,
+    "forms": lambda: wrong_results(forms()),
+    "activations": lambda: wrong_results(activations()),
+    "weights anywhere": wrong_with_weights_anywhere,
+    "models": lambda: {name: accelerated(*model) for name, model in MODELS.items()},
+}
+
+
 def main() -> None:
     torch.set_num_threads(1)
     dispatch.time_side_by_side = favour_triton  # type: ignore[assignment]
-    report = {
-        "supported": supported(),
-        "operators": wrong_results(),
-        "weights anywhere": wrong_with_weights_anywhere(),
-        "models": {name: accelerated(*model) for name, model in MODELS.items()},
-    }
-    print(json.dumps(report))
+    print(json.dumps({part: PARTS[part]() for part in sys.argv[1:]}))
 
 
 if __name__ == "__main__":

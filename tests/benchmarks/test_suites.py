@@ -163,6 +163,7 @@ def test_merged_speed(tmp_path: Path) -> None:
     assert {row["pruned"] for row in rows} == {rows[0]["blocks"] // 2}
 
 
+@pytest.mark.slow
 def test_channels_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reordering leaves fewer channels to gather than the naive export; the package that is not there is a finding."""
     monkeypatch.setattr(channels_speed, "model_input_size", lambda model: (3, 32, 32))

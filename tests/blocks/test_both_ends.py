@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tests.conftest import relative_error
+from tests.marks import slow
 from updp_rt.blocks import check_model, make_progressive, merge_model, progressive_blocks, prunable_blocks, set_lambda
 from updp_rt.blocks.randomize import randomize
 
@@ -19,24 +20,24 @@ NARROW = (64, 32, 48, 40)
 
 # (model, arguments, input size, which blocks): sizes are odd and small, so that borders are a large part.
 VARIANTS = [
-    ("resnet18", {}, (3, 65, 97)),
+    slow("resnet18", {}, (3, 65, 97)),
     ("resnet18", {"norm_layer": partial(timm.layers.GroupNorm, num_groups=4)}, (3, 65, 65)),
-    (
+    slow(
         "resnet34",
         {"channels": (64, 32, 48, 40), "in_chans": 1, "drop_path_rate": 0.1, "act_layer": nn.SiLU},
         (1, 75, 65),
     ),
-    ("mobilenetv2_100", {}, (3, 65, 97)),
+    slow("mobilenetv2_100", {}, (3, 65, 97)),
     ("mobilenetv2_050", {"act_layer": nn.Hardswish}, (3, 75, 65)),
-    ("mobilenetv2_140", {"drop_path_rate": 0.1}, (3, 65, 65)),
-    ("convnext_atto", {}, (3, 97, 130)),
+    slow("mobilenetv2_140", {"drop_path_rate": 0.1}, (3, 65, 65)),
+    slow("convnext_atto", {}, (3, 97, 130)),
     ("convnext_atto", {"conv_mlp": True, "ls_init_value": None}, (3, 99, 67)),
     ("convnext_atto", {"kernel_sizes": (5, 3, 7, 5), "drop_path_rate": 0.2}, (3, 97, 97)),
-    ("test_vit", {"img_size": (48, 80)}, (3, 48, 80)),
+    slow("test_vit", {"img_size": (48, 80)}, (3, 48, 80)),
     ("test_vit", {"img_size": 48, "init_values": 1e-5, "drop_path_rate": 0.1}, (3, 48, 48)),
     ("test_vit", {"img_size": 48, "class_token": False, "global_pool": "avg"}, (3, 48, 48)),
     ("test_vit", {"img_size": 48, "reg_tokens": 4, "qkv_bias": False}, (3, 48, 48)),
-    ("test_vit", {"img_size": 48, "act_layer": "relu"}, (3, 48, 48)),
+    slow("test_vit", {"img_size": 48, "act_layer": "relu"}, (3, 48, 48)),
     ("deit_tiny_distilled_patch16_224", {"img_size": (64, 48)}, (3, 64, 48)),
 ]
 
@@ -52,7 +53,7 @@ def test_variants(name: str, arguments: dict, size: tuple[int, int, int]) -> Non
     assert all(check.pruning_changes > 1e-3 for check in verdict.checks)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_050", "convnext_atto", "test_vit"])
+@pytest.mark.parametrize("name", ["resnet18", "test_vit", slow("mobilenetv2_050"), slow("convnext_atto")])
 def test_each_block_alone(name: str) -> None:
     """One pruned block at a time: a wrong block cannot hide behind its neighbours."""
     model = randomize(timm.create_model(name, **_small(name))).double().eval()

@@ -13,6 +13,7 @@ from timm.models.efficientnet import EfficientNet
 from torch import nn
 
 import updp_rt
+from tests.marks import slow
 from updp_rt.blocks import MergedBlock, check, check_model, progressive, prunable_blocks
 from updp_rt.blocks.randomize import randomize
 from updp_rt.reparam import AffineConv, move_padding
@@ -50,7 +51,7 @@ def wrong_bias(chain: list[AffineConv]) -> list[AffineConv]:
     return [replace(head, bias=head.bias * 1.001), *rest]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_050", "convnext_atto", "test_vit"])
+@pytest.mark.parametrize("name", ["mobilenetv2_050", "test_vit", slow("resnet18"), slow("convnext_atto")])
 def test_a_wrong_merge_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progressive, "move_padding", wrong_bias)
     arguments = {"img_size": 48} if "vit" in name else {}

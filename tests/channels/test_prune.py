@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import updp_rt
 from tests.conftest import relative_error
+from tests.marks import slow
 from updp_rt.artifacts import read_manifest
 from updp_rt.blocks import find_family, make_progressive, merge_model, prunable_blocks, set_lambda
 from updp_rt.blocks.randomize import randomize
@@ -175,8 +176,8 @@ def test_accelerate_and_restore(pruned: nn.Module, monkeypatch: pytest.MonkeyPat
 
 FAMILIES = [
     ("resnet18", {}),
-    ("convnext_atto", {}),
-    pytest.param("mobilenetv2_050", {"depth_multiplier": 0.5}, marks=pytest.mark.slow),
+    slow("convnext_atto", {}),
+    slow("mobilenetv2_050", {"depth_multiplier": 0.5}),
 ]
 
 

@@ -101,14 +101,14 @@ def test_errors_are_one_line_with_status_two(
 
 def test_the_module_is_the_command() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "updp_rt.cli", "inspect", "vgg11"],
+        [sys.executable, "-m", "updp_rt.cli", "inspect", "models/resnet18"],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(Path(updp_rt.__file__).parents[1])},
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("updp-rt: VGG belongs to no family")
+    assert done.stderr.startswith("updp-rt: models/resnet18: no such folder")
 
 
 SMALL = ("--img-size", "32", "--batch-size", "64", "--epochs", "1", "--set", "supernet_epochs=0", "--trials", "2")

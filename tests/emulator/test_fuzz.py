@@ -6,11 +6,12 @@ import pytest
 
 from tests.emulator import fuzz
 from tests.emulator.programs import program, translation_unit
+from tests.marks import slow
 
 
 @pytest.mark.parametrize(
     "first",
-    [0, fuzz.BATCH, *(pytest.param(n * fuzz.BATCH, marks=pytest.mark.slow) for n in range(2, 8))],
+    [0, *(slow(n * fuzz.BATCH) for n in range(1, 8))],
 )
 def test_random_programs_compute_what_the_host_computes(first: int) -> None:
     assert list(fuzz.findings(list(range(first, first + fuzz.BATCH)))) == []

@@ -50,6 +50,7 @@ def test_compiles_within_budget(arch: str, operator: str, dtype: torch.dtype, ti
         assert found.occupancy >= recorded["occupancy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_depthwise_7x7_stays_in_registers_on_gfx908(dtype: torch.dtype) -> None:
     kernels = [(o, tile) for o in ("depthwise_pointwise", "depthwise_conv2d") for tile in tiles(o, "gfx908", dtype)]

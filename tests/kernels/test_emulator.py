@@ -14,6 +14,7 @@ from tests.kernels import problems
 from tests.kernels.emulator import emulated
 from tests.kernels.poison import poison_fresh_memory
 from tests.kernels.problems import Problem, called, spoiled
+from tests.marks import slow
 from updp_rt.kernels import triton as operators
 from updp_rt.kernels.triton import Tile, tiles
 from updp_rt.ops import ACTIVATIONS
@@ -117,7 +118,7 @@ def run(problem: Problem, tile: Tile, **order: Any) -> Tensor:
 
 
 @pytest.mark.parametrize(("operator", "dtype", "tile"), EVERY_TILE)
-@pytest.mark.parametrize("sizes", [ALIGNED, EIGHTS, ODD], ids=["aligned", "eights", "odd"])
+@pytest.mark.parametrize("sizes", [ALIGNED, slow(EIGHTS), ODD], ids=["aligned", "eights", "odd"])
 def test_agrees_with_float64(operator: str, dtype: torch.dtype, tile: Tile, sizes: dict) -> None:
     problem = sizes[operator](dtype)
     assert problem.error(run(problem, tile)) is None

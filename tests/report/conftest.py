@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ import updp_rt
 from tests.pruning.conftest import run_pruning
 from tests.report.browser import Browser, find_chromium
 from updp_rt.artifacts import Manifest
-from updp_rt.blocks.inspect import ModelReport
 from updp_rt.report import collect, profile
+from updp_rt.report.collect import Missing
 from updp_rt.report.schema import Identity
 from updp_rt.runtime.table import forget_tables
 
@@ -41,18 +42,25 @@ def whole(tmp_path_factory: pytest.TempPathFactory, _own_tables: None) -> Path:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _known_structures() -> Iterator[None]:
-    """What a run's model is made of is found once: the pages of many damaged copies of one run ask for it."""
-    structure, known = collect._structure, {}
+def _known_models() -> Iterator[None]:
+    """What a run's models are made of is found once: the pages of many damaged copies of one run ask for it."""
 
-    def found(identity: Manifest | Identity) -> ModelReport:
-        key = identity.model_dump_json()
-        if key not in known:
-            known[key] = structure(identity)
-        return known[key]
+    def once(find: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        known: dict[str, Any] = {}
+
+        def found(identity: Manifest | Identity | Missing) -> Any:
+            if isinstance(identity, Missing):
+                return find(identity)
+            key = identity.model_dump_json()
+            if key not in known:
+                known[key] = find(identity)
+            return known[key]
+
+        return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(collect, "_structure", found)
+        patch.setattr(collect, "_structure", once(collect._structure))
+        patch.setattr(collect, "_costs", once(collect._costs))
         yield
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.marks import slow
 from tests.report.html import Node, read_html
 from updp_rt.report import write_report
 from updp_rt.report.collect import collect
@@ -204,7 +205,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("name", PARTS)
-@pytest.mark.parametrize("damage", ["gone", "cut short", "another"])
+@pytest.mark.parametrize("damage", ["gone", "cut short", slow("another")])
 def test_what_is_missing_is_said_and_the_rest_is_there(whole: Path, copy_of: Copy, name: str, damage: str) -> None:
     folder = copy_of(whole)
     path = folder / name

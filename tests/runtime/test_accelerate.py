@@ -14,6 +14,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 import updp_rt
+from tests.marks import slow
 from tests.runtime.conftest import MODELS, model_and_images
 from updp_rt.blocks.randomize import randomize
 from updp_rt.runtime.fused import Fused, fused_modules
@@ -31,7 +32,7 @@ def assert_as_good_as(fast: nn.Module, source: nn.Module, images: Tensor) -> Non
     assert relative(fast(images), exact) <= allowed
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, slow(torch.bfloat16)])
 @pytest.mark.parametrize("name", MODELS)
 def test_computes_what_the_source_does(name: str, dtype: torch.dtype) -> None:
     model, images = model_and_images(name, dtype=dtype)
@@ -241,7 +242,7 @@ def test_copies_and_pickles_are_accelerated_and_independent(name: str) -> None:
         assert torch.equal(fast(images), expected)
 
 
-@pytest.mark.parametrize("name", ["resnet18-merged", "mobilenetv2", "convnext-merged", "vit-merged"])
+@pytest.mark.parametrize("name", ["mobilenetv2", *map(slow, ("resnet18-merged", "convnext-merged", "vit-merged"))])
 @torch.no_grad()
 def test_compiles_without_graph_breaks(name: str) -> None:
     model, images = model_and_images(name)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import updp_rt
+from tests.marks import slow
 from tests.runtime.conftest import merged, model_and_images
 from tests.runtime.test_accelerate import assert_as_good_as
 from updp_rt.blocks.randomize import randomize
@@ -40,7 +41,7 @@ def has_hip_kernel(problem: str) -> bool:
 
 
 @pytest.mark.usefixtures("mi100")
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, slow(torch.float32)], ids=str)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_small_model_of_each_family(name: str, dtype: torch.dtype) -> None:
     model, images = model_and_images(name, batch=1, dtype=dtype)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import updp_rt
+from tests.marks import slow
 from tests.runtime.small import assert_same, small_model, twins
 from updp_rt.blocks.randomize import randomize
 from updp_rt.runtime import bound, tensors
@@ -134,7 +135,11 @@ def test_an_exchange_is_followed(change: Callable[[Any], None], compile_: Callab
 
 @pytest.mark.parametrize(
     "change",
-    [class_of_a_layer, forward_of_an_instance, bias_where_there_was_none, no_statistics, no_squeeze_and_excite],
+    [
+        class_of_a_layer,
+        forward_of_an_instance,
+        *map(slow, (bias_where_there_was_none, no_statistics, no_squeeze_and_excite)),
+    ],
 )
 @torch.no_grad()
 def test_an_exchange_in_a_compiled_model_is_followed(

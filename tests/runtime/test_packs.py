@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import updp_rt
+from tests.marks import slow
 from tests.runtime.conftest import model_and_images
 from updp_rt.runtime.fused import fused_modules
 
-NAMES = ["resnet18-merged", "mobilenetv2", "convnext", "convnext-merged", "vit-layerscale", "vit-merged"]
+NAMES = ["resnet18-merged", "convnext", "vit-merged", *map(slow, ("mobilenetv2", "convnext-merged", "vit-layerscale"))]
 
 
 def close(fast: nn.Module, source: nn.Module, images: Tensor) -> bool:

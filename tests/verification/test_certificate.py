@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import updp_rt
+from tests.marks import slow
 from tests.runtime.conftest import MODELS, model_and_images, own_table  # noqa: F401 - a fixture for all tests here
 from updp_rt.artifacts import ArtifactError
 from updp_rt.runtime.fused import fused_modules
@@ -20,14 +21,16 @@ from updp_rt.verification import Case, Certificate
 from updp_rt.verification.adversarial import adversarial, neighbours
 from updp_rt.verification.judge import BINS, histogram, judge, judge_logits
 
+FEW = ("resnet18d", "resnet18-merged", "mobilenetv2-merged", "convnextv2", "convnext-merged", "vit-merged")
 KINDS = {"seen", "large", "denormal", "constant", "one-hot", "border"}
 
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [(name, torch.float32) for name in MODELS]
+    [(name, torch.float32) for name in FEW]
+    + [slow(name, torch.float32) for name in MODELS if name not in FEW]
     + [
-        pytest.param(name, torch.bfloat16, marks=pytest.mark.slow)
+        slow(name, torch.bfloat16)
         for name in ("resnet18-merged", "mobilenetv2", "mobilenetv2-merged", "convnext", "vit")
     ],
 )
