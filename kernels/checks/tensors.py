@@ -67,7 +67,7 @@ def check_convolution(
     x: Tensor, kernel: Tensor, residual: Tensor | None, stride: Pair, padding: Pair, pointwise: Tensor | None = None
 ) -> Shape:
     """Shape of a convolution's result, of a 1x1 one after it where there is one; `residual` has it too."""
-    check_window(x, "weight", kernel, stride, padding)
+    check_window(x.shape, "weight", kernel.shape, stride, padding)
     batch, channels, height, width = conv_shape(x.shape, kernel.shape, stride, padding)
     shape = (batch, channels if pointwise is None else pointwise.shape[0], height, width)
     if residual is not None:

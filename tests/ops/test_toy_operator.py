@@ -36,9 +36,9 @@ class GatedLinear(RowOperator):
     def plain(self, x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor | None, sharpness: float) -> Tensor:
         return nn.functional.linear(x, weight, bias) * torch.tanh(sharpness * gate)
 
-    def check(self, x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor | None, sharpness: float) -> None:
-        check_rows("x", x)
-        check_shape("gate", gate, (*x.shape[:-1], weight.shape[0]))
+    def check_shapes(self, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
+        check_rows("x", shapes["x"])
+        check_shape("gate", shapes["gate"], self.output_shape(shapes, attributes))
 
     def output_shape(self, shapes: Shapes, attributes: Mapping[str, Any]) -> tuple[int, ...]:
         return (*shapes["x"][:-1], shapes["weight"][0])

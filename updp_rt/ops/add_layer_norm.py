@@ -33,10 +33,9 @@ class AddLayerNorm(RowOperator):
         total = x + residual
         return torch.cat([total, F.layer_norm(total, x.shape[-1:], weight, bias, eps)], -1)
 
-    def check(self, x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
-        check_norm(x, weight, bias, eps)
-        check_norm(residual, weight, bias, eps)
-        check_shape("residual", residual, x.shape)
+    def check_shapes(self, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
+        check_norm(shapes["x"], attributes["eps"], shapes["weight"], shapes["bias"])
+        check_shape("residual", shapes["residual"], shapes["x"])
 
     def output_shape(self, shapes: Shapes, attributes: Mapping[str, Any]) -> Shape:
         return (*shapes["x"][:-1], 2 * shapes["x"][-1])

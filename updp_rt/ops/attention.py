@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from updp_rt.ops.checks import Shape, check_alike, check_shape
+from updp_rt.ops.checks import Shape, check_shape
 from updp_rt.ops.library import call, register
 from updp_rt.ops.operator import Operator, Shapes
 from updp_rt.ops.problem import Problem
@@ -28,11 +28,11 @@ class Attention(Operator):
         q, k, v = split_heads(qkv, heads)
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
-    def check(self, qkv: Tensor, heads: int) -> None:
-        check_alike(qkv=qkv)
+    def check_shapes(self, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
+        qkv, heads = shapes["qkv"], attributes["heads"]
         check_shape("qkv", qkv, (None, None, None))
-        if heads < 1 or qkv.shape[-1] % (3 * heads):
-            raise ValueError(f"the last dimension of qkv, {qkv.shape[-1]}, does not split into 3 x {heads} heads")
+        if heads < 1 or qkv[-1] % (3 * heads):
+            raise ValueError(f"the last dimension of qkv, {qkv[-1]}, does not split into 3 x {heads} heads")
 
     def output_shape(self, shapes: Shapes, attributes: Mapping[str, Any]) -> Shape:
         return (*shapes["qkv"][:-1], shapes["qkv"][-1] // 3)

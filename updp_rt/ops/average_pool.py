@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from updp_rt.ops.checks import Shape, check_alike, check_shape
+from updp_rt.ops.checks import Shape, check_shape
 from updp_rt.ops.library import call, register
 from updp_rt.ops.operator import ImageOperator, Shapes
 from updp_rt.ops.problem import Problem
@@ -27,11 +27,10 @@ class AveragePool(ImageOperator):
     def plain(self, x: Tensor) -> Tensor:
         return F.adaptive_avg_pool2d(x, 1).flatten(1)
 
-    def check(self, x: Tensor) -> None:
-        check_alike(x=x)
-        check_shape("x", x, (None, None, None, None))
-        if not math.prod(x.shape[1:]):
-            raise ValueError(f"x has shape {list(x.shape)}, which has no values to take the mean of")
+    def check_shapes(self, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
+        check_shape("x", shapes["x"], (None, None, None, None))
+        if not math.prod(shapes["x"][1:]):
+            raise ValueError(f"x has shape {list(shapes['x'])}, which has no values to take the mean of")
 
     def output_shape(self, shapes: Shapes, attributes: Mapping[str, Any]) -> Shape:
         return tuple(shapes["x"][:2])

@@ -27,32 +27,32 @@ def check_alike(act: str = "none", **tensors: Tensor | None) -> None:
         raise ValueError(f"{name} must be of a floating dtype, not {first.dtype}")
 
 
-def check_rows(name: str, tensor: Tensor) -> None:
-    """`tensor` is ``[..., features]``."""
-    if tensor.dim() == 0:
+def check_rows(name: str, shape: Sequence[int]) -> None:
+    """It is ``[..., features]``."""
+    if not shape:
         raise ValueError(f"{name} is a single value, but [..., features] is expected")
 
 
-def check_shape(name: str, tensor: Tensor | None, shape: Sequence[int | None]) -> None:
-    """`tensor`, where there is one, has `shape`; None stands for any size."""
-    if tensor is None:
+def check_shape(name: str, shape: Sequence[int] | None, expected: Sequence[int | None]) -> None:
+    """`shape`, where there is one, is as expected; None stands for any size."""
+    if shape is None:
         return
-    if tensor.dim() != len(shape) or any(
-        want is not None and size != want for size, want in zip(tensor.shape, shape, strict=True)
+    if len(shape) != len(expected) or any(
+        want is not None and size != want for size, want in zip(shape, expected, strict=True)
     ):
-        wanted = ", ".join("any" if size is None else str(size) for size in shape)
-        raise ValueError(f"{name} has shape {list(tensor.shape)}, but [{wanted}] is expected")
+        wanted = ", ".join("any" if size is None else str(size) for size in expected)
+        raise ValueError(f"{name} has shape {list(shape)}, but [{wanted}] is expected")
 
 
-def check_window(x: Tensor, name: str, weight: Tensor, stride: Pair, padding: Pair) -> None:
+def check_window(x: Sequence[int], name: str, weight: Sequence[int], stride: Pair, padding: Pair) -> None:
     """The kernel `weight` of a convolution fits the padded image `x` at least once."""
     if min(stride) < 1:
         raise ValueError(f"stride must be at least 1, not {tuple(stride)}")
     if min(padding) < 0:
         raise ValueError(f"padding must be at least 0, not {tuple(padding)}")
-    if min(conv_shape(x.shape, weight.shape, stride, padding)[2:]) < 1:
+    if min(conv_shape(x, weight, stride, padding)[2:]) < 1:
         raise ValueError(
-            f"the kernel of {name}, {list(weight.shape[2:])}, does not fit an image of {list(x.shape[2:])} "
+            f"the kernel of {name}, {list(weight[2:])}, does not fit an image of {list(x[2:])} "
             f"padded by {tuple(padding)}"
         )
 

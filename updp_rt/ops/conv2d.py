@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from updp_rt.ops.activations import finish
-from updp_rt.ops.checks import Pair, Shape, check_alike, check_shape, check_window, conv_shape
+from updp_rt.ops.checks import Pair, Shape, check_shape, check_window, conv_shape
 from updp_rt.ops.folding import NORM, NORM_SCHEMA, fold_norm
 from updp_rt.ops.library import call, register
 from updp_rt.ops.operator import ImageOperator, Shapes, Weights
@@ -26,6 +26,12 @@ class Convolution(ImageOperator):
 
     def output_shape(self, shapes: Shapes, attributes: Mapping[str, Any]) -> Shape:
         return conv_shape(shapes["x"], shapes["weight"], attributes["stride"], attributes["padding"])
+
+    def check_window(self, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
+        """Raise ValueError unless the kernel fits the image, and bias and residual the result."""
+        check_window(shapes["x"], "weight", shapes["weight"], attributes["stride"], attributes["padding"])
+        check_shape("bias", shapes["bias"], shapes["weight"][:1])
+        check_shape("residual", shapes["residual"], self.output_shape(shapes, attributes))
 
     def flops(self, problem: Problem) -> int:
         batch, _, height, width = problem.output
@@ -47,33 +53,11 @@ class Conv2d(Convolution):
         f"SymInt groups, {NORM_SCHEMA}) -> Tensor"
     )
     examples = (
-        {
-            "x": (2, 5, 7, 11),
-            "weight": (13, 5, 3, 3),
-            "bias": (13,),
-            "residual": (2, 13, 7, 11),
-            "act": "relu",
-            "stride": (1, 1),
-            "padding": (1, 1),
-            "groups": 1,
-        },
-        {
-            "x": (2, 6, 9, 8),
-            "weight": (9, 2, 3, 2),
-            "act": "silu",
-            "stride": (2, 3),
-            "padding": (1, 0),
-            "groups": 3,
-        },
-        {
-            "x": (3, 13, 1, 1),
-            "weight": (5, 13, 1, 1),
-            "bias": (5,),
-            "act": "none",
-            "stride": (1, 1),
-            "padding": (0, 0),
-            "groups": 1,
-        },
+        {"x": (2, 5, 7, 11), "weight": (13, 5, 3, 3), "bias": (13,)}
+        | {"residual": (2, 13, 7, 11), "act": "relu", "stride": (1, 1), "padding": (1, 1), "groups": 1},
+        {"x": (2, 6, 9, 8), "weight": (9, 2, 3, 2), "act": "silu", "stride": (2, 3), "padding": (1, 0), "groups": 3},
+        {"x": (3, 13, 1, 1), "weight": (5, 13, 1, 1), "bias": (5,)}
+        | {"act": "none", "stride": (1, 1), "padding": (0, 0), "groups": 1},
     )
 
     def plain(
@@ -89,25 +73,13 @@ class Conv2d(Convolution):
     ) -> Tensor:
         return finish(F.conv2d(x, weight, bias, stride, padding, 1, groups), residual, act)
 
-    def check(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        act: str,
-        stride: Pair,
-        padding: Pair,
-        groups: int,
-    ) -> None:
-        check_alike(act, x=x, weight=weight, bias=bias, residual=residual)
+    def check_shapes(self, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
+        weight, groups = shapes["weight"], attributes["groups"]
         check_shape("weight", weight, (None, None, None, None))
-        check_shape("x", x, (None, weight.shape[1] * groups, None, None))
-        if groups < 1 or weight.shape[0] % groups:
-            raise ValueError(f"weight has {weight.shape[0]} output channels, which do not split into {groups} groups")
-        check_window(x, "weight", weight, stride, padding)
-        check_shape("bias", bias, (weight.shape[0],))
-        check_shape("residual", residual, conv_shape(x.shape, weight.shape, stride, padding))
+        check_shape("x", shapes["x"], (None, weight[1] * groups, None, None))
+        if groups < 1 or weight[0] % groups:
+            raise ValueError(f"weight has {weight[0]} output channels, which do not split into {groups} groups")
+        self.check_window(shapes, attributes)
 
 
 CONV2D = register(Conv2d())

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from updp_rt.ops.activations import finish
-from updp_rt.ops.checks import Pair, check_alike, check_shape, check_window, conv_shape
+from updp_rt.ops.checks import Pair, check_shape
 from updp_rt.ops.conv2d import Convolution
 from updp_rt.ops.folding import NORM_SCHEMA
 from updp_rt.ops.library import call, register
+from updp_rt.ops.operator import Shapes
 
 
 class DepthwiseConv2d(Convolution):
@@ -21,30 +25,10 @@ class DepthwiseConv2d(Convolution):
         f"{NORM_SCHEMA}) -> Tensor"
     )
     examples = (
-        {
-            "x": (2, 13, 7, 11),
-            "weight": (13, 1, 3, 3),
-            "bias": (13,),
-            "residual": (2, 13, 7, 11),
-            "act": "relu6",
-            "stride": (1, 1),
-            "padding": (1, 1),
-        },
-        {
-            "x": (2, 6, 9, 8),
-            "weight": (6, 1, 5, 2),
-            "act": "silu",
-            "stride": (2, 3),
-            "padding": (1, 0),
-        },
-        {
-            "x": (1, 9, 15, 9),
-            "weight": (9, 1, 7, 7),
-            "bias": (9,),
-            "act": "none",
-            "stride": (1, 1),
-            "padding": (3, 3),
-        },
+        {"x": (2, 13, 7, 11), "weight": (13, 1, 3, 3), "bias": (13,)}
+        | {"residual": (2, 13, 7, 11), "act": "relu6", "stride": (1, 1), "padding": (1, 1)},
+        {"x": (2, 6, 9, 8), "weight": (6, 1, 5, 2), "act": "silu", "stride": (2, 3), "padding": (1, 0)},
+        {"x": (1, 9, 15, 9), "weight": (9, 1, 7, 7), "bias": (9,), "act": "none", "stride": (1, 1), "padding": (3, 3)},
     )
 
     def plain(
@@ -59,23 +43,10 @@ class DepthwiseConv2d(Convolution):
     ) -> Tensor:
         return finish(F.conv2d(x, weight, bias, stride, padding, 1, weight.shape[0]), residual, act)
 
-    def check(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        act: str,
-        stride: Pair,
-        padding: Pair,
-    ) -> None:
-        check_alike(act, x=x, weight=weight, bias=bias, residual=residual)
-        check_shape("x", x, (None, None, None, None))
-        channels = x.shape[1]
-        check_shape("weight", weight, (channels, 1, None, None))
-        check_window(x, "weight", weight, stride, padding)
-        check_shape("bias", bias, (channels,))
-        check_shape("residual", residual, conv_shape(x.shape, weight.shape, stride, padding))
+    def check_shapes(self, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
+        check_shape("x", shapes["x"], (None, None, None, None))
+        check_shape("weight", shapes["weight"], (shapes["x"][1], 1, None, None))
+        self.check_window(shapes, attributes)
 
 
 DEPTHWISE_CONV2D = register(DepthwiseConv2d())

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from updp_rt.ops.activations import finish
-from updp_rt.ops.checks import Pair, Shape, check_alike, check_shape, check_window, conv_shape
+from updp_rt.ops.checks import Pair, Shape, check_shape, check_window, conv_shape
 from updp_rt.ops.conv2d import CONV2D
 from updp_rt.ops.depthwise_conv2d import DEPTHWISE_CONV2D
 from updp_rt.ops.library import call, register
@@ -30,25 +30,10 @@ class DepthwisePointwise(ImageOperator):
     inputs = ("x", "residual")
     weights = ("w_dw", "b_dw", "w_pw", "b_pw")
     examples = (
-        {
-            "x": (2, 19, 7, 9),
-            "w_dw": (19, 1, 3, 3),
-            "b_dw": (19,),
-            "w_pw": (23, 19, 1, 1),
-            "b_pw": (23,),
-            "residual": (2, 23, 7, 9),
-            "act": "relu6",
-            "stride": (1, 1),
-            "padding": (1, 1),
-        },
-        {
-            "x": (2, 11, 9, 7),
-            "w_dw": (11, 1, 3, 5),
-            "w_pw": (8, 11, 1, 1),
-            "act": "none",
-            "stride": (2, 1),
-            "padding": (1, 2),
-        },
+        {"x": (2, 19, 7, 9), "w_dw": (19, 1, 3, 3), "b_dw": (19,), "w_pw": (23, 19, 1, 1), "b_pw": (23,)}
+        | {"residual": (2, 23, 7, 9), "act": "relu6", "stride": (1, 1), "padding": (1, 1)},
+        {"x": (2, 11, 9, 7), "w_dw": (11, 1, 3, 5), "w_pw": (8, 11, 1, 1)}
+        | {"act": "none", "stride": (2, 1), "padding": (1, 2)},
     )
 
     def plain(
@@ -66,27 +51,15 @@ class DepthwisePointwise(ImageOperator):
         y = F.conv2d(x, w_dw, b_dw, stride, padding, 1, w_dw.shape[0])
         return finish(F.conv2d(y, w_pw, b_pw), residual, act)
 
-    def check(
-        self,
-        x: Tensor,
-        w_dw: Tensor,
-        b_dw: Tensor | None,
-        w_pw: Tensor,
-        b_pw: Tensor | None,
-        residual: Tensor | None,
-        act: str,
-        stride: Pair,
-        padding: Pair,
-    ) -> None:
-        check_alike(act, x=x, w_dw=w_dw, b_dw=b_dw, w_pw=w_pw, b_pw=b_pw, residual=residual)
+    def check_shapes(self, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
+        x, w_dw, w_pw = shapes["x"], shapes["w_dw"], shapes["w_pw"]
         check_shape("x", x, (None, None, None, None))
-        channels = x.shape[1]
-        check_shape("w_dw", w_dw, (channels, 1, None, None))
-        check_window(x, "w_dw", w_dw, stride, padding)
-        check_shape("b_dw", b_dw, (channels,))
-        check_shape("w_pw", w_pw, (None, channels, 1, 1))
-        check_shape("b_pw", b_pw, (w_pw.shape[0],))
-        check_shape("residual", residual, conv_shape(x.shape, (w_pw.shape[0], *w_dw.shape[1:]), stride, padding))
+        check_shape("w_dw", w_dw, (x[1], 1, None, None))
+        check_window(x, "w_dw", w_dw, attributes["stride"], attributes["padding"])
+        check_shape("b_dw", shapes["b_dw"], x[1:2])
+        check_shape("w_pw", w_pw, (None, x[1], 1, 1))
+        check_shape("b_pw", shapes["b_pw"], w_pw[:1])
+        check_shape("residual", shapes["residual"], self.output_shape(shapes, attributes))
 
     def output_shape(self, shapes: Shapes, attributes: Mapping[str, Any]) -> Shape:
         kernel = (shapes["w_pw"][0], *shapes["w_dw"][1:])

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from updp_rt.ops.activations import finish
-from updp_rt.ops.checks import Shape, check_alike, check_rows, check_shape
+from updp_rt.ops.checks import Shape, check_rows, check_shape
 from updp_rt.ops.library import call, register
 from updp_rt.ops.operator import RowOperator, Shapes, Weights
 from updp_rt.ops.problem import Problem
@@ -39,14 +39,14 @@ class DualLinear(RowOperator):
     def plain(self, x: Tensor, a: Tensor, w_x: Tensor, w_a: Tensor, bias: Tensor | None, act: str) -> Tensor:
         return finish(F.linear(x, w_x, bias) + F.linear(a, w_a), None, act)
 
-    def check(self, x: Tensor, a: Tensor, w_x: Tensor, w_a: Tensor, bias: Tensor | None, act: str) -> None:
-        check_alike(act, x=x, a=a, w_x=w_x, w_a=w_a, bias=bias)
+    def check_shapes(self, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
+        x, a, w_x = shapes["x"], shapes["a"], shapes["w_x"]
         check_rows("x", x)
         check_rows("a", a)
-        check_shape("a", a, (*x.shape[:-1], None))
-        check_shape("w_x", w_x, (None, x.shape[-1]))
-        check_shape("w_a", w_a, (w_x.shape[0], a.shape[-1]))
-        check_shape("bias", bias, (w_x.shape[0],))
+        check_shape("a", a, (*x[:-1], None))
+        check_shape("w_x", w_x, (None, x[-1]))
+        check_shape("w_a", shapes["w_a"], (w_x[0], a[-1]))
+        check_shape("bias", shapes["bias"], w_x[:1])
 
     def output_shape(self, shapes: Shapes, attributes: Mapping[str, Any]) -> Shape:
         return (*shapes["x"][:-1], shapes["w_x"][0])

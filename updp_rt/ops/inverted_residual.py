@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from updp_rt.ops.activations import ACTIVATIONS, finish
-from updp_rt.ops.checks import Pair, Shape, check_alike, check_shape, check_window, conv_shape
+from updp_rt.ops.checks import Pair, Shape, check_shape, check_window, conv_shape
 from updp_rt.ops.conv2d import CONV2D
 from updp_rt.ops.depthwise_conv2d import DEPTHWISE_CONV2D
 from updp_rt.ops.folding import fold_norm
@@ -51,20 +51,10 @@ class InvertedResidual(ImageOperator):
             "b_dw": (37,),
             "w_pwl": (13, 37, 1, 1),
             "b_pwl": (13,),
-            "residual": (2, 13, 7, 9),
-            "act": "relu6",
-            "stride": (1, 1),
-            "padding": (1, 1),
-        },
-        {
-            "x": (2, 5, 9, 7),
-            "w_pw": (19, 5, 1, 1),
-            "w_dw": (19, 1, 3, 5),
-            "w_pwl": (8, 19, 1, 1),
-            "act": "silu",
-            "stride": (2, 1),
-            "padding": (1, 2),
-        },
+        }
+        | {"residual": (2, 13, 7, 9), "act": "relu6", "stride": (1, 1), "padding": (1, 1)},
+        {"x": (2, 5, 9, 7), "w_pw": (19, 5, 1, 1), "w_dw": (19, 1, 3, 5), "w_pwl": (8, 19, 1, 1)}
+        | {"act": "silu", "stride": (2, 1), "padding": (1, 2)},
     )
 
     def plain(
@@ -85,32 +75,17 @@ class InvertedResidual(ImageOperator):
         y = ACTIVATIONS[act](F.conv2d(y, w_dw, b_dw, stride, padding, 1, w_dw.shape[0]))
         return finish(F.conv2d(y, w_pwl, b_pwl), residual, "none")
 
-    def check(
-        self,
-        x: Tensor,
-        w_pw: Tensor,
-        b_pw: Tensor | None,
-        w_dw: Tensor,
-        b_dw: Tensor | None,
-        w_pwl: Tensor,
-        b_pwl: Tensor | None,
-        residual: Tensor | None,
-        act: str,
-        stride: Pair,
-        padding: Pair,
-    ) -> None:
-        tensors = {"w_pw": w_pw, "b_pw": b_pw, "w_dw": w_dw, "b_dw": b_dw, "w_pwl": w_pwl, "b_pwl": b_pwl}
-        check_alike(act, x=x, **tensors, residual=residual)
+    def check_shapes(self, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
+        x, w_pw, w_dw, w_pwl = (shapes[name] for name in ("x", "w_pw", "w_dw", "w_pwl"))
         check_shape("x", x, (None, None, None, None))
-        check_shape("w_pw", w_pw, (None, x.shape[1], 1, 1))
-        expanded = w_pw.shape[0]
-        check_shape("b_pw", b_pw, (expanded,))
-        check_shape("w_dw", w_dw, (expanded, 1, None, None))
-        check_window(x, "w_dw", w_dw, stride, padding)
-        check_shape("b_dw", b_dw, (expanded,))
-        check_shape("w_pwl", w_pwl, (None, expanded, 1, 1))
-        check_shape("b_pwl", b_pwl, (w_pwl.shape[0],))
-        check_shape("residual", residual, conv_shape(x.shape, (w_pwl.shape[0], *w_dw.shape[1:]), stride, padding))
+        check_shape("w_pw", w_pw, (None, x[1], 1, 1))
+        check_shape("b_pw", shapes["b_pw"], w_pw[:1])
+        check_shape("w_dw", w_dw, (w_pw[0], 1, None, None))
+        check_window(x, "w_dw", w_dw, attributes["stride"], attributes["padding"])
+        check_shape("b_dw", shapes["b_dw"], w_pw[:1])
+        check_shape("w_pwl", w_pwl, (None, w_pw[0], 1, 1))
+        check_shape("b_pwl", shapes["b_pwl"], w_pwl[:1])
+        check_shape("residual", shapes["residual"], self.output_shape(shapes, attributes))
 
     def output_shape(self, shapes: Shapes, attributes: Mapping[str, Any]) -> Shape:
         kernel = (shapes["w_pwl"][0], *shapes["w_dw"][1:])

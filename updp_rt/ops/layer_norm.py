@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from updp_rt.ops.checks import Shape, check_alike, check_rows, check_shape
+from updp_rt.ops.checks import Shape, check_rows, check_shape
 from updp_rt.ops.library import call, register
 from updp_rt.ops.operator import RowOperator, Shapes
 from updp_rt.ops.problem import Problem
@@ -34,8 +34,8 @@ class LayerNorm(RowOperator):
     def plain(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
-    def check(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
-        check_norm(x, weight, bias, eps)
+    def check_shapes(self, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
+        check_norm(shapes["x"], attributes["eps"], shapes["weight"], shapes["bias"])
 
     def output_shape(self, shapes: Shapes, attributes: Mapping[str, Any]) -> Shape:
         return tuple(shapes["x"])
@@ -50,12 +50,11 @@ class LayerNorm(RowOperator):
         return norm_magnitude(x, weight, bias, eps)
 
 
-def check_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
-    """Raise ValueError unless rows of `x` can be normed with these."""
-    check_alike(x=x, weight=weight, bias=bias)
+def check_norm(x: Shape, eps: float, weight: Shape | None = None, bias: Shape | None = None) -> None:
+    """Raise ValueError unless rows of the shape `x` can be normed with a weight and a bias of these shapes."""
     check_rows("x", x)
-    check_shape("weight", weight, x.shape[-1:])
-    check_shape("bias", bias, x.shape[-1:])
+    check_shape("weight", weight, x[-1:])
+    check_shape("bias", bias, x[-1:])
     if not eps >= 0:
         raise ValueError(f"eps must be at least 0, not {eps}")
 

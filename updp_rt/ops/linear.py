@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from updp_rt.ops.activations import finish
-from updp_rt.ops.checks import Shape, check_alike, check_rows, check_shape
+from updp_rt.ops.checks import Shape, check_rows, check_shape
 from updp_rt.ops.folding import NORM, NORM_SCHEMA, fold_norm
 from updp_rt.ops.library import call, register
 from updp_rt.ops.operator import RowOperator, Shapes, Weights
@@ -34,12 +34,12 @@ class Linear(RowOperator):
     def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, act: str) -> Tensor:
         return finish(F.linear(x, weight, bias), residual, act)
 
-    def check(self, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, act: str) -> None:
-        check_alike(act, x=x, weight=weight, bias=bias, residual=residual)
+    def check_shapes(self, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
+        x, weight = shapes["x"], shapes["weight"]
         check_rows("x", x)
-        check_shape("weight", weight, (None, x.shape[-1]))
-        check_shape("bias", bias, (weight.shape[0],))
-        check_shape("residual", residual, (*x.shape[:-1], weight.shape[0]))
+        check_shape("weight", weight, (None, x[-1]))
+        check_shape("bias", shapes["bias"], weight[:1])
+        check_shape("residual", shapes["residual"], self.output_shape(shapes, attributes))
 
     def output_shape(self, shapes: Shapes, attributes: Mapping[str, Any]) -> Shape:
         return (*shapes["x"][:-1], shapes["weight"][0])

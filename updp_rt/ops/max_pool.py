@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from updp_rt.ops.checks import Pair, Shape, check_alike, check_shape, conv_shape
+from updp_rt.ops.checks import Pair, Shape, check_shape, conv_shape
 from updp_rt.ops.library import call, register
 from updp_rt.ops.operator import ImageOperator, Shapes
 from updp_rt.ops.problem import Problem
@@ -27,17 +27,16 @@ class MaxPool(ImageOperator):
     def plain(self, x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
         return F.max_pool2d(x, kernel, stride, padding)
 
-    def check(self, x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> None:
-        check_alike(x=x)
-        check_shape("x", x, (None, None, None, None))
+    def check_shapes(self, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
+        kernel, stride, padding = (attributes[name] for name in ("kernel", "stride", "padding"))
+        check_shape("x", shapes["x"], (None, None, None, None))
         if min(kernel) < 1 or min(stride) < 1:
             raise ValueError(f"kernel and stride must be at least 1, not {tuple(kernel)} and {tuple(stride)}")
         if min(padding) < 0 or any(2 * pad > size for pad, size in zip(padding, kernel, strict=True)):
             raise ValueError(f"padding must be from 0 to half of the kernel {tuple(kernel)}, not {tuple(padding)}")
-        if min(conv_shape(x.shape, (1, 1, *kernel), stride, padding)[2:]) < 1:
-            raise ValueError(
-                f"a window of {tuple(kernel)} does not fit an image of {list(x.shape[2:])} padded by {tuple(padding)}"
-            )
+        if min(self.output_shape(shapes, attributes)[2:]) < 1:
+            image = list(shapes["x"][2:])
+            raise ValueError(f"a window of {tuple(kernel)} does not fit an image of {image} padded by {tuple(padding)}")
 
     def output_shape(self, shapes: Shapes, attributes: Mapping[str, Any]) -> Shape:
         kernel = (shapes["x"][1], 1, *attributes["kernel"])

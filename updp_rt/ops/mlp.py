@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from updp_rt.ops.activations import ACTIVATIONS, finish
-from updp_rt.ops.checks import Shape, check_alike, check_shape
+from updp_rt.ops.checks import Shape, check_shape
 from updp_rt.ops.folding import fold_scale
 from updp_rt.ops.layer_norm import FLOPS, check_norm, norm_magnitude
 from updp_rt.ops.library import call, register
@@ -57,24 +57,14 @@ class Mlp(RowOperator):
             x = F.layer_norm(x, x.shape[-1:], None, None, eps)
         return finish(F.linear(ACTIVATIONS[act](F.linear(x, w1, b1)), w2, b2), residual, "none")
 
-    def check(
-        self,
-        x: Tensor,
-        w1: Tensor,
-        b1: Tensor | None,
-        w2: Tensor,
-        b2: Tensor | None,
-        residual: Tensor | None,
-        act: str,
-        eps: float,
-    ) -> None:
-        check_alike(act, x=x, w1=w1, b1=b1, w2=w2, b2=b2, residual=residual)
-        check_norm(x, None, None, eps)
-        check_shape("w1", w1, (None, x.shape[-1]))
-        check_shape("b1", b1, (w1.shape[0],))
-        check_shape("w2", w2, (None, w1.shape[0]))
-        check_shape("b2", b2, (w2.shape[0],))
-        check_shape("residual", residual, (*x.shape[:-1], w2.shape[0]))
+    def check_shapes(self, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
+        x, w1, w2 = shapes["x"], shapes["w1"], shapes["w2"]
+        check_norm(x, attributes["eps"])
+        check_shape("w1", w1, (None, x[-1]))
+        check_shape("b1", shapes["b1"], w1[:1])
+        check_shape("w2", w2, (None, w1[0]))
+        check_shape("b2", shapes["b2"], w2[:1])
+        check_shape("residual", shapes["residual"], self.output_shape(shapes, attributes))
 
     def output_shape(self, shapes: Shapes, attributes: Mapping[str, Any]) -> Shape:
         return (*shapes["x"][:-1], shapes["w2"][0])
@@ -86,19 +76,9 @@ class Mlp(RowOperator):
     def sum_length(self, problem: Problem) -> int:
         return sum(problem.shape(name)[1] for name in ("w1", "w2"))
 
-    def magnitude(
-        self,
-        x: Tensor,
-        w1: Tensor,
-        b1: Tensor | None,
-        w2: Tensor,
-        b2: Tensor | None,
-        residual: Tensor | None,
-        act: str,
-        eps: float,
-    ) -> Tensor:
-        x = norm_magnitude(x, None, None, eps) if eps else x.abs()
-        return super().magnitude(x, w1, b1, w2, b2, residual, act, 0.0)
+    def magnitude(self, *args: Any) -> Tensor:
+        x, *others, eps = args
+        return super().magnitude(norm_magnitude(x, None, None, eps) if eps else x, *others, 0.0)
 
     def fold(self, weights: Weights, folds: tuple[Any, ...]) -> Weights:
         (w1, b1, w2, b2), (scale, gamma, beta) = weights, folds

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from updp_rt.ops.activations import finish
-from updp_rt.ops.checks import Shape, check_alike, check_rows, check_shape
+from updp_rt.ops.checks import Shape, check_shape
 from updp_rt.ops.layer_norm import FLOPS, check_norm, norm_magnitude
 from updp_rt.ops.library import call, register
 from updp_rt.ops.operator import RowOperator, Shapes, Weights
@@ -38,12 +38,11 @@ class NormLinear(RowOperator):
     def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, act: str) -> Tensor:
         return finish(F.linear(F.layer_norm(x, x.shape[-1:], None, None, eps), weight, bias), None, act)
 
-    def check(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, act: str) -> None:
-        check_alike(act, x=x, weight=weight, bias=bias)
-        check_rows("x", x)
-        check_norm(x, None, None, eps)
-        check_shape("weight", weight, (None, x.shape[-1]))
-        check_shape("bias", bias, (weight.shape[0],))
+    def check_shapes(self, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
+        x, weight = shapes["x"], shapes["weight"]
+        check_norm(x, attributes["eps"])
+        check_shape("weight", weight, (None, x[-1]))
+        check_shape("bias", shapes["bias"], weight[:1])
 
     def output_shape(self, shapes: Shapes, attributes: Mapping[str, Any]) -> Shape:
         return (*shapes["x"][:-1], shapes["weight"][0])

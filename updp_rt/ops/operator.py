@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from updp_rt.ops.checks import Shape
+from updp_rt.ops.checks import Shape, check_alike
 
 if TYPE_CHECKING:
     from updp_rt.ops.parts import Part
@@ -63,8 +63,8 @@ class Operator(ABC):
         """Its meaning, in plain torch; arguments as in the schema, without those of `folds`."""
 
     @abstractmethod
-    def check(self, *args: Any) -> None:
-        """Raise ValueError unless these are arguments of `plain`."""
+    def check_shapes(self, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
+        """Raise ValueError unless tensors of these shapes and these attributes fit together."""
 
     @abstractmethod
     def output_shape(self, shapes: Shapes, attributes: Mapping[str, Any]) -> Shape:
@@ -108,6 +108,13 @@ class Operator(ABC):
         return tensor[-1:]
 
     # What follows from it
+
+    def check(self, *args: Any) -> None:
+        """Raise ValueError unless these are arguments of `plain`."""
+        named = dict(zip(self.arguments, args, strict=True))
+        attributes = {name: named.pop(name) for name in self.attributes}
+        check_alike(attributes.get("act", "none"), **named)
+        self.check_shapes({n: None if tensor is None else tensor.shape for n, tensor in named.items()}, attributes)
 
     @cached_property
     def arguments(self) -> tuple[str, ...]:

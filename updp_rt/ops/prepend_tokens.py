@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from updp_rt.ops.checks import Shape, check_alike, check_shape
+from updp_rt.ops.checks import Shape, check_shape
 from updp_rt.ops.library import call, register
 from updp_rt.ops.operator import Operator, Shapes
 from updp_rt.ops.problem import Problem
@@ -29,12 +29,11 @@ class PrependTokens(Operator):
     def plain(self, x: Tensor, prefix: Tensor, position: Tensor) -> Tensor:
         return torch.cat([prefix.expand(x.shape[0], -1, -1), x], 1) + position
 
-    def check(self, x: Tensor, prefix: Tensor, position: Tensor) -> None:
-        check_alike(x=x, prefix=prefix, position=position)
-        check_shape("x", x, (None, None, None))
-        tokens, channels = x.shape[1:]
-        check_shape("prefix", prefix, (1, None, channels))
-        check_shape("position", position, (1, prefix.shape[1] + tokens, channels))
+    def check_shapes(self, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
+        check_shape("x", shapes["x"], (None, None, None))
+        _, tokens, channels = shapes["x"]
+        check_shape("prefix", shapes["prefix"], (1, None, channels))
+        check_shape("position", shapes["position"], (1, shapes["prefix"][1] + tokens, channels))
 
     def output_shape(self, shapes: Shapes, attributes: Mapping[str, Any]) -> Shape:
         batch, _, channels = shapes["x"]
