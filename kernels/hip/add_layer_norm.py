@@ -16,13 +16,10 @@ def add_layer_norm(
     """``x + residual`` and the `layer_norm` of it, side by side.
 
     Arguments are those of `check_add_layer_norm`, the weight in float32, and one of
-    ``load(arch).kernels("add_layer_norm", ...)``.
+    ``load(arch).kernels("add_layer_norm", ...)``; others are a ValueError.
 
     Returns:
         ``[M, 2 * C]`` contiguous.
-
-    Raises:
-        ValueError: they do not fit the operator or the kernel.
     """
     check_add_layer_norm(x, residual, weight, bias, eps)
     m, n = x.shape

@@ -13,13 +13,11 @@ from .manifest import HipKernel
 def attention(qkv: Tensor, heads: int, kernel: HipKernel) -> Tensor:
     """``softmax(q k^T / sqrt(D)) v`` of every head; scores, softmax and sums in float32.
 
-    Arguments are those of `check_attention`, and one of ``load(arch).kernels("attention", ...)`` for heads of D values.
+    Arguments are those of `check_attention`, and one of ``load(arch).kernels("attention", ...)`` for heads of D
+    values; others are a ValueError.
 
     Returns:
         ``[N, T, heads * D]`` contiguous.
-
-    Raises:
-        ValueError: they do not fit the operator or the kernel.
     """
     check_kernel(kernel, "attention", qkv, (), (qkv,), ())
     check_attention(qkv, heads, kernel.block[2])

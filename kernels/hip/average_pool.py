@@ -13,13 +13,11 @@ from .manifest import HipKernel
 def average_pool(x: Tensor, kernel: HipKernel) -> Tensor:
     """The mean of each channel over all pixels, summed in float32.
 
-    Arguments are those of `check_average_pool`, and one of ``load(arch).kernels("average_pool", ...)``.
+    Arguments are those of `check_average_pool`, and one of ``load(arch).kernels("average_pool", ...)``; others are a
+    ValueError.
 
     Returns:
         ``[N, C]``, contiguous.
-
-    Raises:
-        ValueError: they do not fit the operator or the kernel.
     """
     batch, channels = check_average_pool(x)
     check_kernel(kernel, "average_pool", x, (), (x,), (channels,))

@@ -21,13 +21,10 @@ def conv2d(
 ) -> Tensor:
     """``act(conv2d(x, weight, bias, stride, padding) + residual)``, accumulated in float32.
 
-    Arguments are those of `check_conv2d`, and one of ``load(arch).kernels("conv2d", ...)``.
+    Arguments are those of `check_conv2d`, and one of ``load(arch).kernels("conv2d", ...)``; others are a ValueError.
 
     Returns:
         ``[N, O, OH, OW]`` in channels-last memory.
-
-    Raises:
-        ValueError: they do not fit the operator or the kernel.
     """
     shape = check_conv2d(x, weight, bias, residual, act, stride, padding)
     check_sides(x)

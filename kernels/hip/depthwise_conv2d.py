@@ -22,13 +22,11 @@ def depthwise_conv2d(
 ) -> Tensor:
     """``act(depthwise(x, weight, bias, stride, padding) + residual)``, accumulated in float32.
 
-    Arguments are those of `check_depthwise_conv2d`, and one of ``load(arch).kernels("depthwise_conv2d", ...)``.
+    Arguments are those of `check_depthwise_conv2d`, and one of ``load(arch).kernels("depthwise_conv2d", ...)``; others
+    are a ValueError.
 
     Returns:
         ``[N, C, OH, OW]`` in channels-last memory.
-
-    Raises:
-        ValueError: they do not fit the operator or the kernel.
     """
     shape = check_depthwise_conv2d(x, weight, bias, residual, act, stride, padding)
     check_sides(x)

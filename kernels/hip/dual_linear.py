@@ -15,13 +15,11 @@ def dual_linear(
 ) -> Tensor:
     """``act(x @ w_x.T + a @ w_a.T + bias)``, accumulated in float32 without a rounding between the two.
 
-    Arguments are those of `check_dual_linear`, and one of ``load(arch).kernels("dual_linear", ...)``.
+    Arguments are those of `check_dual_linear`, and one of ``load(arch).kernels("dual_linear", ...)``; others are a
+    ValueError.
 
     Returns:
         ``[M, N]`` contiguous.
-
-    Raises:
-        ValueError: they do not fit the operator or the kernel.
     """
     check_dual_linear(x, a, w_x, w_a, bias, act)
     m, k_x, k_a, n = x.shape[0], x.shape[-1], a.shape[-1], w_x.shape[0]

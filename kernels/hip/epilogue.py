@@ -12,13 +12,11 @@ from .manifest import HipKernel
 def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, kernel: HipKernel) -> Tensor:
     """``act(y + bias + residual)`` in float32, written over `y`.
 
-    Arguments are those of `check_epilogue`, and one of ``load(arch).kernels("epilogue", ...)``.
+    Arguments are those of `check_epilogue`, and one of ``load(arch).kernels("epilogue", ...)``; others are a
+    ValueError.
 
     Returns:
         `y` itself.
-
-    Raises:
-        ValueError: they do not fit the operator or the kernel.
     """
     rows, other = check_epilogue(y, bias, residual, act)
     m, n = rows.shape

@@ -14,13 +14,11 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     """``(x - mean) / sqrt(var + eps) * weight + bias`` of each row, in float32.
 
     Arguments are those of `check_layer_norm`, the weight in float32, and one of ``load(arch).kernels("layer_norm",
-    ...)``: any takes rows of any length, and reads them once where they are no longer than its block.
+    ...)``: any takes rows of any length, and reads them once where they are no longer than its block; others are a
+    ValueError.
 
     Returns:
         ``[M, C]`` contiguous.
-
-    Raises:
-        ValueError: they do not fit the operator or the kernel.
     """
     check_layer_norm(x, weight, bias, eps)
     m, n = x.shape

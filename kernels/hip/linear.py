@@ -15,13 +15,10 @@ def linear(
 ) -> Tensor:
     """``act(x @ weight.T + bias + residual)``, accumulated in float32.
 
-    Arguments are those of `check_linear`, and one of ``load(arch).kernels("linear", ...)``.
+    Arguments are those of `check_linear`, and one of ``load(arch).kernels("linear", ...)``; others are a ValueError.
 
     Returns:
         ``[M, N]`` contiguous.
-
-    Raises:
-        ValueError: they do not fit the operator or the kernel.
     """
     check_linear(x, weight, bias, residual, act)
     m, k, n = x.shape[0], x.shape[-1], weight.shape[0]

@@ -14,13 +14,11 @@ def max_pool(
 ) -> Tensor:
     """The largest value under a window; NaN where one is under it.
 
-    Arguments are those of `check_max_pool`, and one of ``load(arch).kernels("max_pool", ...)``.
+    Arguments are those of `check_max_pool`, and one of ``load(arch).kernels("max_pool", ...)``; others are a
+    ValueError.
 
     Returns:
         ``[N, C, OH, OW]`` in channels-last memory.
-
-    Raises:
-        ValueError: they do not fit the operator or the kernel.
     """
     shape = check_max_pool(x, window, stride, padding)
     check_sides(x)

@@ -13,13 +13,11 @@ from .manifest import HipKernel
 def prepend_tokens(x: Tensor, table: Tensor, kernel: HipKernel) -> Tensor:
     """``cat([table[:P], x + table[P:]], 1)`` of every image, added in float32.
 
-    Arguments are those of `check_prepend_tokens`, and one of ``load(arch).kernels("prepend_tokens", ...)``.
+    Arguments are those of `check_prepend_tokens`, and one of ``load(arch).kernels("prepend_tokens", ...)``; others are
+    a ValueError.
 
     Returns:
         ``[N, P + T, C]`` contiguous.
-
-    Raises:
-        ValueError: they do not fit the operator or the kernel.
     """
     batch, total, n = check_prepend_tokens(x, table)
     check(table.nbytes < 2**31, f"table takes {table.nbytes} bytes; HIP kernels take less than 2^31")

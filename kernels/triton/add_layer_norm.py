@@ -42,13 +42,11 @@ def add_layer_norm(
 ) -> Tensor:
     """``x + residual`` and the `layer_norm` of it, side by side.
 
-    Arguments are those of `check_add_layer_norm`, and one of ``tiles("add_layer_norm", ...)``.
+    Arguments are those of `check_add_layer_norm`, and one of ``tiles("add_layer_norm", ...)``; others are a
+    ValueError.
 
     Returns:
         ``[M, 2 * C]`` contiguous.
-
-    Raises:
-        ValueError: they do not fit the operator.
     """
     check_add_layer_norm(x, residual, weight, bias, eps)
     m, n = x.shape

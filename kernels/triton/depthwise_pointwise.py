@@ -93,13 +93,11 @@ def depthwise_pointwise(
 
     Both are accumulated in float32; the depthwise result is rounded to x's dtype, as it would be in memory.
 
-    Arguments are those of `check_depthwise_pointwise`, and one of ``tiles("depthwise_pointwise", ...)``.
+    Arguments are those of `check_depthwise_pointwise`, and one of ``tiles("depthwise_pointwise", ...)``; others are a
+    ValueError.
 
     Returns:
         ``[N, O, OH, OW]`` in channels-last memory.
-
-    Raises:
-        ValueError: they do not fit the operator.
     """
     shape = check_depthwise_pointwise(x, w_dw, b_dw, w_pw, b_pw, residual, act, stride, padding)
     (_, channels, height, width), kernel = x.shape, w_dw.shape[:2]

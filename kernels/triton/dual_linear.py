@@ -57,13 +57,10 @@ def dual_linear_kernel(
 def dual_linear(x: Tensor, a: Tensor, w_x: Tensor, w_a: Tensor, bias: Tensor | None, act: str, tile: Tile) -> Tensor:
     """``act(x @ w_x.T + a @ w_a.T + bias)``, accumulated in float32 without a rounding between the two.
 
-    Arguments are those of `check_dual_linear`, and one of ``tiles("dual_linear", ...)``.
+    Arguments are those of `check_dual_linear`, and one of ``tiles("dual_linear", ...)``; others are a ValueError.
 
     Returns:
         ``[M, N]`` contiguous.
-
-    Raises:
-        ValueError: they do not fit the operator.
     """
     check_dual_linear(x, a, w_x, w_a, bias, act)
     m, k_x, k_a, n = x.shape[0], x.shape[-1], a.shape[-1], w_x.shape[0]

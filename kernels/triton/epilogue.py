@@ -40,13 +40,10 @@ def epilogue_kernel(
 def epilogue(y: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, tile: Tile) -> Tensor:
     """``act(y + bias + residual)`` in float32, written over `y`.
 
-    Arguments are those of `check_epilogue`, and one of ``tiles("epilogue", ...)``.
+    Arguments are those of `check_epilogue`, and one of ``tiles("epilogue", ...)``; others are a ValueError.
 
     Returns:
         `y` itself.
-
-    Raises:
-        ValueError: they do not fit the operator.
     """
     rows, other = check_epilogue(y, bias, residual, act)
     m, n = rows.shape

@@ -38,13 +38,10 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     """``(x - mean) / sqrt(var + eps) * weight + bias`` of each row, in float32.
 
     Arguments are those of `check_layer_norm`, and one of ``tiles("layer_norm", ...)``: any takes rows of any length,
-    and reads them once where they are no longer than its ``block_n``.
+    and reads them once where they are no longer than its ``block_n``; others are a ValueError.
 
     Returns:
         ``[M, C]`` contiguous.
-
-    Raises:
-        ValueError: they do not fit the operator.
     """
     check_layer_norm(x, weight, bias, eps)
     m, n = x.shape

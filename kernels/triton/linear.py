@@ -52,13 +52,10 @@ def linear_kernel(
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, act: str, tile: Tile) -> Tensor:
     """``act(x @ weight.T + bias + residual)``, accumulated in float32.
 
-    Arguments are those of `check_linear`, and one of ``tiles("linear", ...)``.
+    Arguments are those of `check_linear`, and one of ``tiles("linear", ...)``; others are a ValueError.
 
     Returns:
         ``[M, N]`` contiguous.
-
-    Raises:
-        ValueError: they do not fit the operator.
     """
     check_linear(x, weight, bias, residual, act)
     m, k, n = x.shape[0], x.shape[-1], weight.shape[0]

@@ -94,13 +94,10 @@ def norm_linear(
 ) -> Tensor:
     """``act(norm(x) @ weight.T + bias)``, accumulated in float32; `x` is read once.
 
-    Arguments are those of `check_norm_linear`, and one of ``tiles("norm_linear", ...)``.
+    Arguments are those of `check_norm_linear`, and one of ``tiles("norm_linear", ...)``; others are a ValueError.
 
     Returns:
         ``[M, N]`` contiguous.
-
-    Raises:
-        ValueError: they do not fit the operator.
     """
     check_norm_linear(x, weight, sums, bias, eps, act)
     (m, k), n = x.shape, weight.shape[0]

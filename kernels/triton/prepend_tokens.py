@@ -45,13 +45,11 @@ def prepend_tokens_kernel(
 def prepend_tokens(x: Tensor, table: Tensor, tile: Tile) -> Tensor:
     """``cat([table[:P], x + table[P:]], 1)`` of every image, added in float32.
 
-    Arguments are those of `check_prepend_tokens`, and one of ``tiles("prepend_tokens", ...)``.
+    Arguments are those of `check_prepend_tokens`, and one of ``tiles("prepend_tokens", ...)``; others are a
+    ValueError.
 
     Returns:
         ``[N, P + T, C]`` contiguous.
-
-    Raises:
-        ValueError: they do not fit the operator.
     """
     batch, total, n = check_prepend_tokens(x, table)
     y = torch.empty((batch, total, n), dtype=x.dtype, device=x.device)
