@@ -7,9 +7,10 @@ from typing import Any
 from timm.layers import get_act_layer, get_norm_layer
 from timm.models._features import FeatureDictNet, FeatureGetterNet, FeatureHookNet, FeatureListNet
 from timm.models._features_fx import FeatureGraphNet
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from updp_rt.blocks import model_input_size
+from updp_rt.blocks import TokenPool, model_input_size
 
 _FEATURES: dict[type, str] = {
     FeatureDictNet: "dict",
@@ -64,6 +65,10 @@ def traits(model: nn.Module) -> dict[str, Any]:
     pool = getattr(pool, "pool_type", pool)
     if isinstance(pool, str):
         found["global_pool"] = pool
+    if isinstance(model, VisionTransformer):
+        found["class_token"] = model.cls_token is not None
+        if any(isinstance(block, TokenPool) for block in model.blocks):
+            found["depth"] = len(model.blocks)  # with the pools among them
     return found
 
 

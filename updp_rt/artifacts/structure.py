@@ -1,6 +1,7 @@
 """Layers and settings of a model that are not as timm builds them: told by structure, and built again from that.
 
-Layers are plain ones of torch (and what stands in for attention), from a list, by the arguments of their constructors.
+Layers are plain ones of torch (and what stands in for attention, or between blocks), from a list, by the arguments of
+their constructors.
 Nothing is unpickled or evaluated.
 """
 
@@ -16,7 +17,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from updp_rt._marks import source_type
 from updp_rt.artifacts.errors import ArtifactError
 from updp_rt.artifacts.manifest import Layer
-from updp_rt.blocks import NoAttention
+from updp_rt.blocks import NoAttention, TokenPool
 from updp_rt.channels import Selecting
 
 _KINDS: dict[str, type[nn.Module]] = {
@@ -27,7 +28,7 @@ _KINDS: dict[str, type[nn.Module]] = {
         *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout),
         *(nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
         *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus),
-        NoAttention,
+        *(NoAttention, TokenPool),
         *(nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Softmax, nn.LogSoftmax),
     )
 }

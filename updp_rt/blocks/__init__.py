@@ -3,7 +3,7 @@
 from updp_rt.blocks.check import Check, Verdict, check_model
 from updp_rt.blocks.family import Family
 from updp_rt.blocks.inspect import BlockReport, Cost, ModelReport, count_costs, count_depth, inspect, model_input_size
-from updp_rt.blocks.merged import MergedBlock, NoAttention
+from updp_rt.blocks.merged import MergedBlock, NoAttention, TokenPool
 from updp_rt.blocks.model import (
     FAMILIES,
     BlockInfo,
@@ -38,6 +38,7 @@ __all__ = [
     "NoAttention",
     "ProgressiveBlock",
     "Shrink",
+    "TokenPool",
     "UnsupportedModelError",
     "Verdict",
     "add_family",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from updp_rt.reparam import AffineConv
@@ -60,6 +61,23 @@ class NoAttention(nn.Module):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         return x
+
+
+class TokenPool(nn.Module):
+    """Between transformer blocks: max pooling along tokens ``[N, T, C]``, 3 at a stride of 2, and positions added."""
+
+    def __init__(self, tokens: int, width: int) -> None:
+        super().__init__()
+        self.tokens, self.width = tokens, width
+        self.pos_embed = nn.Parameter(torch.zeros(1, tokens, width))
+
+    @staticmethod
+    def count(tokens: int) -> int:
+        """How many are left of so many tokens: less than one where there are too few to pool."""
+        return (tokens - 3) // 2 + 1
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        return F.max_pool1d(x.transpose(1, 2), 3, 2).transpose(1, 2) + self.pos_embed
 
 
 def convolutions(chain: list[AffineConv], dtype: torch.dtype) -> nn.Module:

@@ -33,7 +33,10 @@ def prune(
     num_pruned: Annotated[int | None, typer.Option(help="How many blocks to prune.")] = None,
     method: Annotated[
         str | None,
-        typer.Option(help="updp (default), drop, depthshrinker, layer-folding, hetdpt, nose or toast."),
+        typer.Option(
+            help="updp (default), drop, depthshrinker, layer-folding or toast; of ViTs also hetdpt, nose, wdpruning, "
+            "wdpruning-as-coded, s2vite, scop, xpruner or hvt."
+        ),
     ] = None,
     max_latency: Annotated[
         float | None, typer.Option(help="Or the latency allowed, as a share of the baseline's.")

@@ -7,16 +7,24 @@ registered here; everything around it (data, start weights, budget, seeds, check
 from updp_rt.methods.depthshrinker import DepthShrinker
 from updp_rt.methods.drop import Drop
 from updp_rt.methods.hetdpt import HetDPT
+from updp_rt.methods.hvt import HVT
 from updp_rt.methods.layer_folding import LayerFolding
 from updp_rt.methods.nose import Nose
+from updp_rt.methods.s2vite import S2ViTE
+from updp_rt.methods.scop import Scop
 from updp_rt.methods.toast import Toast
+from updp_rt.methods.wdpruning import WDPruning, WDPruningAsCoded
+from updp_rt.methods.xpruner import XPruner
 from updp_rt.pruning.method import METHODS, Method, find_method, register
 from updp_rt.pruning.pipeline import merge_folder, prune
 
-for _method in (Drop(), DepthShrinker(), LayerFolding(), HetDPT(), Nose(), Toast()):
+_DEPTH = (Drop(), DepthShrinker(), LayerFolding(), HetDPT(), Nose(), Toast())
+_WIDTH = (WDPruning(), WDPruningAsCoded(), S2ViTE(), Scop(), XPruner(), HVT())
+for _method in (*_DEPTH, *_WIDTH):
     register(_method)
 
 __all__ = [
+    "HVT",
     "METHODS",
     "DepthShrinker",
     "Drop",
@@ -24,7 +32,12 @@ __all__ = [
     "LayerFolding",
     "Method",
     "Nose",
+    "S2ViTE",
+    "Scop",
     "Toast",
+    "WDPruning",
+    "WDPruningAsCoded",
+    "XPruner",
     "find_method",
     "merge_folder",
     "prune",

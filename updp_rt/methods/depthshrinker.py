@@ -35,6 +35,7 @@ class DepthShrinker(Gated):
     """Activations removed behind hard gates."""
 
     name = "depthshrinker"
+    counts = True
 
     def chooser_losses(self, run: Run, table: LatencyTable) -> Losses:
         config = run.config

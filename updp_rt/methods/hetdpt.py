@@ -42,6 +42,7 @@ class HetDPT(Replacing):
     """Attentions and GELUs cut one at a time; ``num_pruned`` counts both."""
 
     name = "hetdpt"
+    counts = True
 
     def passes(self, config: PruneConfig) -> int:
         return 1
@@ -62,8 +63,7 @@ class HetDPT(Replacing):
     def chooser_losses(self, run: Run, table: LatencyTable) -> Losses:
         config = run.config
         assert config.num_pruned is not None
-        batches = -(-len(run.train_loader) // (config.accumulate * run.accelerator.num_processes))
-        return cutting_losses(config.num_pruned, config.supernet_epochs * batches, config.label_smoothing)
+        return cutting_losses(config.num_pruned, run.steps(config.supernet_epochs), config.label_smoothing)
 
     def choose(self, run: Run, table: LatencyTable, chooser: nn.Module | None) -> SearchResult:
         assert chooser is not None

@@ -18,7 +18,7 @@ from updp_rt.blocks import (
     prunable_blocks,
     set_lambda,
 )
-from updp_rt.pruning.config import PruneConfig
+from updp_rt.pruning.config import PruneConfig, Stage, first_stage
 from updp_rt.pruning.latency import LatencyTable
 from updp_rt.pruning.progressive import progressive_losses
 from updp_rt.pruning.recalibrate import recalibrate
@@ -50,11 +50,17 @@ class Method:
         fades: whether λ rises from 0 to 1 while the subnet is trained; otherwise it is 1 from the start, and the rate
             falls from the start too.
         trains: whether the subnet is trained at all.
+        counts: whether what it chooses by is trained for a number of blocks, and so is another one for another number.
     """
 
     name: ClassVar[str] = "updp"
     fades: ClassVar[bool] = True
     trains: ClassVar[bool] = True
+    counts: ClassVar[bool] = False
+
+    def first_stage(self, setting: str) -> Stage:
+        """The first stage whose result depends on a setting, or on anything else that a run is known by."""
+        return "supernet" if self.counts and setting == "num_pruned" else first_stage(setting)
 
     def passes(self, config: PruneConfig) -> int:
         """How often a step of the chooser runs a model forward and back: budgets are compared by it."""

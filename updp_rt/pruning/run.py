@@ -24,7 +24,7 @@ from updp_rt.artifacts.weights import cpu_state, fingerprint
 from updp_rt.blocks import pruned_bodies
 from updp_rt.data import Loader, first_images, make_loader
 from updp_rt.pruning.claim import RunError, differing, is_begun, locked, read_identity
-from updp_rt.pruning.config import PruneConfig, first_stage
+from updp_rt.pruning.config import PruneConfig
 from updp_rt.pruning.method import JOURNAL, find_method
 from updp_rt.pruning.progress import Progress
 from updp_rt.pruning.trainer import evaluate, find_non_finite, make_accelerator, seed_everything
@@ -135,6 +135,10 @@ class Run:
     def device(self) -> torch.device:
         return self.accelerator.device
 
+    def steps(self, epochs: int) -> int:
+        """Steps of the optimizer in so many epochs."""
+        return epochs * -(-len(self.train_loader) // (self.config.accumulate * self.accelerator.num_processes))
+
     @cached_property
     def example(self) -> Tensor:
         """One random batch ``[batch_size, C, H, W]`` for timing, on the device."""
@@ -190,7 +194,7 @@ class Run:
             write_json(path, self.identity)
             return
         changed = _compare(self.identity, read_run(self.folder))
-        first = _first_stage(changed)
+        first = self._first_stage(changed)
         if first is None:
             return
         begun = [name for stage in _STAGES[_STAGES.index(first) :] for name in _COSTLY[stage] if self.has(name)]
@@ -210,7 +214,7 @@ class Run:
         if self.reuse is None or self.reuse.resolve() == self.folder.resolve():
             return
         changed = _compare(self.identity, read_run(self.reuse))
-        first = _first_stage(changed)
+        first = self._first_stage(changed)
         if first == "supernet":
             raise RunError(
                 f"{self.reuse}: its supernet is not this run's ({'; '.join(list(changed.values())[:4])}): "
@@ -223,6 +227,9 @@ class Run:
                 with atomic_path(self.folder / name) as temporary:
                     shutil.copyfile(self.reuse / name, temporary)
                 self.progress.log(f"{name}: taken over from {self.reuse}")
+
+    def _first_stage(self, changed: Mapping[str, str]) -> str | None:
+        return min((self.method.first_stage(key) for key in changed), key=_STAGES.index, default=None)
 
 
 def check_start(model: nn.Module, train: Data, batch_size: int) -> None:
@@ -272,7 +279,3 @@ def _existing(path: Path) -> Path:
 def _compare(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, str]:
     """What differs between two runs and matters: not by how many processes images are loaded."""
     return {key: words for key, words in differing(ours, theirs).items() if key != "workers"}
-
-
-def _first_stage(changed: Mapping[str, str]) -> str | None:
-    return min((first_stage(key) for key in changed), key=_STAGES.index, default=None)

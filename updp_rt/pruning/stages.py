@@ -103,7 +103,7 @@ def train_subnet(run: Run) -> None:
         run.store_state(SUBNET, subnet)
         run.accelerator.wait_for_everyone()
         return
-    steps = config.epochs * -(-len(run.train_loader) // (config.accumulate * run.accelerator.num_processes))
+    steps = run.steps(config.epochs)
     ramp = ramp_steps(config.ramp, steps) if method.fades else 0
     fading = method.fades and not config.direct
     if fading and ramp < FEWEST:
