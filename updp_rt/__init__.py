@@ -59,6 +59,7 @@ _HOMES = {
     "prewarm": "runtime",
     "refresh": "runtime",
     "restore": "runtime",
+    "swap": "runtime",
     "verify": "runtime",
     "load": "artifacts",
     "save": "artifacts",
@@ -97,6 +98,7 @@ __all__ = [
     "refresh",
     "restore",
     "save",
+    "swap",
     "verify",
 ]
 

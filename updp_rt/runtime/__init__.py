@@ -8,17 +8,20 @@ from updp_rt.runtime.explanation import Explanation, explain
 from updp_rt.runtime.fastest import EngineLimits
 from updp_rt.runtime.inductor import register_with_inductor
 from updp_rt.runtime.lowering import accelerate, prewarm, refresh, restore
+from updp_rt.runtime.swapping import Swapped, swap
 
 __all__ = [
     "AccelerationError",
     "EngineLimits",
     "Explanation",
+    "Swapped",
     "VerificationError",
     "accelerate",
     "explain",
     "prewarm",
     "refresh",
     "restore",
+    "swap",
     "verify",
 ]
 

@@ -114,8 +114,15 @@ def accelerate(
 
 
 def restore(model: _Model, *, inplace: bool = False) -> _Model:
-    """The source model of an accelerated one, as it was: the same modules, without packed weights."""
-    if not any(isinstance(module, Fused) for module in model.modules()):
+    """The source model of an accelerated one, as it was: the same modules, without packed weights.
+
+    Args:
+        inplace: change `model` itself, instead of a copy; this is also how `swap` is undone.
+
+    Raises:
+        ValueError: the model is not accelerated.
+    """
+    if state_of(model) is None and not any(isinstance(module, Fused) for module in model.modules()):
         raise ValueError("this model is not accelerated, so there is nothing to restore")
     if not inplace:
         model = copy_model(model)

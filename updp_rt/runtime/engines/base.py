@@ -203,8 +203,9 @@ def _class_on(engine: str, source: type[nn.Module]) -> type[nn.Module]:
         plain: Callable[..., Any] = source.forward
 
         def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            found: EngineState = self.__dict__[_STATE]
-            return found.run(args[0]) if found.serves(self, args, kwargs) else plain(self, *args, **kwargs)
+            found = state_of(self)  # None where another thread has just detached it
+            serves = found is not None and found.serves(self, args, kwargs)
+            return found.run(args[0]) if found and serves else plain(self, *args, **kwargs)
 
         names = {"__module__": source.__module__, "__doc__": source.__doc__, "forward": forward}
         _classes[engine, source] = type(source.__name__, (OnEngine, source), names)
@@ -214,8 +215,8 @@ def _class_on(engine: str, source: type[nn.Module]) -> type[nn.Module]:
 def detach(model: nn.Module) -> None:
     """Have `model` run by its modules again, in place."""
     if isinstance(model, OnEngine):
-        del model.__dict__[_STATE]
         model.__class__ = type(model).__bases__[-1]
+        del model.__dict__[_STATE]
 
 
 def state_of(model: nn.Module) -> EngineState | None:
