@@ -13,7 +13,7 @@ BROWSER := $(VENV)/.browser
 FASHION_MNIST := /usr/share/datasets/fashion-mnist
 DATA := $(if $(filter fashion-mnist --data=fashion-mnist,$(ARGS)),$(FASHION_MNIST))
 
-MEASURED := models memory merged_speed channels_speed progressive_vs_direct channels_accuracy
+MEASURED := models memory engines merged_speed channels_speed progressive_vs_direct channels_accuracy
 # Tested besides the pinned versions: every triton that gfx908's kernels must be right with, the oldest and newest torch.
 TRITONS := 3.6.0 3.7.1 3.8.0 3.9.0
 TORCHES := 2.10.0 2.15.0

@@ -25,6 +25,7 @@ from benchmarks.studies import channels_accuracy, progressive_vs_direct
 from benchmarks.suites import (
     blocks,
     channels_speed,
+    engines,
     gpu,
     memory,
     merged_speed,
@@ -37,7 +38,19 @@ from benchmarks.suites import (
 
 SUITES = {
     module.SUITE.name: module.SUITE
-    for module in (micro, blocks, models, paper, gpu, projection, whole_models, memory, merged_speed, channels_speed)
+    for module in (
+        micro,
+        blocks,
+        models,
+        paper,
+        gpu,
+        projection,
+        whole_models,
+        memory,
+        engines,
+        merged_speed,
+        channels_speed,
+    )
 }
 STUDIES = {module.SUITE.name: module.SUITE for module in (progressive_vs_direct, channels_accuracy)}
 

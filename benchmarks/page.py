@@ -22,6 +22,14 @@ SECTIONS: dict[str, tuple[str, str]] = {
         accelerated model goes on calling your modules one by one and follows their weights.
         """,
     ),
+    "engines": (
+        "Engines",
+        """
+        What `engine="auto"` picks, over the fastest of eager torch, frozen Inductor, ONNX Runtime and OpenVINO. Those
+        run bare; ours also checks before each call that weights, hooks and modes are as they were. Each runs alone for
+        a moment before it is timed.
+        """,
+    ),
     "merged_speed": (
         "Merged models in plain torch",
         "Baseline and merged model in turn in one run, without fused kernels: what depth pruning alone gives.",

@@ -260,6 +260,7 @@ def race(
     entries: Mapping[str, Callable[[], Callable[[], object]]],
     round_seconds: float,
     each_round: Callable[[int], None] | None = None,
+    alone_seconds: float = 0.0,
 ) -> Measured:
     """Prepare and judge every candidate, and time those that are right in turn.
 
@@ -278,7 +279,7 @@ def race(
         except Exception as error:
             reasons = found.left_out if "compiled" in name.split() else found.wrong
             reasons[name] = f"it failed: {first_line(error)}"
-    found.samples = settings.sample(calls, round_seconds, each_round)
+    found.samples = settings.sample(calls, round_seconds, each_round, alone_seconds)
     return found
 
 

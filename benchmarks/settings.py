@@ -87,12 +87,14 @@ class Settings:
         calls: Mapping[str, Callable[[], object]],
         round_seconds: float,
         each_round: Callable[[int], None] | None = None,
+        alone_seconds: float = 0.0,
     ) -> dict[str, list[float]]:
         """Seconds a call of each candidate in every round, taken as these settings say."""
         return sample_side_by_side(
             calls,
             rounds=self.rounds,
             round_seconds=round_seconds,
+            alone_seconds=alone_seconds,
             device=self.place,
             warm_calls=self.warm_calls,
             limit_seconds=self.seconds * len(calls),

@@ -156,6 +156,17 @@ def test_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert row["samples_per_sec"] == pytest.approx(1e3 / row["median_ms"], rel=1e-2)
 
 
+@pytest.mark.slow
+def test_engines(tmp_path: Path) -> None:
+    options = [option for option in QUICK if option not in ("--torchcompile", "none")]
+    options += ["-m", "test_vit", "-b", "2", "--precision", "float32", "--img-size", "64", "--pruned", "0"]
+    rows = by_candidate(run("engines", tmp_path, *options).rows)
+    modes = ("eager", "inductor", "onnxruntime", "openvino", "modules", "auto")
+    assert_sound(list(rows.values()), {f"P0 {mode}" for mode in modes})
+    assert rows["P0 auto"]["engine"] in ("modules", "compiled", *modes[1:4])
+    assert "migraphx" in rows["P0 auto"]["refused"]
+
+
 def test_merged_speed(tmp_path: Path) -> None:
     options = [option for option in QUICK if option not in ("--torchcompile", "none")]
     rows = run("merged_speed", tmp_path, *options, "-m", "test_vit", "-b", "2", "--img-size", "64").rows

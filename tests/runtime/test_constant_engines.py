@@ -217,6 +217,7 @@ def test_auto_keeps_the_fastest_and_remembers_it(only: dict[str, float], copied:
     source, fast, images = twins(engine="auto")
     assert engine_of(fast) == "copied"
     assert choice_of(fast).times_ms == {"2x3x8x8 float32": {"modules": 3.0, "copied": 1.0, "other": 2.0}}
+    assert "engines at 2x3x8x8 float32, ms: copied 1.00, other 2.00, modules 3.00" in str(updp_rt.explain(fast))
     assert_served_by(copied, 1, fast, source, images)
     other: Any = ENGINES["other"]
     built = other.built

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from updp_rt._marks import source_type
 from updp_rt.runtime.dispatch import Choice
 from updp_rt.runtime.engines import engine_of
 from updp_rt.runtime.engines.base import state_of
+from updp_rt.runtime.fastest import EngineChoice, choice_of
 from updp_rt.runtime.fused import fused_modules
 from updp_rt.runtime.recording import recorded, why_copied, why_left
 from updp_rt.runtime.roofline import peak
@@ -71,6 +72,7 @@ class Explanation:
         ready: the inputs for which the engine runs the whole model; the modules run others.
         unfused: the modules that run as they are.
         left: the operators of torch's that run; None where `explain` was given no images to find them with.
+        engines: what was found of the engines, where more than one could be chosen.
     """
 
     environment: dict[str, str]
@@ -80,6 +82,7 @@ class Explanation:
     rows: list[Row]
     unfused: list[str]
     left: list[Left] | None = None
+    engines: EngineChoice = field(default_factory=EngineChoice)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -131,9 +134,20 @@ class Explanation:
             total = sum(left.count for left in self.left)
             notes.append(f"{total or 'no'} kernels are torch's own, views aside" + (":" if total else ""))
             notes += [f"  {left.count} {left.operator} in {left.source}: {left.why}" for left in self.left]
+        notes += self._engines()
         table.caption = "\n".join(notes)
         table.caption_justify = "left"
         return table
+
+    def _engines(self) -> list[str]:
+        """Lines on the engines, the fastest first."""
+        notes = []
+        for shape, times in self.engines.times_ms.items():
+            ordered = sorted(times.items(), key=lambda t: t[1])
+            notes.append(f"engines at {shape}, ms: " + ", ".join(f"{name} {ms:.2f}" for name, ms in ordered))
+        for name, seconds in self.engines.seconds.items():
+            notes.append(f"{name}: built in {seconds:.1f} s, {self.engines.bytes[name] / 1e6:.0f} MB of memory")
+        return [*notes, *(f"engine {name}: {reason}" for name, reason in self.engines.refused.items())]
 
 
 def explain(model: nn.Module, images: Tensor | None = None) -> Explanation:
@@ -172,7 +186,7 @@ def explain(model: nn.Module, images: Tensor | None = None) -> Explanation:
     left = None if images is None else _left(model, images, rows)
     state, about = state_of(model), table_for(device).environment
     ready = [] if state is None else sorted(map(_input, state.ready))
-    return Explanation(about, engine_of(model), ready, peak(device).source, rows, unfused, left)
+    return Explanation(about, engine_of(model), ready, peak(device).source, rows, unfused, left, choice_of(model))
 
 
 def _input(key: Any) -> str:
