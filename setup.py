@@ -22,11 +22,13 @@ FLAGS = "-std=c++17 -O2 -fPIC -fvisibility=hidden -pthread -Wall -Wextra"
 EMULATOR_FLAGS = "-O3 -ffp-contract=off -fno-math-errno -fno-trapping-math" + (
     " -march=x86-64-v3" if platform.machine() == "x86_64" else ""
 )
-SHARED, LAUNCHER, EMULATOR, STANDIN = "csrc", "csrc/launcher", "csrc/emulator", "csrc/standin"
+SHARED, LAUNCHER, SEEN = "csrc", "csrc/launcher", "csrc/seen"
+EMULATOR, STANDIN = "csrc/emulator", "csrc/standin"
 BINDINGS = "csrc/emulator/bindings.cpp"
 LIBRARY = "updp_rt.emulator.libamdhip64_standin"  # a plain shared library, no module
 FOLDERS = {
     "updp_rt._launcher": [SHARED, LAUNCHER],
+    "updp_rt._seen": [SEEN],
     "updp_rt.emulator._core": [SHARED, EMULATOR],
     LIBRARY: [SHARED, EMULATOR, STANDIN],
 }

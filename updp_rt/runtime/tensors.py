@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from updp_rt.runtime.seeing import UNSEEN, look_at_tensors
+
 _hooked = False
 
 
@@ -84,12 +86,19 @@ class HeldStamps:
         self._live, self._versions = live, list(map(_version, live)) if self._trackable else []
         self._placed = [tensor for tensor in live if tensor.dim()]
         self._addresses = list(map(Tensor.data_ptr, self._placed))
-        self._probes = [p for p in (_probe(tensor) for tensor in live if tensor.dim() > 1) if p is not None]
+        probes = [_probe(tensor) if tensor.dim() > 1 else None for tensor in self._placed]
+        self._probes = [probe for probe in probes if probe is not None]
         self._values = list(map(_value, self._probes))
+        self._looked = UNSEEN
+        if self._trackable:
+            placed = [(t, *_extent(probe)) for t, probe in zip(self._placed, probes, strict=True)]
+            self._looked = look_at_tensors(self._holders, live, placed)
         return fit
 
     def hold(self) -> bool:
         """Whether the tensors are what they were."""
+        if self._looked.same():
+            return True
         try:
             return (
                 self._holders == self._then  # the same tensors: others do not compare as a whole
@@ -114,9 +123,16 @@ def _probe(tensor: Tensor) -> Any:
     dense = tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
     if tensor.device.type != "cpu" or type(tensor) not in (Tensor, torch.nn.Parameter) or size == 0 or not dense:
         return None
+    if tensor.untyped_storage().nbytes() < tensor.storage_offset() * tensor.itemsize + size:
+        return None  # its memory has been given back, as sharding does
     kind = ctypes.c_int64 if size >= 8 else ctypes.c_int8
     wide = ctypes.sizeof(kind)
     return kind.from_address(tensor.data_ptr() + (size - wide) // 2 // wide * wide)
+
+
+def _extent(probe: Any) -> tuple[int, int]:
+    """Address and size of a probe's bytes."""
+    return (0, 0) if probe is None else (ctypes.addressof(probe), ctypes.sizeof(probe))
 
 
 def follow_optimizers() -> None:

@@ -15,6 +15,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
 from updp_rt._marks import source_type
+from updp_rt.runtime.seeing import look
 
 # Modules that do something else in training.
 MOODY = (_BatchNorm, _DropoutNd, DropPath, DropBlock2d)
@@ -82,9 +83,13 @@ class Watched:
         self._then = [dict(held) for held in self._holders]
         self._own = [module.__dict__ for module in self._modules]
         self._sizes = list(map(len, self._own))
+        entries = [(module.__dict__, name) for module, names in named for name in names]
+        self._looked = look(entries=entries, contents=self._holders, sizes=self._own, objects=self._modules)
 
     def changed(self) -> bool:
         """Whether one of them is no longer what it was."""
+        if self._looked.same():
+            return False
         try:
             return (
                 list(map(call, self._getters, self._held)) != self._values

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from updp_rt._marks import source_type
 from updp_rt.runtime.dispatch import AccelerationError, Policy
 from updp_rt.runtime.engines.outside import Outside
+from updp_rt.runtime.seeing import UNSEEN, look, look_at_tensors
 from updp_rt.runtime.watching import Watched, is_transformed
 
 # Of a model's own that runs on an engine; no module of a user's can be called so.
@@ -70,16 +71,19 @@ class EngineState(ABC):
         self.model = model
         self.ready: set[Any] = set()
         self.seconds, self.bytes = 0.0, 0
-        self._addresses: list[int] = []
 
     def watch(self) -> None:
         """Take the model for what it is now; once it is changed, its modules run it."""
         modules = list(self.model.modules())
         self._modules, self.outside = modules, Outside()
         self._hooks = [h for m in modules[1:] for h in (m._forward_hooks, m._forward_pre_hooks)]
+        self._quiet = UNSEEN
+        if not self._stirred():
+            self._quiet = look(entries=[(m.__dict__, "training") for m in modules], sizes=self._hooks)
         self._watched = Watched(modules)
         self._holders = [held for m in modules for held in (m._parameters, m._buffers) if held]
-        self._addresses, self._forms = [], [_form(tensor) for tensor in self._tensors()]
+        self._forms = [_form(tensor) for tensor in self._tensors()]
+        self._settled = UNSEEN
 
     def key(self, x: Tensor) -> Any:
         """What tells the inputs of one program from those of another."""
@@ -104,11 +108,15 @@ class EngineState(ABC):
         x = args[0]
         if torch.compiler.is_compiling() or torch.is_grad_enabled() or self.key(x) not in self.ready:
             return False
-        if is_transformed() or torch._C._len_torch_dispatch_stack() or any(self._hooks):
+        if is_transformed() or torch._C._len_torch_dispatch_stack():
             return False
-        if any([module.training for module in self._modules]):  # noqa: C419 - quicker
+        if not self._quiet.same() and self._stirred():
             return False
         return not self.changed()
+
+    def _stirred(self) -> bool:
+        """Whether a module has hooks, or is in training."""
+        return any(self._hooks) or any(module.training for module in self._modules)
 
     def changed(self) -> bool:
         """Whether the model is another than the one that was watched, besides its weights' values."""
@@ -123,12 +131,11 @@ class EngineState(ABC):
 
     def _forms_hold(self) -> bool:
         """Whether weights have the shapes, strides and dtypes that programs were made for; seen where they moved."""
-        tensors = self._tensors()
-        addresses = list(map(Tensor.data_ptr, tensors))
-        if addresses != self._addresses:
+        if not self._settled.same():
+            tensors = self._tensors()
             if [_form(tensor) for tensor in tensors] != self._forms:
                 return False
-            self._addresses = addresses
+            self._settled = look_at_tensors(self._holders, (), [(tensor, 0, 0) for tensor in tensors])
         return True
 
 
