@@ -46,6 +46,7 @@ class OpenVinoEngine(ConstantEngine):
             "PERFORMANCE_HINT": "LATENCY",
         }
         compiled = _core().compile_model(graph, "CPU", settings)
+        count = len(compiled.outputs)
         own = threading.local()  # a request runs one call at a time
 
         def run(x: Tensor) -> list[Tensor]:
@@ -57,8 +58,9 @@ class OpenVinoEngine(ConstantEngine):
             bits = x.view(torch.int16) if kind == "bf16" else x
             given = openvino.Tensor(bits.numpy(), list(x.shape), getattr(openvino.Type, kind))
             request.set_input_tensor(given)
-            request.infer()
-            found = [torch.from_numpy(tensor.data) for tensor in request.output_tensors]
+            request.infer(share_outputs=True)  # it would copy them, too
+            # One by one: the list of all takes as long as a layer.
+            found = [torch.from_numpy(request.get_output_tensor(index).data) for index in range(count)]
             return [y.view(torch.bfloat16).clone() if kind == "bf16" else y.clone() for y in found]
 
         return run
