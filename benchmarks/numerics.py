@@ -12,14 +12,9 @@ from benchmarks.models import Choice, prune
 from benchmarks.protocol import Wrong
 from updp_rt.blocks import merge_model
 from updp_rt.ops.tolerance import error_bound, largest_error
+from updp_rt.runtime.judging import longest_sum
 
 MERGE_BOUND = 1e-12  # relative, in float64: merging is exact
-
-
-def longest_sum(model: nn.Module) -> int:
-    """K: the most products that one element of any convolution's or linear layer's result sums."""
-    layers = (module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear))
-    return max((layer.weight[0].numel() for layer in layers), default=1)
 
 
 def require_right(found: Tensor, plain: Tensor, exact: Tensor, length: int) -> None:

@@ -94,7 +94,7 @@ def _ready(mode: str, source: nn.Module, images: Tensor) -> tuple[Callable[[Tens
     if not supported:
         raise LeftOut(reason)
     with torch.inference_mode(False), torch.no_grad():
-        program = engine.build(source, images.clone())
+        program = engine.build(source, images.clone(), wide=not engine.exact)
     return lambda x: program(x)[0], {}
 
 

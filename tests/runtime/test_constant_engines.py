@@ -31,7 +31,7 @@ class Copied(ConstantEngine):
     def supports(self, model: nn.Module, example: Tensor) -> tuple[bool, str]:
         return (False, "it takes no float64") if example.dtype == torch.float64 else (True, "")
 
-    def build(self, model: nn.Module, example: Tensor) -> Program:
+    def build(self, model: nn.Module, example: Tensor, wide: bool) -> Program:
         self.built += 1
         own = copy.deepcopy(model)
         if self.wrong:
@@ -52,6 +52,10 @@ def copied(monkeypatch: pytest.MonkeyPatch) -> Iterator[Copied]:
     return engine
 
 
+def any_size() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+
+
 def assert_served_by(engine: Copied, times: int, fast: Any, source: Any, images: Tensor) -> None:
     before = engine.calls
     assert_same(fast, source, images)
@@ -70,7 +74,7 @@ def test_the_model_stays_a_drop_in(copied: Copied) -> None:
 
 
 def test_any_number_of_images_is_served_and_other_sizes_run_by_the_modules(copied: Copied) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    model = any_size()
     source, fast, _ = twins(model, engine="copied")
     assert_served_by(copied, 1, fast, source, torch.randn(7, 3, 8, 8))
     assert_served_by(copied, 0, fast, source, torch.randn(2, 3, 9, 9))
@@ -145,16 +149,66 @@ def test_refresh_builds_at_once(copied: Copied) -> None:
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_copies_and_pickles_build_anew(copied: Copied, duplicate: Any) -> None:
     source, fast, images = twins(engine="copied")
-    twin = duplicate(fast)
-    with torch.no_grad():
-        twin[0][0].weight.neg_()
+    twin, built = duplicate(fast), copied.built
     other = copy.deepcopy(source)
-    with torch.no_grad():
-        other[0][0].weight.neg_()
-    assert_same(twin, other, images)
-    updp_rt.prewarm(twin, images)
-    assert_same(twin, other, images)
+    for model in (twin, other):
+        with torch.no_grad():
+            model[0][0].weight.neg_()
+    for _ in range(10):
+        assert_same(twin, other, images)
+    assert copied.built == built + 1
+    assert_served_by(copied, 1, twin, other, images)
     assert_served_by(copied, 1, fast, source, images)
+    again = duplicate(twin)  # prewarm builds at once
+    assert_served_by(copied, 0, again, other, images)
+    updp_rt.prewarm(again, images)
+    assert_served_by(copied, 1, again, other, images)
+
+
+def test_programs_built_anew_are_compared_with_float64(copied: Copied, caplog: pytest.LogCaptureFixture) -> None:
+    source, fast, images = twins(engine="copied")
+    copied.wrong = True
+    for refused in (1, 2):
+        for model in (source, fast):
+            with torch.no_grad():
+                model[0][0].weight.mul_(-1.5)
+        for _ in range(12):
+            assert_same(fast, source, images)  # as the modules compute it
+        assert caplog.text.count("engine 'copied' cannot run this model here: its results are wrong") == refused
+        assert copied.built == 1 + refused
+    with pytest.raises(updp_rt.AccelerationError, match=r"'copied'.*results are wrong"):
+        updp_rt.prewarm(fast, images)
+    with pytest.raises(updp_rt.AccelerationError, match=r"'copied'.*results are wrong"):
+        updp_rt.refresh(fast)
+    assert_same(fast, source, images)
+    copied.wrong = False
+    updp_rt.prewarm(fast, images)
+    assert_served_by(copied, 1, fast, source, images)
+
+
+def test_programs_for_any_number_of_images_are_built_where_others_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exact = Copied("exact")
+    exact.exact = True  # type: ignore[misc]
+    monkeypatch.setitem(ENGINES, "exact", exact)
+    source, fast, images = twins(engine="exact")
+    assert exact.built == 1
+    assert_served_by(exact, 1, fast, source, images)
+    for count in (3, 4, 3, 4, 3, 4, 3):
+        assert_served_by(exact, 0, fast, source, torch.randn(count, 3, 8, 8))
+    assert_same(fast, source, torch.randn(4, 3, 8, 8))
+    assert exact.built == 2
+    for count in (1, 5):
+        assert_served_by(exact, 1, fast, source, torch.randn(count, 3, 8, 8))
+    updp_rt.prewarm(fast, torch.randn(6, 3, 8, 8))  # one of its own
+    assert exact.built == 3
+    for model in (source, fast):
+        with torch.no_grad():
+            model[0][0].weight.neg_()
+    for count in (2, 5, 6) * 9:
+        assert_same(fast, source, torch.randn(count, 3, 8, 8))
+    assert exact.built == 6
 
 
 def test_one_that_is_right_for_the_examples_number_of_images_alone_is_refused(
@@ -173,14 +227,14 @@ def test_changed_weights_that_cannot_be_built_are_no_error_of_the_call(
     for model in (source, fast):
         with torch.no_grad():
             model[0][0].weight.neg_()
-    monkeypatch.setattr(copied, "build", lambda model, example: 1 // 0)
+    monkeypatch.setattr(copied, "build", lambda model, example, wide: 1 // 0)
     for _ in range(12):
         assert_served_by(copied, 0, fast, source, images)
     assert caplog.text.count("engine 'copied' cannot run the changed model") == 1
 
 
 def test_an_engine_that_fails_is_refused_with_its_error(monkeypatch: pytest.MonkeyPatch, copied: Copied) -> None:
-    def fails(model: nn.Module, example: Tensor) -> Program:
+    def fails(model: nn.Module, example: Tensor, wide: bool) -> Program:
         raise RuntimeError("no kernel\nof this kind")
 
     monkeypatch.setattr(copied, "build", fails)
@@ -256,7 +310,7 @@ def test_engines_beyond_the_limits_are_not_used(only: dict[str, float], monkeypa
 
 
 def test_threads_and_changing_numbers_of_images_agree_with_one_thread(copied: Copied) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    model = any_size()
     _, fast, _ = twins(model, engine="copied")
     images = [torch.randn(1 + i % 7, 3, 8, 8) for i in range(40)]
     with torch.inference_mode():

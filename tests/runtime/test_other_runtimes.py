@@ -58,14 +58,14 @@ def test_openvino_computes_bfloat16_as_such() -> None:
 def test_threads_share_an_engine(engine: str) -> None:
     model, images = model_and_images("vit")
     fast = updp_rt.accelerate(model, images, engine=engine)
-    inputs = [torch.randn(1 + i % 3, *images.shape[1:]) for i in range(6)]
+    inputs = [torch.randn(1 + i % 3, *images.shape[1:]) for i in range(50)]
     with torch.inference_mode():
         wanted = [fast(x) for x in inputs]
     found: list[list[torch.Tensor]] = [[], [], [], []]
 
     def serve(own: list[torch.Tensor]) -> None:
         with torch.inference_mode():
-            own += [fast(x) for x in inputs]
+            own += [fast(x) for _ in range(5) for x in inputs]
 
     threads = [threading.Thread(target=serve, args=(own,)) for own in found]
     for thread in threads:
@@ -73,7 +73,7 @@ def test_threads_share_an_engine(engine: str) -> None:
     for thread in threads:
         thread.join()
     for own in found:
-        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(own, wanted, strict=True))
+        assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(own, wanted * 5, strict=True))
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from updp_rt._copies import copy_model
 from updp_rt._marks import source_type
@@ -23,18 +22,17 @@ from updp_rt.runtime.device import environment, source_digests, source_hash
 from updp_rt.runtime.dispatch import AccelerationError, Choice
 from updp_rt.runtime.engines import engine_of
 from updp_rt.runtime.fused import fused_modules
+from updp_rt.runtime.judging import ends, exact_outputs, is_floating, judge_outputs, outputs_of, short_name
 from updp_rt.runtime.site import Site
 from updp_rt.verification import (
     Case,
     Certificate,
     Inputs,
     KernelRecord,
-    Logits,
     ModelRecord,
     ModuleRecord,
     adversarial,
     judge,
-    judge_logits,
     move_weights,
     neighbours,
 )
@@ -102,72 +100,21 @@ def verify(
         record, length = _judge_unit(unit, merged, seed)
         records.append(record)
         longest = max(longest, length)
-    plain = _outputs(merged, inputs)
-    exact, reference = _exact(merged, inputs, plain)
+    plain = outputs_of(merged, inputs)
+    exact, reference = exact_outputs(merged, inputs, plain)
     used = sorted({_backend(kernel.kernel) for record in records for kernel in record.kernels})
     return Certificate(
         model=ModelRecord(architecture=architecture(merged), weights_sha256=fingerprint(merged)),
         inputs=Inputs(source=source, shape=tuple(inputs.shape), sha256=_sha256(inputs), seed=seed),
-        dtype=_short(inputs.dtype),
+        dtype=short_name(inputs.dtype),
         engine=engine_of(fast),
         reference=reference,
         environment=versions() | environment(inputs.device),
         sources={name: source_hash(name) for name in used},
         files={path: digest for name in used for path, digest in source_digests(name).items()},
         modules=records,
-        logits=_judge_outputs(_outputs(fast, inputs), plain, exact, longest),
+        logits=judge_outputs(outputs_of(fast, inputs), plain, exact, longest),
     )
-
-
-class Judge:
-    """Compares whole models with their source in float64, on the first and the last of some images.
-
-    Args:
-        source: the model as torch runs it.
-        length: the longest sum in it.
-    """
-
-    @torch.no_grad()
-    def __init__(self, source: nn.Module, inputs: Tensor, length: int) -> None:
-        self._inputs, self._length = inputs, length
-        self._plain = _outputs(source, _ends(inputs))
-        self._exact, _ = _exact(source, _ends(inputs), self._plain)
-
-    @torch.no_grad()
-    def __call__(self, run: Callable[[Tensor], Any]) -> Logits:
-        """Judge what `run` gives for all the images."""
-        return _judge_outputs([_ends(y) for y in _outputs(run, self._inputs)], self._plain, self._exact, self._length)
-
-
-def _outputs(model: Callable[[Tensor], Any], inputs: Tensor) -> list[Tensor]:
-    """All floating tensors that `model` gives: one, or those of a list of features or a dictionary."""
-    found = [torch.atleast_1d(leaf) for leaf in tree_leaves(model(inputs)) if _is_floating(leaf)]
-    if not found:
-        raise ValueError(
-            f"this {type(model).__name__} gives no floating numbers to compare: verify what gives its logits"
-        )
-    return found
-
-
-def _judge_outputs(found: list[Tensor], plain: list[Tensor], exact: list[Tensor], length: int) -> Logits:
-    """Of several outputs the one that fails, or else is nearest to its bound."""
-    judged = [judge_logits(*each, length) for each in zip(found, plain, exact, strict=True)]
-    return max(judged, key=lambda one: (not one.passed, one.error / (one.bound or 1.0)))
-
-
-def _exact(merged: nn.Module, inputs: Tensor, plain: list[Tensor]) -> tuple[list[Tensor], str]:
-    """The outputs in float64, or in the highest precision that the model allows, and its name.
-
-    A model that casts inside, as with ``x.float()``, refuses float64 or computes in less all the same.
-    """
-    for dtype in (torch.float64, torch.float32):
-        try:
-            exact = _outputs(copy_model(merged).to(dtype), inputs.to(dtype))
-        except (RuntimeError, TypeError, ValueError):
-            continue
-        if all(one.dtype == dtype for one in exact):
-            return [one.double() for one in exact], _short(dtype)
-    return [one.double() for one in plain], _short(plain[0].dtype)
 
 
 @dataclass
@@ -279,13 +226,13 @@ def _judge_unit(unit: _Unit, merged: nn.Module, seed: int) -> tuple[ModuleRecord
         others = adversarial(args, run_plain, seed) if index == 0 else ()
         for kind, given in (("seen", args), *others):
             # Of adversarial batches the first and the last sample: float64 takes by far the most time.
-            keep = _whole if kind == "seen" else _ends
-            few = tuple(keep(a) if _is_floating(a) else a for a in given)
+            keep = _whole if kind == "seen" else ends
+            few = tuple(keep(a) if is_floating(a) else a for a in given)
             plain = [keep(run_plain(*given))]
             if kind != "seen":
                 draws = range(_DRAWS_OF_LARGE if kind == "large" else 1)
                 plain += [_chain(_moved(sources, seed + draw))(*neighbours(few, seed + draw)) for draw in draws]
-            exact = run_exact(*(a.double() if _is_floating(a) else a for a in few))
+            exact = run_exact(*(a.double() if is_floating(a) else a for a in few))
             cases.append(judge(kind, keep(unit.run(*given)), plain, exact, length))
     record = ModuleRecord(
         name=unit.name,
@@ -334,14 +281,6 @@ def _whole(x: Tensor) -> Tensor:
     return x
 
 
-def _ends(x: Tensor) -> Tensor:
-    return x if len(x) < 3 or x.dim() < 2 else x[[0, -1]]
-
-
-def _is_floating(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
-
-
 def _backend(candidate: str) -> str:
     return candidate.partition(":")[0]
 
@@ -349,7 +288,3 @@ def _backend(candidate: str) -> str:
 def _sha256(tensor: Tensor) -> str:
     values = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
     return hashlib.sha256(values.tobytes()).hexdigest()
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -13,18 +13,16 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from updp_rt._progress import steps
 from updp_rt._timing import time_side_by_side
 from updp_rt.artifacts import fingerprint
-from updp_rt.runtime.certify import Judge
 from updp_rt.runtime.dispatch import Policy, passes
 from updp_rt.runtime.engines import ENGINES, Engine, detach
-from updp_rt.runtime.engines.base import EngineError, EngineState, resume, state_of
-from updp_rt.runtime.fused import fused_modules, source_copy
+from updp_rt.runtime.engines.base import EngineError, EngineState, WrongResultsError, resume, state_of
+from updp_rt.runtime.fused import source_copy
+from updp_rt.runtime.judging import Judge
 from updp_rt.runtime.table import Entry, table_for
-from updp_rt.verification import Logits
 
 _MODULES = "modules"  # runs always
 _ALONE_SECONDS = 0.1
@@ -61,17 +59,6 @@ class EngineChoice:
     bytes: dict[str, int] = field(default_factory=dict)
 
 
-class WrongResultsError(EngineError):
-    """An engine that computes something else than the source."""
-
-    def __init__(self, engine: str, verdict: Logits) -> None:
-        super().__init__(
-            engine,
-            f"its results are wrong: error {verdict.error:.1e}, bound {verdict.bound:.1e}, {verdict.disagree} of "
-            f"{verdict.decided} images in another class",
-        )
-
-
 def choice_of(model: nn.Module) -> EngineChoice:
     """What was found of the engines when `model` was accelerated."""
     return _choices.get(model) or EngineChoice()
@@ -106,9 +93,7 @@ class _Chooser:
         self.failed: dict[str, str] = {}  # of the refused, those that will always be
         self.begun = time.perf_counter()
         source = source_copy(model)
-        sites = [site for _, _, fusion in fused_modules(model) for site in fusion.sites.values()]
-        length = max((choice.problem.sum_length for site in sites for choice in site.choices.values()), default=1)
-        self.judges = [Judge(source, example, length) for example in examples]
+        self.judges = [Judge(source, example) for example in examples]
 
     def choose(self) -> None:
         table = table_for(self.examples[0].device)
@@ -176,14 +161,7 @@ class _Chooser:
         state = state_of(self.model)
         assert state is not None
         for example, judge in zip(self.examples, self.judges, strict=True):
-            state.prepare(example)
-            verdicts = [judge(state.run)]
-            more = torch.cat((example[:1], example))
-            if state.key(more) == state.key(example):  # it serves any number of images
-                verdicts.append(judge(_with(state.run, more)))
-            for verdict in verdicts:
-                if not verdict.passed:
-                    raise WrongResultsError(name, verdict)
+            state.prepare(example, judge)
         self.choice.seconds[name], self.choice.bytes[name] = state.seconds, state.bytes
         if state.bytes > self.limits.bytes:
             taken, allowed = state.bytes / 1e6, self.limits.bytes / 1e6
@@ -212,11 +190,6 @@ class _Chooser:
 
         yield from sorted((name for name in names if cost(name) < math.inf), key=cost)
         yield _MODULES
-
-
-def _with(run: Callable[[Tensor], Any], images: Tensor) -> Callable[[Tensor], Any]:
-    """What `run` gives for `images`, of which the input asked for is the end."""
-    return lambda x: tree_map(lambda y: y[-len(x) :], run(images))
 
 
 def _serve_by(model: nn.Module, state: EngineState | None) -> None:

@@ -8,12 +8,15 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from updp_rt._marks import source_type
 from updp_rt.runtime.dispatch import AccelerationError, Policy
 from updp_rt.runtime.engines.outside import Outside
+from updp_rt.runtime.judging import Judge
 from updp_rt.runtime.seeing import UNSEEN, look, look_at_tensors
 from updp_rt.runtime.watching import Watched, is_transformed
+from updp_rt.verification import Logits
 
 # Of a model's own that runs on an engine; no module of a user's can be called so.
 _STATE = "_updp_rt_engine"
@@ -37,6 +40,17 @@ class EngineError(AccelerationError):
 
     def __str__(self) -> str:
         return "engine {!r} cannot run this model here: {}".format(*self.args)
+
+
+class WrongResultsError(EngineError):
+    """An engine that computes something else than the source."""
+
+    def __init__(self, engine: str, verdict: Logits) -> None:
+        super().__init__(
+            engine,
+            f"its results are wrong: error {verdict.error:.1e}, bound {verdict.bound:.1e}, {verdict.disagree} of "
+            f"{verdict.decided} images in another class",
+        )
 
 
 class Engine(ABC):
@@ -94,8 +108,15 @@ class EngineState(ABC):
         self.ready.clear()
 
     @abstractmethod
-    def prepare(self, example: Tensor) -> None:
-        """Make ready for inputs like `example`."""
+    def prepare(self, example: Tensor, judge: Judge | None = None) -> None:
+        """Make ready for inputs like `example`.
+
+        Args:
+            judge: of results for `example`; by default one where nothing else has been compared with float64.
+
+        Raises:
+            WrongResultsError: results that do not pass; the modules run these inputs.
+        """
 
     @abstractmethod
     def run(self, x: Tensor) -> Any:
@@ -106,13 +127,17 @@ class EngineState(ABC):
         if self.model is not model or kwargs or len(args) != 1 or type(args[0]) is not Tensor:
             return False
         x = args[0]
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or self.key(x) not in self.ready:
+        if torch.compiler.is_compiling() or torch.is_grad_enabled():
             return False
         if is_transformed() or torch._C._len_torch_dispatch_stack():
             return False
-        if not self._quiet.same() and self._stirred():
+        if (not self._quiet.same() and self._stirred()) or self.changed():
             return False
-        return not self.changed()
+        return self.key(x) in self.ready or self.follow(x)
+
+    def follow(self, x: Tensor) -> bool:
+        """Note a call that could be served, were this ready for `x`; whether it has been made so."""
+        return False
 
     def _stirred(self) -> bool:
         """Whether a module has hooks, or is in training."""
@@ -181,6 +206,23 @@ def _on_engine(engine: str, make: Callable[..., nn.Module], arguments: tuple[Any
     made.__class__ = _class_on(engine, type(made))
     empty: nn.Module = made
     return empty
+
+
+def require_right(engine: str, judge: Judge, run: Callable[[Tensor], Any], more: Tensor | None = None) -> None:
+    """Check results against float64.
+
+    Args:
+        judge: of results for some images.
+        more: also give `run` these, of which the judge's images are the last.
+
+    Raises:
+        WrongResultsError: they do not pass.
+    """
+    runs = [run] if more is None else [run, lambda x: tree_map(lambda y: y[-len(x) :], run(more))]
+    for each in runs:
+        verdict = judge(each)
+        if not verdict.passed:
+            raise WrongResultsError(engine, verdict)
 
 
 def _form(tensor: Tensor) -> tuple[Any, ...]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from updp_rt.runtime.bound import Calls, calling
 from updp_rt.runtime.dispatch import Policy
-from updp_rt.runtime.engines.base import Engine, EngineState, Key, attach, key_of
+from updp_rt.runtime.engines.base import Engine, EngineState, Key, attach, key_of, require_right
+from updp_rt.runtime.judging import Judge
 
 
 class CompiledEngine(Engine):
@@ -39,7 +40,7 @@ class _Compiled(EngineState):
         self._forward, self._calls = forward, Calls(policy)
         self._runs: dict[Key, Callable[[Tensor], Any]] = {}
 
-    def prepare(self, example: Tensor) -> None:
+    def prepare(self, example: Tensor, judge: Judge | None = None) -> None:
         if not self.ready or self.changed():
             self.refresh()
             self.watch()
@@ -52,6 +53,8 @@ class _Compiled(EngineState):
             x = example.clone()
             self._runs[key_of(x)] = run
             self.run(x)
+        if judge is not None:  # else its operators alone are
+            require_right(self.engine, judge, self.run)
         self.ready.add(key_of(x))
 
     def run(self, x: Tensor) -> Any:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from updp_rt.runtime.dispatch import Policy
-from updp_rt.runtime.engines.base import Engine, EngineState, attach
+from updp_rt.runtime.engines.base import Engine, EngineState, attach, key_of, require_right
 from updp_rt.runtime.fused import source_copy
+from updp_rt.runtime.judging import Judge
 from updp_rt.runtime.memory import resident_bytes
 from updp_rt.runtime.tensors import HeldStamps
 
@@ -29,88 +33,136 @@ class ConstantEngine(Engine):
     """Runs programs that another compiler made of the source model, with its weights inside.
 
     When weights change, the modules run until they have rested for a few calls; then programs are built anew.
+
+    Attributes:
+        exact: it has programs for inputs of one shape alone, which are its fastest.
+        wide: it has programs for any number of images.
     """
 
-    @abstractmethod
-    def build(self, model: nn.Module, example: Tensor) -> Program:
-        """A program for inputs like `example`; `model` is the source."""
+    exact: ClassVar[bool] = False
+    wide: ClassVar[bool] = True
 
-    def key(self, x: Tensor) -> Any:
-        """What tells the inputs of one program from those of another: here all but the number of images."""
-        return x.shape[1:], x.dtype, x.device
+    @abstractmethod
+    def build(self, model: nn.Module, example: Tensor, wide: bool) -> Program:
+        """A program for inputs like `example`, or for any number of such images; `model` is the source."""
+
+    def keys(self, x: Tensor) -> list[Any]:
+        """What programs for `x` go by, the fastest first."""
+        return [key_of(x)] * self.exact + [(x.shape[1:], x.dtype, x.device)] * self.wide
 
     def attach(self, model: nn.Module, policy: Policy) -> None:
         attach(model, _Constant(model, self))
 
 
 class _Constant(EngineState):
-    """Programs of one model, and what the weights were when they were built."""
+    """Programs of one model, and what the weights were when they were built.
 
-    REST = 8  # calls that find the weights as the last one did, before programs are built anew
+    Args:
+        keys: of programs that are built when they are asked for.
+    """
 
-    def __init__(self, model: nn.Module, engine: ConstantEngine) -> None:
+    REST = 8  # calls that find the weights as the last one did, before a program is built
+
+    def __init__(self, model: nn.Module, engine: ConstantEngine, keys: Iterable[Any] = ()) -> None:
         super().__init__(model)
         self.engine, self._make = engine.name, engine
         self._programs: dict[Any, tuple[Program, TreeSpec]] = {}
-        self._examples: dict[Any, Tensor] = {}
-        self._rested = 0
+        self._examples: dict[Any, Tensor | None] = dict.fromkeys(keys)
+        self._asked: defaultdict[Any, float] = defaultdict(float)
         self._building = threading.Lock()
 
     def key(self, x: Tensor) -> Any:
-        return self._make.key(x)
+        keys = self._make.keys(x)
+        return next((key for key in keys if key in self._examples), keys[0])
 
     def watch(self) -> None:
         super().watch()
         self._stamps = HeldStamps((held, name) for held in self._holders for name in held)
 
-    def prepare(self, example: Tensor) -> None:
-        with self._building, torch.inference_mode(False), torch.no_grad():
+    def again(self) -> Callable[[nn.Module], EngineState]:
+        return partial(_made_again, self.engine, tuple(self._examples))
+
+    def prepare(self, example: Tensor, judge: Judge | None = None) -> None:
+        with self._building, torch.inference_mode(False):
+            x = example.clone()  # dense, as programs take it
+            keys = self._make.keys(x)
+            self._examples |= {key: self._examples.get(key) for key in keys}
+            self._build(keys[0], x, judge)
+
+    def refresh(self) -> None:
+        with self._building:
+            self.ready.clear()
+            for key, example in self._examples.items():
+                if example is not None:
+                    self._build(key, example)
+
+    def run(self, x: Tensor) -> Any:
+        return _run(*self._programs[self.key(x)], x)
+
+    def follow(self, x: Tensor) -> bool:
+        """Build what is asked for again and again, while the weights rest; the call that comes to it waits for it."""
+        key = self.key(x)
+        if key not in self._examples:
+            return False
+        self._asked[key] += 1
+        if self._asked[key] < self.REST or not self._building.acquire(blocking=False):
+            return False
+        try:
+            example = self._examples[key]
+            self._build(key, _drawn(x) if example is None else example)
+        except Exception as error:  # it is no fault of the call that came here
+            _log.warning("engine %r cannot run the changed model, so its modules do: %s", self.engine, error)
+            self._asked[key] = -math.inf
+        finally:
+            self._building.release()
+        return key in self.ready
+
+    def _build(self, key: Any, x: Tensor, judge: Judge | None = None) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            if self.changed():
+                self.ready.clear()
             if not self.ready:
                 self.watch()
             begun, before = time.perf_counter(), resident_bytes()
-            x = example.clone()
             source = source_copy(self.model)
             leaves, form = tree_flatten(source(x))
             if not all(isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == len(x) for leaf in leaves):
                 raise ValueError("it gives something else than tensors with a row for each image")
-            program = self._make.build(source, x)
-            self._programs[self.key(x)] = program, form
-            self._examples[self.key(x)] = x
-            self.run(x)
+            wide = self._make.wide and key == self._make.keys(x)[-1]
+            program = self._make.build(source, x, wide)
+            run = partial(_run, program, form)
+            run(x)
             self.seconds += time.perf_counter() - begun
             self.bytes += max(0, resident_bytes() - before)
-            self.ready.add(self.key(x))
-
-    def refresh(self) -> None:
-        examples, self._examples = list(self._examples.values()), {}
-        self.ready.clear()
-        for example in examples:
-            self.prepare(example)
-
-    def run(self, x: Tensor) -> Any:
-        program, form = self._programs[self.key(x)]
-        leaves = program(x)
-        return leaves[0] if form.is_leaf() else tree_unflatten(leaves, form)
+            require_right(self.engine, judge or Judge(source, x), run, torch.cat((x[:1], x)) if wide else None)
+        self._programs[key], self._examples[key] = (program, form), x
+        if self._stamps.hold():  # they may have been changed meanwhile
+            self.ready.add(key)
 
     def _forms_hold(self) -> bool:
         if self._stamps.hold():
-            if self._rested:
-                self._rested += 1
-                if self._rested > self.REST:
-                    self._build_again()
-            return bool(self.ready) and not self._rested
+            return True
         self._stamps.renew()
-        self._rested = 1
+        self.ready.clear()
+        self._asked.clear()
         return False
 
-    def _build_again(self) -> None:
-        """Build what was built before from the weights as they are; the call that comes here waits for it."""
-        if self._building.locked():
-            return
-        try:
-            for example in list(self._examples.values()):
-                self.prepare(example)
-        except Exception as error:  # it is no fault of the call that came here
-            _log.warning("engine %r cannot run the changed model, so its modules do: %s", self.engine, error)
-            self.ready.clear()
-        self._rested = 0
+
+def _made_again(engine: str, keys: tuple[Any, ...], model: nn.Module) -> EngineState:
+    """The state of a copy, which builds what it is asked for."""
+    from updp_rt.runtime.engines import parse_engine
+
+    made = parse_engine(engine)
+    assert isinstance(made, ConstantEngine)
+    return _Constant(model, made, keys)
+
+
+@torch.inference_mode(False)
+def _drawn(x: Tensor) -> Tensor:
+    """An input like `x` of values that tell right from wrong, as those at hand may not."""
+    return torch.empty_like(x).copy_(torch.randn(x.shape, generator=torch.Generator().manual_seed(0)))
+
+
+def _run(program: Program, form: TreeSpec, x: Tensor) -> Any:
+    leaves = program(x)
+    return leaves[0] if form.is_leaf() else tree_unflatten(leaves, form)

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from updp_rt.runtime.bound import Bound, Calls, calling
 from updp_rt.runtime.device import capturing
 from updp_rt.runtime.dispatch import Policy
-from updp_rt.runtime.engines.base import Engine, EngineError, EngineState, Key, attach, key_of
+from updp_rt.runtime.engines.base import Engine, EngineError, EngineState, Key, attach, key_of, require_right
 from updp_rt.runtime.engines.reading import values_read
 from updp_rt.runtime.engines.recorders import (
     CannotRecordError,
@@ -27,6 +27,7 @@ from updp_rt.runtime.engines.recorders import (
     recorder_for,
 )
 from updp_rt.runtime.fused import fused_modules
+from updp_rt.runtime.judging import Judge
 from updp_rt.runtime.tensors import HeldStamps
 
 _log = logging.getLogger("updp_rt")
@@ -105,7 +106,7 @@ class _Graphs(EngineState):
     def again(self) -> Callable[[nn.Module], EngineState]:
         return partial(_made_again, self._policy, frozenset(self.ready))
 
-    def prepare(self, example: Tensor) -> None:
+    def prepare(self, example: Tensor, judge: Judge | None = None) -> None:
         with self._lock:
             if not self.ready or self.changed():
                 self.refresh()
@@ -116,6 +117,8 @@ class _Graphs(EngineState):
                 begun = time.perf_counter()
                 self._record(example)
                 self.seconds += time.perf_counter() - begun
+            if judge is not None:  # each replay was compared with the modules
+                require_right(self.engine, judge, self.run)
             self.ready.add(key)
 
     def serves(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -33,7 +33,7 @@ class OnnxRuntimeEngine(ConstantEngine):
             return False, f"this onnxruntime was built without {self.provider}"
         return True, ""
 
-    def build(self, model: nn.Module, example: Tensor) -> Program:
+    def build(self, model: nn.Module, example: Tensor, wide: bool) -> Program:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

@@ -17,9 +17,14 @@ _TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
 class OpenVinoEngine(ConstantEngine):
-    """OpenVINO's CPU plugin, for any number of images; in bfloat16 it computes in bfloat16."""
+    """OpenVINO's CPU plugin; in bfloat16 it computes in bfloat16.
+
+    A program for the shape at hand is a few percent faster than one for any number of images, which is built only when
+    others are asked for.
+    """
 
     name = "openvino"
+    exact = True
 
     def supports(self, model: nn.Module, example: Tensor) -> tuple[bool, str]:
         if importlib.util.find_spec("openvino") is None:
@@ -32,12 +37,12 @@ class OpenVinoEngine(ConstantEngine):
             return False, "this CPU has no instructions for bfloat16"
         return True, ""
 
-    def build(self, model: nn.Module, example: Tensor) -> Program:
+    def build(self, model: nn.Module, example: Tensor, wide: bool) -> Program:
         import openvino
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing: what depends on values is found by comparing results
-            shape = openvino.PartialShape([-1, *example.shape[1:]])
+            shape = openvino.PartialShape([-1 if wide else len(example), *example.shape[1:]])
             graph = openvino.convert_model(model, example_input=example, input=[shape])
         kind = _TYPES[example.dtype]
         settings = {
