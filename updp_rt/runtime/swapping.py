@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from updp_rt._copies import share_tensors
 from updp_rt.runtime.certify import VerificationError, verify
 from updp_rt.runtime.engines.base import EngineState, attach, state_of
+from updp_rt.runtime.judging import Judge
 from updp_rt.runtime.lowering import accelerate
 from updp_rt.verification import Certificate
 
@@ -50,7 +51,7 @@ class _Twin(EngineState):
         super().watch()
         self._held = list(map(id, self._tensors()))  # the twin holds them too, so no id is given to another
 
-    def prepare(self, example: Tensor) -> None:
+    def prepare(self, example: Tensor, judge: Judge | None = None) -> None:
         self.ready.add(self.key(example))
 
     def run(self, x: Tensor) -> Any:

@@ -127,16 +127,21 @@ class EngineState(ABC):
         if self.model is not model or kwargs or len(args) != 1 or type(args[0]) is not Tensor:
             return False
         x = args[0]
-        if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        ready = self.key(x) in self.ready
+        if not (ready or self.follows(x)) or torch.compiler.is_compiling() or torch.is_grad_enabled():
             return False
         if is_transformed() or torch._C._len_torch_dispatch_stack():
             return False
         if (not self._quiet.same() and self._stirred()) or self.changed():
             return False
-        return self.key(x) in self.ready or self.follow(x)
+        return ready or self.follow(x)
+
+    def follows(self, x: Tensor) -> bool:
+        """Whether `follow` is to be told of calls with inputs like `x`, for which this is not ready."""
+        return False
 
     def follow(self, x: Tensor) -> bool:
-        """Note a call that could be served, were this ready for `x`; whether it has been made so."""
+        """Note a call that could be served, were this ready for it; whether it has been made so."""
         return False
 
     def _stirred(self) -> bool:

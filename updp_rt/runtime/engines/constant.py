@@ -99,11 +99,12 @@ class _Constant(EngineState):
     def run(self, x: Tensor) -> Any:
         return _run(*self._programs[self.key(x)], x)
 
+    def follows(self, x: Tensor) -> bool:
+        return self.key(x) in self._examples
+
     def follow(self, x: Tensor) -> bool:
         """Build what is asked for again and again, while the weights rest; the call that comes to it waits for it."""
         key = self.key(x)
-        if key not in self._examples:
-            return False
         self._asked[key] += 1
         if self._asked[key] < self.REST or not self._building.acquire(blocking=False):
             return False
