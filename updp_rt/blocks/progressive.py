@@ -251,12 +251,21 @@ class ProgressiveBlock(nn.Module, ABC):
         return self.block if self.lam == 0.0 else self.merge()
 
     @property
+    def padding(self) -> Pair:
+        """The padding at the head of the chain."""
+        return self._places[0].padding
+
+    @property
+    def stride(self) -> Pair:
+        """Pixels of its input from one of its output to the next."""
+        layers = [s.conv if isinstance(s, Shrink) else s.layer for s in self.steps() if isinstance(s, Keep | Shrink)]
+        convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+        return math.prod(conv.stride[0] for conv in convs), math.prod(conv.stride[1] for conv in convs)
+
+    @property
     def border(self) -> Pair:
         """How far into its output, in pixels, the chain's padding is seen."""
-        convs = [s.layer for s in self.steps() if isinstance(s, Keep) and isinstance(s.layer, nn.Conv2d)]
-        padding = self._places[0].padding
-        strides = [math.prod(conv.stride[axis] for conv in convs) for axis in (0, 1)]
-        return -(-padding[0] // strides[0]), -(-padding[1] // strides[1])
+        return -(-self.padding[0] // self.stride[0]), -(-self.padding[1] // self.stride[1])
 
     @property
     def dtype(self) -> torch.dtype:

@@ -5,10 +5,12 @@ registered here; everything around it (data, start weights, budget, seeds, check
 """
 
 from updp_rt.methods.depthshrinker import DepthShrinker
+from updp_rt.methods.dp import DP
 from updp_rt.methods.drop import Drop
 from updp_rt.methods.hetdpt import HetDPT
 from updp_rt.methods.hvt import HVT
 from updp_rt.methods.layer_folding import LayerFolding
+from updp_rt.methods.layermerge import LayerMerge
 from updp_rt.methods.nose import Nose
 from updp_rt.methods.s2vite import S2ViTE
 from updp_rt.methods.scop import Scop
@@ -18,18 +20,20 @@ from updp_rt.methods.xpruner import XPruner
 from updp_rt.pruning.method import METHODS, Method, find_method, register
 from updp_rt.pruning.pipeline import merge_folder, prune
 
-_DEPTH = (Drop(), DepthShrinker(), LayerFolding(), HetDPT(), Nose(), Toast())
+_DEPTH = (Drop(), DepthShrinker(), LayerFolding(), DP(), LayerMerge(), HetDPT(), Nose(), Toast())
 _WIDTH = (WDPruning(), WDPruningAsCoded(), S2ViTE(), Scop(), XPruner(), HVT())
 for _method in (*_DEPTH, *_WIDTH):
     register(_method)
 
 __all__ = [
+    "DP",
     "HVT",
     "METHODS",
     "DepthShrinker",
     "Drop",
     "HetDPT",
     "LayerFolding",
+    "LayerMerge",
     "Method",
     "Nose",
     "S2ViTE",

@@ -1,0 +1,193 @@
+"""Consecutive blocks as one segment: no activations between them, and one convolution of several blocks.
+
+What becomes of a block is told by its `Part`: beside the pruned body, whether the activation before the block is gone,
+whether the block shares its convolution with the block before, and which of its own convolutions are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from updp_rt._copies import copy_model
+from updp_rt._marks import to_source
+from updp_rt.blocks import ProgressiveBlock, copy_activation, make_progressive, progressive_blocks
+from updp_rt.blocks.progressive import Keep, Place, interior
+from updp_rt.reparam import AffineConv, compose_chain, conv_padding, head_padding, move_padding
+
+APART, LINEAR, JOINED = "", "|", "+"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What becomes of one block of a segment.
+
+    Attributes:
+        body: its pruned body.
+        link: to the block before: `APART` behind an activation, `LINEAR` without one, `JOINED` into one convolution.
+        dropped: names of its convolutions that are left out: their input goes on.
+    """
+
+    body: str
+    link: str = APART
+    dropped: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.link}{self.body}" + "".join(f"-{name}" for name in self.dropped)
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        link = text[0] if text[:1] in (LINEAR, JOINED) else APART
+        body, *dropped = text.removeprefix(link).split("-")
+        return cls(body, link, tuple(dropped))
+
+
+class Segment(nn.Module):
+    """``act(...)`` of pruned blocks in a row, skips within, padded once at the head of each convolution to come.
+
+    `links` are those of the blocks' parts.
+    """
+
+    def __init__(self, blocks: Sequence[ProgressiveBlock], links: Sequence[str]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.links = tuple(links)
+
+    def pieces(self) -> list[list[ProgressiveBlock]]:
+        """The blocks of each convolution to come."""
+        found: list[list[ProgressiveBlock]] = []
+        for block, link in zip(self.blocks, self.links, strict=True):
+            if link != JOINED or not found:
+                found.append([])
+            found[-1].append(cast(ProgressiveBlock, block))
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        for blocks in self.pieces():
+            x = run_piece(blocks, x)
+        return self._activation()(x)
+
+    def merge(self) -> nn.Sequential:
+        """A convolution a piece and the activation, in plain torch modules of the blocks' dtype."""
+        dtype = cast(ProgressiveBlock, self.blocks[0]).dtype
+        convs = [merge_piece(blocks).to_conv(dtype) for blocks in self.pieces()]
+        return nn.Sequential(*convs, copy_activation(self._activation(), inplace=True)).eval()
+
+    def _activation(self) -> nn.Module:
+        return cast(ProgressiveBlock, self.blocks[-1]).activation()
+
+
+def run_piece(blocks: Sequence[ProgressiveBlock], x: Tensor) -> Tensor:
+    """The blocks' chains and skips at λ = 1 on ``[N, C, H, W]``, all of the padding at the head of the first."""
+    (rows, columns), _ = head_padding([block.padding for block in blocks], [block.stride for block in blocks])
+    x = F.pad(x, (columns, columns, rows, rows))
+    unpadded = Place((0, 0), (0, 0))
+    for block in blocks:
+        y = x
+        for step in block.steps():
+            y = step.run(y, 1.0, unpadded)
+        y = block.drop_path(y)
+        # The skip sees the pixels in the middle of what the chain sees.
+        skip = block.skip(interior(x, block.padding))
+        x = y if skip is None else y + skip
+    return x
+
+
+def merge_piece(blocks: Sequence[ProgressiveBlock]) -> AffineConv:
+    """What `run_piece` computes, as one convolution in float64."""
+    convs = []
+    for block in blocks:
+        whole = copy_model(block).double()
+        whole.lam = 1.0
+        convs.append(AffineConv.from_conv(cast(Any, whole.merge("conv")).body, block.name))
+    return compose_chain(move_padding(convs))
+
+
+def make_segments(model: nn.Module, bodies: Mapping[str, str]) -> nn.Module:
+    """A copy of `model` with these blocks pruned as their parts say; `bodies` are names and parts as text."""
+    parts = {name: Part.parse(text) for name, text in bodies.items()}
+    model = to_source(copy_model(model))
+    for name, part in parts.items():
+        block = model.get_submodule(name)
+        for conv in part.dropped:
+            block.set_submodule(conv, passing(cast(nn.Conv2d, block.get_submodule(conv))))
+    model = make_progressive(model, {name: part.body for name, part in parts.items()})
+    runs: list[list[ProgressiveBlock]] = []
+    for name, block in progressive_blocks(model).items():
+        if parts[name].link == APART:
+            runs.append([])
+        runs[-1].append(block)
+    for blocks in runs:
+        first, *others = blocks
+        if others or parts[first.name].dropped:
+            model.set_submodule(first.name, Segment(blocks, [parts[block.name].link for block in blocks]))
+            for block in others:
+                model.set_submodule(block.name, nn.Identity())
+    return model.train(model.training)
+
+
+def merge_segments(model: nn.Module) -> nn.Module:
+    """A copy of `model` with each segment merged; other blocks stay as they are."""
+    model = copy_model(model).eval()
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Segment):
+            model.set_submodule(name, module.merge())
+    return model
+
+
+def passing(conv: nn.Conv2d) -> nn.Conv2d:
+    """A convolution that gives its input back and does not learn, in the place of one with as many outputs."""
+    channels = conv.out_channels
+    like = conv.weight
+    same = nn.Conv2d(channels, channels, 1, groups=channels, bias=False, device=like.device, dtype=like.dtype)
+    nn.init.ones_(same.weight)
+    return same.requires_grad_(False)
+
+
+def reducible(block: ProgressiveBlock) -> dict[str, nn.Conv2d]:
+    """The convolutions of a block's chain that may be left out: as many outputs as inputs, stride 1, no 1x1."""
+    convs = {step.name: step.layer for step in block.steps() if isinstance(step, Keep)}
+    return {
+        name: conv
+        for name, conv in convs.items()
+        if isinstance(conv, nn.Conv2d)
+        and conv.in_channels == conv.out_channels
+        and conv.stride == (1, 1)
+        and conv.kernel_size != (1, 1)
+        and all(2 * pad == size - 1 for pad, size in zip(conv_padding(conv), conv.kernel_size, strict=True))
+    }
+
+
+def joinable(block: ProgressiveBlock) -> bool:
+    """Whether the whole pruned block is one convolution, so that it can be composed with others."""
+    return "conv" in block.forms[block.body] and type(block).head is ProgressiveBlock.head
+
+
+@torch.no_grad()
+def neighbours(model: nn.Module, names: Sequence[str], example: Tensor) -> set[str]:
+    """Those of `names` whose input is the output of the one before, and nothing else comes between."""
+    model = copy_model(model).eval()
+    outputs: dict[str, tuple[Tensor, int]] = {}
+    found = set()
+
+    def keep(name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        outputs[name] = output, output._version
+
+    def compare(before: str, name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        # An activation that works in place would leave the same tensor in another version.
+        output, version = outputs[before]
+        if args[0] is output and args[0]._version == version:
+            found.add(name)
+
+    for before, name in pairwise(names):
+        model.get_submodule(before).register_forward_hook(partial(keep, before))
+        model.get_submodule(name).register_forward_pre_hook(partial(compare, before, name))
+    model(example)
+    return found
