@@ -30,6 +30,7 @@ ORDER = [
     "verification",
     "runtime",
     "projection",
+    "comparison",
     "report",
     "cli",
 ]

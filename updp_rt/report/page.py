@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from updp_rt.report.charts.scale import milliseconds, percent, quantity, times
 from updp_rt.report.charts.svg import key_mark
 from updp_rt.report.collect import Certified, Missing, Parts
 from updp_rt.report.schema import Profile, Summary
-from updp_rt.report.sections import describe_images, make_sections
+from updp_rt.report.sections import Section, describe_images, make_sections
 
 HERE = Path(__file__).parent
 VERDICTS = {"pass": "passed", "fail": "FAILED", "doubt": "in doubt"}
@@ -34,17 +35,38 @@ class Tile:
     state: str = ""
 
 
+@dataclass(frozen=True)
+class Head:
+    """What stands above a page's sections: what it is about, in words and in figures."""
+
+    kind: str
+    name: str
+    title: str
+    subtitle: str
+    lead: str
+    tiles: list[Tile]
+
+
 def render(parts: Parts) -> tuple[str, list[tuple[str, Missing]]]:
     """The page's HTML, and the parts that it says are missing."""
     sections = make_sections(parts)
-    missing = [entry for section in sections for entry in section.missing]
-    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    html = _template().render(
-        parts=parts,
+    head = Head(
+        kind="pruning run" if parts.is_run else "saved model",
+        name=parts.name,
         title=parts.architecture,
         subtitle=_subtitle(parts),
         lead=_lead(parts),
         tiles=_tiles(parts),
+    )
+    return render_page(head, sections)
+
+
+def render_page(head: Head, sections: Sequence[Section]) -> tuple[str, list[tuple[str, Missing]]]:
+    """A page's HTML, and the parts that it says are missing."""
+    missing = [entry for section in sections for entry in section.missing]
+    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    html = _template().render(
+        **vars(head),
         sections=sections,
         key_mark=key_mark,
         verdicts=VERDICTS,

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from updp_rt.artifacts.atomic import write_text
 from updp_rt.report.collect import Missing, collect
+from updp_rt.report.comparison import is_comparison, render_comparison
 from updp_rt.report.page import render
 
 REPORT = "report.html"
 
 
 def write_report(folder: str | Path, out: str | Path | None = None) -> tuple[Path, list[tuple[str, Missing]]]:
-    """Write what `folder`, a run's or a saved model's, holds as one page of HTML that needs no other file.
+    """Write what `folder`, a run's, a saved model's or a comparison's, holds as one page of HTML, all in one file.
 
     Args:
         out: where to; ``report.html`` in the folder by default. An older one is replaced at once or not at all.
@@ -21,9 +22,9 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> tuple[Pat
         The page's path, and the parts that the page says are missing.
 
     Raises:
-        ValueError: the folder is neither.
+        ValueError: the folder is none of these.
     """
-    html, missing = render(collect(folder))
+    html, missing = render_comparison(folder) if is_comparison(folder) else render(collect(folder))
     path = Path(out) if out is not None else Path(folder) / REPORT
     write_text(path, html)
     return path, missing
