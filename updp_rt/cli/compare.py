@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from updp_rt.comparison import Comparison
 
-_EVERY = "updp, drop, depthshrinker, layer-folding, dp, layermerge, hetdpt, nose, toast; of width: channels, "
-_EVERY += "channels-constrained, torch-pruning. Separated by commas; NAME:SETTING=VALUE has a setting of its own."
+_EVERY = "those of prune --method, and of width: channels, channels-constrained, torch-pruning. "
+_EVERY += "Separated by commas; NAME:SETTING=VALUE has a setting of its own."
 
 
 @app.command(

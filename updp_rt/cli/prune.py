@@ -34,8 +34,8 @@ def prune(
     method: Annotated[
         str | None,
         typer.Option(
-            help="updp (default), drop, depthshrinker, layer-folding, dp, layermerge or toast; of ViTs also hetdpt, nose, "
-            "wdpruning, wdpruning-as-coded, s2vite, scop, xpruner or hvt."
+            help="updp (default), drop, depthshrinker, layer-folding, dp, layermerge or toast; of ViTs also hetdpt, "
+            "nose, wdpruning, wdpruning-as-coded, s2vite, scop, xpruner or hvt."
         ),
     ] = None,
     max_latency: Annotated[
