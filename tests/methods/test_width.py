@@ -64,11 +64,11 @@ def test_scores_and_thresholds_learn_as_published(method: Any) -> None:
     draw = torch.Generator().manual_seed(0)
     for gate in gates.values():
         gate.scores.data = torch.randn(gate.scores.shape, generator=draw, dtype=torch.float64)
-        gate.threshold.data.fill_(-2.0)
+        gate.threshold.data.fill_(-0.72)
     pace, seen = 4.7, Seen(gates)
     (loss,) = threshold_losses(BUDGET, pace, 10, method.grouped)(chooser, images(), LABELS, 0)
     loss.backward()
-    share = torch.sigmoid(torch.tensor(START - 2 * pace, dtype=torch.float64))
+    share = torch.sigmoid(torch.tensor(START - 0.72 * pace, dtype=torch.float64))
     for part, gate in gates.items():
         units = BUDGET.units[part]
         kept = torch.zeros(units, dtype=torch.float64)

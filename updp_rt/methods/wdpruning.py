@@ -16,8 +16,9 @@ in how their names are matched, learn as slowly as weights do and decay: ``wdpru
 
 Ours: heads and hidden units alone, since rows of ``proj`` and ``fc2`` that are left out would have to be scattered
 into the residual; no classifiers at earlier blocks, which the published rows of all twelve blocks don't use either;
-what is kept is counted in MACs; τ is as fast as it takes to cross its range in a fifth of the time, however short; at
-the end all τ move together until the budget is met, and the weights are then trained on as those of all methods.
+what is kept is counted in MACs; τ starts at 4 (98% kept) and is as fast as it takes to fall by that much in two thirds
+of the time, however short (faster, AdamW carries it far below the target); at the end all τ move together until the
+budget is met, and the weights are then trained on as those of all methods.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ from updp_rt.pruning.latency import LatencyTable
 from updp_rt.pruning.run import Run
 from updp_rt.pruning.trainer import Losses
 
-START = 10.0  # of every τ
-TRAVEL = 10 * START  # how far τ could come at the full rate: half of that under the schedule
+START = 4.0  # of every τ
+TRAVEL = 3 * START  # how far τ could come at the full rate: half of that under the schedule
 MULTIPLE = 16
 ASCENT = 10.0
 
