@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.processes import finish, start
-from updp_rt.pruning.search import Candidate, SearchResult, search_blocks
+from updp_rt.pruning.search import Candidate, SearchResult, pick, search_blocks
 
 NAMES = [f"block.{i}" for i in range(8)]
 HARM = dict(zip(NAMES, (0.30, 0.01, 0.20, 0.02, 0.25, 0.03, 0.15, 0.40), strict=True))
@@ -28,7 +28,7 @@ def search(path: Path, trials: int = 30, **options):
 
 
 def test_a_fixed_count_is_kept_and_the_harmless_blocks_are_found(tmp_path: Path) -> None:
-    candidates, chosen = search(tmp_path, trials=40)
+    candidates, chosen, _ = search(tmp_path, trials=40)
     assert len(candidates) == 40
     assert all(len(c.blocks) == len(set(c.blocks)) == 3 for c in candidates)
     assert chosen.accuracy == max(c.accuracy for c in candidates)
@@ -36,7 +36,7 @@ def test_a_fixed_count_is_kept_and_the_harmless_blocks_are_found(tmp_path: Path)
 
 
 def test_the_front_and_its_latency_goal(tmp_path: Path) -> None:
-    candidates, chosen = search(tmp_path, trials=40, num_pruned=None, max_latency_ms=6.0)
+    candidates, chosen, _ = search(tmp_path, trials=40, num_pruned=None, max_latency_ms=6.0)
     assert chosen.latency_ms <= 6.0
     assert chosen.accuracy == max(c.accuracy for c in candidates if c.latency_ms <= 6.0)
     front = SearchResult(candidates=candidates, chosen=chosen, bodies={}).front()
@@ -56,13 +56,13 @@ def test_an_unreachable_latency_is_a_clear_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("trials", [1, 2, 5])
 def test_a_latency_that_can_be_reached_is_reached_whatever_the_trials(tmp_path: Path, trials: int) -> None:
-    candidates, chosen = search(tmp_path, trials=trials, num_pruned=None, max_latency_ms=2.01)
+    candidates, chosen, _ = search(tmp_path, trials=trials, num_pruned=None, max_latency_ms=2.01)
     assert len(candidates) == trials
     assert chosen.blocks == tuple(NAMES)
 
 
 def test_the_front_has_candidates_of_all_sizes(tmp_path: Path) -> None:
-    candidates, chosen = search(tmp_path, trials=40, num_pruned=None, max_latency_ms=9.5)
+    candidates, chosen, _ = search(tmp_path, trials=40, num_pruned=None, max_latency_ms=9.5)
     by_count = SearchResult(candidates=candidates, chosen=chosen, bodies={}).by_count()
     assert list(by_count) == sorted(by_count)
     assert {1, 2, 4, 6, 8} <= set(by_count)
@@ -71,9 +71,9 @@ def test_the_front_has_candidates_of_all_sizes(tmp_path: Path) -> None:
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:
-    first, _ = search(tmp_path / "a", 12, seed=1)
-    again, _ = search(tmp_path / "b", 12, seed=1)
-    other, _ = search(tmp_path / "c", 12, seed=2)
+    first, *_ = search(tmp_path / "a", 12, seed=1)
+    again, *_ = search(tmp_path / "b", 12, seed=1)
+    other, *_ = search(tmp_path / "c", 12, seed=2)
     assert first == again
     assert first != other
 
@@ -82,7 +82,7 @@ def test_the_seed_decides(tmp_path: Path) -> None:
 def test_an_interrupted_search_goes_on_to_the_same_result(tmp_path: Path, stop: int, fixed: bool) -> None:
     """The evaluation dies in trial `stop`, whose half-done trial stays behind in the study."""
     goal: dict[str, Any] = {"num_pruned": 3} if fixed else {"num_pruned": None, "max_latency_ms": 6.0}
-    whole, best = search(tmp_path / "whole", trials=20, **goal)
+    whole, best, _ = search(tmp_path / "whole", trials=20, **goal)
     calls = 0
 
     def dying(blocks: tuple[str, ...]) -> float:
@@ -95,7 +95,7 @@ def test_an_interrupted_search_goes_on_to_the_same_result(tmp_path: Path, stop: 
     path = tmp_path / "stopped.journal"
     with pytest.raises(KeyboardInterrupt):
         search_blocks(NAMES, dying, latency, storage=path, trials=20, **goal)
-    resumed, found = search_blocks(NAMES, accuracy, latency, storage=path, trials=20, **goal)
+    resumed, found, _ = search_blocks(NAMES, accuracy, latency, storage=path, trials=20, **goal)
     assert resumed == whole
     assert found == best
 
@@ -108,7 +108,7 @@ def test_processes_share_one_study(tmp_path: Path) -> None:
     workers = [start(_share, str(tmp_path)) for _ in range(2)]
     for worker in workers:
         finish(worker)
-    candidates, _ = search(tmp_path, trials=24)
+    candidates, *_ = search(tmp_path, trials=24)
     assert len(candidates) == 24
 
 
@@ -122,12 +122,12 @@ def test_every_trial_judges_another_subnet(tmp_path: Path, num_pruned: int, tria
         return accuracy(blocks)
 
     path = tmp_path / "s.journal"
-    candidates, _ = search_blocks(NAMES, counting, latency, storage=path, trials=trials, num_pruned=num_pruned)
+    candidates, *_ = search_blocks(NAMES, counting, latency, storage=path, trials=trials, num_pruned=num_pruned)
     assert len(seen) == len(set(seen)) == len(candidates) == wanted
 
 
 def test_a_front_of_few_blocks_is_searched_whole(tmp_path: Path) -> None:
-    candidates, _ = search_blocks(
+    candidates, *_ = search_blocks(
         NAMES[:3], accuracy, latency, storage=tmp_path / "s.journal", trials=24, max_latency_ms=9.5
     )
     assert len({c.blocks for c in candidates}) == len(candidates) == 2**3
@@ -138,3 +138,36 @@ def test_the_front_holds_no_beaten_candidate() -> None:
     candidates = [Candidate(blocks=(str(i),), accuracy=a, latency_ms=m) for i, (m, a) in enumerate(points)]
     front = SearchResult(candidates=candidates, chosen=candidates[0], bodies={}).front()
     assert [(c.latency_ms, c.accuracy) for c in front] == [(1.0, 0.5), (2.0, 0.8), (3.0, 0.9)]
+
+
+def candidates_of(*points: tuple[float, float]) -> list[Candidate]:
+    return [Candidate(blocks=(str(i),), accuracy=a, latency_ms=m) for i, (m, a) in enumerate(points)]
+
+
+def test_the_fastest_of_those_that_cannot_be_told_apart_is_chosen() -> None:
+    """At 90% of 400 images the standard error is 1.5 points."""
+    found = candidates_of((10.0, 0.9), (8.0, 0.886), (7.0, 0.884), (8.05, 0.893), (9.0, 0.899))
+    chosen, signal = pick(found, 400)
+    assert signal is not None
+    assert (signal.images, signal.level) == (400, 4)
+    assert signal.standard_error == pytest.approx(0.015)
+    assert chosen == found[3]  # as fast as 8.0, and better
+    assert signal.words().startswith("4 candidates are within the noise of the best (±1.5 points on 400 validation")
+    assert pick(found, 40_000)[0] == found[4]  # 0.15 points: 10.0 and 9.0 are level
+    alone, signal = pick(found[1:3], 4_000_000)
+    assert alone == found[1]
+    assert signal is not None
+    assert "ahead of all others" in signal.words()
+
+
+def test_exact_accuracies_leave_no_doubt() -> None:
+    found = candidates_of((10.0, 0.9), (8.0, 0.8999), (12.0, 0.9))
+    assert pick(found) == (found[0], None)
+    assert pick(candidates_of((3.0, 1.0), (2.0, 1.0), (1.0, 0.99)), 50)[0].latency_ms == 2.0  # none was wrong
+
+
+def test_only_candidates_that_are_fast_enough_are_compared(tmp_path: Path) -> None:
+    candidates, chosen, signal = search(tmp_path, trials=40, num_pruned=None, max_latency_ms=6.0, images=2)
+    fast = [c for c in candidates if c.latency_ms <= 6.0]
+    assert (chosen, signal) == pick(fast, 2)
+    assert chosen.latency_ms < max(fast, key=lambda c: c.accuracy).latency_ms

@@ -192,9 +192,10 @@ def _show_advice(folder: Path) -> None:
         share = f"{100 * best.latency_ms / model_ms:.0f}%"
         figures = (f"{100 * best.accuracy:.2f}%", f"{best.latency_ms:.2f} ms", share)
         table.add_row(str(count), *figures, ", ".join(best.blocks), style="bold" if best == search.chosen else None)
+    seen = "" if search.signal is None else f"{search.signal.words()}. "
     table.caption = (
-        "accuracies are the supernet's: training raises those of many blocks most. Another number: the same command "
-        f"with --num-pruned N --reuse {folder}"
+        f"{seen}accuracies are the supernet's: training raises those of many blocks most. Another number: the same "
+        f"command with --num-pruned N --reuse {folder}"
     )
     table.caption_justify = "left"
     out.print(table)

@@ -97,7 +97,7 @@ class Method:
             recalibrate(supernet, run.recalibration_batches)
             return run.evaluate(supernet)
 
-        candidates, chosen = search_blocks(
+        candidates, chosen, signal = search_blocks(
             run.names,
             judge,
             partial(estimate_ms, table, bodies),
@@ -106,9 +106,13 @@ class Method:
             seed=config.seed,
             num_pruned=config.num_pruned,
             max_latency_ms=None if config.max_latency is None else config.max_latency * table.model_ms,
+            images=run.val_images,
             progress=run.progress,
         )
-        return SearchResult(candidates=candidates, chosen=chosen, bodies={name: bodies[name] for name in chosen.blocks})
+        assert signal is not None
+        run.progress.log(f"search: {signal.words()}")
+        chosen_bodies = {name: bodies[name] for name in chosen.blocks}
+        return SearchResult(candidates=candidates, chosen=chosen, bodies=chosen_bodies, signal=signal)
 
     def subnet(self, model: nn.Module, bodies: Mapping[str, str]) -> nn.Module:
         """A copy of `model` with these blocks pruned, of `model`'s weights: its structure is what counts."""

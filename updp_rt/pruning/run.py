@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -156,6 +156,12 @@ class Run:
         size = self.config.batch_size
         images = self.training_images(self.config.recalibration_batches * size)
         return list(torch.split(images, size))
+
+    @cached_property
+    def val_images(self) -> int:
+        """How many images the validation split has."""
+        data = getattr(self.val_loader, "dataset", None)
+        return len(data) if isinstance(data, Sized) else sum(len(labels) for _, labels in self.val_loader)
 
     def evaluate(self, model: nn.Module) -> float:
         """Accuracy on the validation split."""

@@ -24,6 +24,7 @@ from updp_rt.artifacts.atomic import is_alive
 from updp_rt.pruning.progress import Progress
 
 STUDY = "updp"
+ALIKE = 1.01  # latencies by a table of measured ones tell no less apart
 
 
 class Candidate(BaseModel):
@@ -36,14 +37,41 @@ class Candidate(BaseModel):
     latency_ms: float
 
 
+class Signal(BaseModel):
+    """What accuracies on so many images can tell apart.
+
+    Attributes:
+        images: how many they were taken on.
+        standard_error: of the best accuracy p, as n images drawn at random have it: ``sqrt(p·(1 - p) / n)``.
+        level: how many candidates are within it of the best, itself among them; only those that are fast enough count.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: int
+    standard_error: float
+    level: int
+
+    def words(self) -> str:
+        """The same, as a sentence goes on."""
+        margin = f"±{100 * self.standard_error:.2g} points on {self.images} validation images"
+        if self.level == 1:
+            return f"the best candidate is ahead of all others by more than the noise ({margin})"
+        return f"{self.level} candidates are within the noise of the best ({margin}): the fastest of them was chosen"
+
+
 class SearchResult(BaseModel):
-    """Every candidate in order of evaluation, and the one chosen with the pruned body of each block."""
+    """Every candidate in order of evaluation, and the one chosen with the pruned body of each block.
+
+    `signal` is None where no candidates were compared.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     candidates: list[Candidate]
     chosen: Candidate
     bodies: dict[str, str]
+    signal: Signal | None = None
 
     def front(self) -> list[Candidate]:
         """The candidates that no other beats in both accuracy and latency, fastest first."""
@@ -59,6 +87,21 @@ class SearchResult(BaseModel):
         return {len(candidate.blocks): candidate for candidate in ranked}
 
 
+def pick(candidates: Sequence[Candidate], images: int | None = None) -> tuple[Candidate, Signal | None]:
+    """The candidate to choose: the fastest of those that are as accurate as the best, as far as can be seen.
+
+    Accuracies are taken on so many images; None: they are exact. Of candidates whose latencies are less than `ALIKE`
+    apart from the fastest's, the most accurate: a little time more or less is noise too.
+    """
+    best = max(candidate.accuracy for candidate in candidates)
+    error = 0.0 if images is None else math.sqrt(max(0.0, best * (1 - best)) / images)
+    level = [candidate for candidate in candidates if candidate.accuracy >= best - error]
+    fastest = min(candidate.latency_ms for candidate in level)
+    chosen = max((c for c in level if c.latency_ms <= ALIKE * fastest), key=lambda c: c.accuracy)
+    signal = None if images is None else Signal(images=images, standard_error=error, level=len(level))
+    return chosen, signal
+
+
 def search_blocks(
     names: Sequence[str],
     evaluate: Callable[[tuple[str, ...]], float],
@@ -69,14 +112,15 @@ def search_blocks(
     seed: int = 0,
     num_pruned: int | None = None,
     max_latency_ms: float | None = None,
+    images: int | None = None,
     progress: Progress | None = None,
-) -> tuple[list[Candidate], Candidate]:
-    """Search the subsets of `names` to prune; returns all candidates and the chosen one.
+) -> tuple[list[Candidate], Candidate, Signal | None]:
+    """Search the subsets of `names` to prune; returns all candidates, the chosen one, and what could be told apart.
 
     With `num_pruned`, a genome is one random key a block and the largest keys are pruned, so every genome is
-    feasible; the most accurate candidate is chosen. Otherwise a genome is one bit a block, NSGA-II follows the
-    accuracy-latency front, and the most accurate candidate within `max_latency_ms` is chosen. There the first
+    feasible. Otherwise a genome is one bit a block, and NSGA-II follows the accuracy-latency front. There the first
     generation is the fastest subnet and others of all sizes, so something is within the limit and the front is wide.
+    `pick` chooses, among all or those within `max_latency_ms`.
 
     The study lives in `storage`; a run that was killed goes on to the same result, and several processes may run
     this at once on one file to share the work.
@@ -85,6 +129,7 @@ def search_blocks(
         evaluate: accuracy of a subnet on images that are neither trained nor tested on.
         latency_ms: of a subnet, from the table.
         trials: candidates in all, whoever evaluates them, each another one; fewer where there are not so many.
+        images: how many images accuracies are taken on; None: they are exact.
 
     Raises:
         ValueError: more blocks to prune than there are, or no subnet is fast enough.
@@ -124,7 +169,7 @@ def search_blocks(
             advance(f"best {best:.3f}")
     candidates = _candidates(study)
     fast = [c for c in candidates if max_latency_ms is None or c.latency_ms <= max_latency_ms]
-    return candidates, max(fast, key=lambda c: c.accuracy)
+    return candidates, *pick(fast, images)
 
 
 def check_num_pruned(names: Sequence[str], num_pruned: int | None) -> None:

@@ -169,8 +169,9 @@ def _search(parts: Parts) -> Section:
         baseline=None if accuracy is None else (table.model_ms, accuracy),
         goal_ms=None if goal is None else goal * table.model_ms,
     )
+    lead = "" if found.signal is None else f"{found.signal.words().capitalize()}."
     tables = (_advice(found, table.model_ms, accuracy),) if len(found.by_count()) > 1 else ()
-    return Section(*section, charts=(chart,), tables=tables)
+    return Section(*section, lead=lead, charts=(chart,), tables=tables)
 
 
 def _training(parts: Parts) -> Section:
