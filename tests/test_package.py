@@ -29,6 +29,7 @@ ORDER = [
     "backends",
     "verification",
     "runtime",
+    "deployment",
     "projection",
     "comparison",
     "report",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from updp_rt.artifacts import load, save
     from updp_rt.blocks import UnsupportedModelError, check_model, inspect
     from updp_rt.channels import ChannelError, ChannelResult, prune_channels
+    from updp_rt.deployment import ExportError, export
     from updp_rt.methods import prune
     from updp_rt.pruning import PruneConfig, PruneResult
     from updp_rt.reparam import MergeError
@@ -46,6 +47,7 @@ _PARTS = (
     "backends",
     "verification",
     "runtime",
+    "deployment",
     "projection",
     "report",
     "cli",
@@ -61,6 +63,8 @@ _HOMES = {
     "restore": "runtime",
     "swap": "runtime",
     "verify": "runtime",
+    "ExportError": "deployment",
+    "export": "deployment",
     "load": "artifacts",
     "save": "artifacts",
     "ChannelError": "channels",
@@ -82,6 +86,7 @@ __all__ = [
     "ChannelError",
     "ChannelResult",
     "EngineLimits",
+    "ExportError",
     "MergeError",
     "PruneConfig",
     "PruneResult",
@@ -90,6 +95,7 @@ __all__ = [
     "accelerate",
     "check_model",
     "explain",
+    "export",
     "inspect",
     "load",
     "prewarm",

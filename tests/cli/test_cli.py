@@ -18,7 +18,20 @@ import updp_rt
 from tests.pruning.conftest import small_model
 from updp_rt.cli import app
 
-COMMANDS = ("demo", "inspect", "channels", "check", "prune", "merge", "info", "verify", "explain", "tune", "emulate")
+COMMANDS = (
+    "demo",
+    "inspect",
+    "channels",
+    "check",
+    "prune",
+    "merge",
+    "info",
+    "verify",
+    "explain",
+    "tune",
+    "emulate",
+    "export",
+)
 
 
 def run(*arguments: str) -> tuple[int, str, str]:

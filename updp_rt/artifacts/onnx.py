@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
-INPUT = "images"
+INPUT, OUTPUT = "images", "logits"
+# The first with Gelu; LayerNormalization is older.
+OPSET = 20
 # What torch's exporter needs besides torch.
 PACKAGES = ("onnx", "onnxscript")
 
@@ -32,15 +35,33 @@ def to_onnx(model: nn.Module, example: Tensor) -> Any:
         torch.onnx.OnnxExporterError: it cannot be exported.
     """
     images = example if len(example) > 1 else torch.cat((example, example))
+    return _export(model, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).model_proto
+
+
+def program_to_onnx(program: ExportedProgram, free: dict[int, str]) -> Any:
+    """A program of one batch of images as an ``onnx_ir.Model``; nothing in it says where on this machine code lies.
+
+    Args:
+        program: whose input, called `INPUT` then, has these dimensions free; its one output is called `OUTPUT`, and
+            several ``logits_0``, ``logits_1`` ....
+        free: names by dimension.
+
+    Raises:
+        torch.onnx.OnnxExporterError: it cannot be exported.
+    """
+    count = len(program.graph_signature.user_outputs)
+    names = [OUTPUT] if count == 1 else [f"{OUTPUT}_{index}" for index in range(count)]
+    model = _export(program, (), dynamic_shapes=(free,), output_names=names).model
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    return model
+
+
+def _export(model: Any, args: tuple[Any, ...], **options: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of deprecated parts of torch, inside torch
-        program = torch.onnx.export(
-            model,
-            (images,),
-            input_names=[INPUT],
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-            dynamo=True,
-            verbose=False,
+        return torch.onnx.export(
+            model, args, input_names=[INPUT], opset_version=OPSET, dynamo=True, verbose=False, **options
         )
-    assert program is not None
-    return program.model_proto
