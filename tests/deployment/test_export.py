@@ -21,6 +21,11 @@ from tests.marks import slow
 from updp_rt.deployment import ExportError, agreement
 from updp_rt.deployment import onnx as onnx_files
 
+
+def tiny() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+
+
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "resnet": small_resnet,
     "vit": small_vit,
@@ -28,10 +33,6 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 # Numbers of images that no export was compared on.
 COUNTS = (3, 7)
-
-
-def tiny() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
 
 
 def export(model: nn.Module, path: Path, format: str, **options: Any) -> Any:
@@ -88,9 +89,9 @@ def test_onnx_computes_what_the_source_does(exported: Any) -> None:
     assert_agree(lambda x: run_onnx(done.path, x), model, [(32, 32)] if name == "vit" else [(32, 32), (40, 56)])
 
 
-@pytest.mark.parametrize("name", ["resnet", *map(slow, ("vit", "narrow-mobilenet"))])
+@pytest.mark.parametrize("name", ["tiny", *map(slow, MODELS)])
 def test_a_program_runs_where_this_package_is_not(name: str, tmp_path: Path, run_without: Callable[[str], str]) -> None:
-    model, images = MODELS[name](), torch.randn(3, *SIZE)
+    model, images = tiny() if name == "tiny" else MODELS[name](), torch.randn(3, *SIZE)
     done = export(model, tmp_path / "model.pt2", "pt2")
     assert_agree(torch.export.load(done.path).module(), model, [(32, 32)] if name == "vit" else [(32, 32), (40, 56)])
     np.save(tmp_path / "images.npy", images.numpy())
@@ -111,6 +112,7 @@ def test_an_accelerated_model_is_exported_as_its_source(tmp_path: Path) -> None:
     assert_agree(program.module(), model, [(32, 32)])
 
 
+@pytest.mark.slow
 def test_weights_go_beside_a_file_that_would_be_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny()
     monkeypatch.setattr(onnx_files, "LARGEST", 16)

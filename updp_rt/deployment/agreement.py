@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from updp_rt.deployment.errors import ExportError
-from updp_rt.runtime.certify import Judge
+from updp_rt.runtime.judging import Judge
 
 COUNTS = (1, 2, 5)
 Run = Callable[[Tensor], Any]
@@ -39,7 +39,6 @@ class Source:
         weights = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
         if not weights:
             raise ExportError(f"this {type(model).__name__} has no weights that say its dtype and device")
-        self._length = max((weight[0].numel() for weight in weights if weight.dim() > 1), default=1)
         channels, height, width = self.input_size = input_size
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(max(COUNTS), *input_size, generator=generator)
@@ -61,7 +60,7 @@ class Source:
     def _agree(self, run: Run, images: Tensor) -> Agreement:
         shape = tuple(images.shape)
         if shape not in self._judges:
-            self._judges[shape] = Judge(self.model, images, self._length)
+            self._judges[shape] = Judge(self.model, images)
         try:
             with torch.no_grad():
                 found = run(images)
