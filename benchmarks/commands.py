@@ -21,7 +21,7 @@ from benchmarks import front
 from benchmarks.protocol import Suite, run
 from benchmarks.results import RESULTS, read
 from benchmarks.settings import Settings
-from benchmarks.studies import channels_accuracy, progressive_vs_direct
+from benchmarks.studies import channels_accuracy, field, progressive_vs_direct
 from benchmarks.suites import (
     blocks,
     channels_speed,
@@ -52,7 +52,7 @@ SUITES = {
         channels_speed,
     )
 }
-STUDIES = {module.SUITE.name: module.SUITE for module in (progressive_vs_direct, channels_accuracy)}
+STUDIES = {suite.name: suite for suite in (progressive_vs_direct.SUITE, channels_accuracy.SUITE, *field.SUITES)}
 
 app = typer.Typer(
     add_completion=False,
@@ -103,6 +103,7 @@ _LISTS: dict[str, Callable[[str], tuple[Any, ...]]] = {
     "seeds": _numbers,
     "amounts": partial(_numbers, kind=float),
     "importance": _words,
+    "methods": _words,
     "shard": _part,
 }
 # Named as timm's benchmark.py names them, where it has them.
@@ -117,6 +118,7 @@ _OPTIONS: dict[str, Any] = {
     "seeds": _listed("--seeds", help="Seeds"),
     "amounts": _listed("--amounts", help="Shares that are dropped"),
     "importance": _listed("--importance", help="Measures of importance"),
+    "methods": _listed("--methods", help="Methods of pruning"),
     "scope": Annotated[str, typer.Option(help="global: of the parameters; local: of each layer's inputs.")],
     "data": Annotated[str, typer.Option(help="digits, fashion-mnist or idx/FOLDER.")],
     "epochs": Annotated[int | None, typer.Option(help="Epochs of the subnets, instead of the study's.", min=1)],

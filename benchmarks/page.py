@@ -63,6 +63,30 @@ SECTIONS: dict[str, tuple[str, str]] = {
         of their baselines', after the higher ones had been seen; both are shown.
         """,
     ),
+    "field_cnn": (
+        "UPDP and its rivals: depth of CNNs",
+        """
+        Fashion-MNIST: baselines on 12,000 images, pruning on 6,000 of them, accuracy of 5,000 that nothing was trained
+        on or chosen by. All methods have the start, the images, the seeds and as many passes as UPDP; changes and
+        speed-ups are against the baseline of the same seed, timed in turn, on fused kernels. `dp` and `layermerge`
+        choose by latency, so that the number of blocks is theirs. What is published is of other networks, data and
+        devices: it compares with no other column.
+        """,
+    ),
+    "field_vit": (
+        "UPDP and its rivals: a ViT",
+        """
+        As for CNNs. `hetdpt` and `nose` take parts out of blocks; those that narrow a ViT (`wdpruning`, `s2vite`,
+        `scop`, `xpruner`, `hvt`) remove as much arithmetic as UPDP saves, at one share alone.
+        """,
+    ),
+    "field_width": (
+        "UPDP and its rivals: channels",
+        """
+        As above, to a share of the parameters, and trained afterwards: our own masks with and without constraints, and
+        Torch-Pruning's.
+        """,
+    ),
     "channels_accuracy": (
         "Accuracy after channel pruning, without training",
         """

@@ -21,6 +21,7 @@ class Settings:
         seeds: of a study's weights and data.
         amounts: shares of the channels that are dropped, by the measures `importance`; `scope` as `prune_channels` has
             it.
+        methods: of pruning.
         data: what a study trains and judges on.
         epochs: of training a study's subnets, at the learning rate `lr`.
         rounds: in which all candidates take turns.
@@ -46,6 +47,7 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1, 2)
     amounts: tuple[float, ...] | None = None
     importance: tuple[str, ...] | None = None
+    methods: tuple[str, ...] | None = None
     scope: str = "global"
     data: str = "digits"
     epochs: int | None = None

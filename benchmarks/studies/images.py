@@ -34,6 +34,10 @@ class Images:
         unseen: Any = ConcatDataset([self.splits.val, self.splits.test]) if data == "digits" else self.splits.test
         self.unseen = make_loader(unseen, 256, training=False)
 
+    def judge_by(self, unseen: Any) -> None:
+        """Take other images that training never sees."""
+        self.unseen = make_loader(unseen, 256, training=False)
+
     def loader(self, batch: int = BATCH) -> Any:
         """Training images, shuffled."""
         return make_loader(self.splits.train, batch, training=True, seed=self.seed)

@@ -114,6 +114,7 @@ def compare(
         data=data,
         create=(lambda seed: start) if saved else partial(_create, model, size, splits, input_size),
         training=None if saved else TrainConfig.model_validate(training),
+        show=not json,
     )
     progress = Progress(folder / "log.txt", show=not json)
     left = run_jobs(contest, shard=part, progress=progress)

@@ -68,6 +68,7 @@ class Contest:
     Attributes:
         create: the untrained model of a seed; or a trained one, the same for every seed, where `training` is None.
         name: what the model is called.
+        show: whether to say on stderr how far each job is; logs are written all the same.
     """
 
     folder: Path
@@ -77,6 +78,7 @@ class Contest:
     data: str
     create: Callable[[int], nn.Module]
     training: TrainConfig | None
+    show: bool = True
 
     def begin(self) -> None:
         """Make the folder this comparison's; raises `RunError` if it is another's, `ValueError` where one cannot be.
@@ -115,6 +117,7 @@ class Contest:
                 test=splits.test,
                 augmentation=splits.augmentation,
                 notes=splits.describe(),
+                show_progress=self.show,
             )
 
     def row(self, key: str) -> Path:
@@ -145,7 +148,7 @@ def run_jobs(contest: Contest, *, shard: tuple[int, int] = (1, 1), progress: Pro
         RunError: the folder is another comparison's. ValueError: a method cannot prune the model as asked.
     """
     contest.begin()
-    progress = progress or Progress(contest.folder / "log.txt")
+    progress = progress or Progress(contest.folder / "log.txt", show=contest.show)
     part, parts = shard
     jobs = plan_jobs(contest.config)
     mine = [job for index, job in enumerate(jobs) if index % parts == part - 1]
@@ -171,14 +174,28 @@ def run_jobs(contest: Contest, *, shard: tuple[int, int] = (1, 1), progress: Pro
     return [job for job in jobs if not _is_done(contest, job.key)]
 
 
-def _attempt(contest: Contest, job: Job) -> Outcome:
+def do_job(contest: Contest, job: Job) -> Outcome:
+    """Do one job, or go on with it; its model is then in the folder `model_folder`.
+
+    Raises:
+        ValueError: the method cannot prune the model as asked, or training diverged.
+    """
     begun = time.monotonic()
+    outcome = (_narrow if job.is_width else _prune)(contest, job)
+    return outcome.model_copy(update={"seconds": time.monotonic() - begun})
+
+
+def model_folder(folder: Path, job: Job) -> Path:
+    """Where a comparison's folder has the model that came of a job."""
+    return folder / RUNS / job.key / MERGED
+
+
+def _attempt(contest: Contest, job: Job) -> Outcome:
     try:
-        outcome = (_narrow if job.is_width else _prune)(contest, job)
+        return do_job(contest, job)
     except (ValueError, RuntimeError) as error:  # the other methods are still worth comparing
         words = " ".join(str(error).split())[:300]
         return Outcome(method=job.method, goal=job.goal, seed=job.seed, failed=f"{type(error).__name__}: {words}")
-    return outcome.model_copy(update={"seconds": time.monotonic() - begun})
 
 
 def _prune(contest: Contest, job: Job) -> Outcome:
@@ -192,6 +209,7 @@ def _prune(contest: Contest, job: Job) -> Outcome:
         test=splits.test,
         augmentation=splits.augmentation,
         notes=splits.describe(),
+        show_progress=contest.show,
     )
     run_stages(run)
     summary = read_identity(folder / SUMMARY, {"merged", "blocks"})
@@ -216,13 +234,13 @@ def _narrow(contest: Contest, job: Job) -> Outcome:
         Recipe(width_epochs(contest.config), config.lr, config.weight_decay, config.warmup, seed=job.seed),
         stage="train",
         accelerator=accelerator,
-        progress=Progress(folder / "log.txt"),
+        progress=Progress(folder / "log.txt", show=contest.show),
         checkpoint=folder / "subnet.ckpt",
     )
     model = model.cpu().eval()
     size = _size(images)
     accuracy = _accuracy(contest, model, config)
-    save(model, folder / MERGED, input_size=size, accuracy=accuracy, augmentation=splits.augmentation)
+    save(model, model_folder(contest.folder, job), input_size=size, accuracy=accuracy, augmentation=splits.augmentation)
     (folder / "subnet.ckpt").unlink(missing_ok=True)
     return _figures(Outcome(method=job.method, goal=job.goal, seed=job.seed, accuracy=accuracy), model, size)
 
@@ -235,7 +253,7 @@ def _judge_baseline(contest: Contest, seed: int) -> None:
     model, config = contest.baseline(seed), _shared(contest.config, seed)
     size = _size(next(iter(make_loader(contest.splits.val, 1, training=False)))[0])
     accuracy = _accuracy(contest, model, config)
-    save(model, contest.folder / RUNS / job.key / MERGED, input_size=size, accuracy=accuracy)
+    save(model, model_folder(contest.folder, job), input_size=size, accuracy=accuracy)
     _store(contest, job.key, _figures(Outcome(method=BASELINE, goal=0, seed=seed, accuracy=accuracy), model, size))
 
 

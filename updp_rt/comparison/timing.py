@@ -13,12 +13,11 @@ import updp_rt
 from updp_rt._timing import time_side_by_side
 from updp_rt.artifacts import read_manifest
 from updp_rt.artifacts.atomic import write_text
-from updp_rt.comparison.jobs import ROWS, RUNS, read_outcome
+from updp_rt.comparison.jobs import ROWS, model_folder, read_outcome
 from updp_rt.comparison.plan import Job
 from updp_rt.pruning import RunError
 from updp_rt.pruning.latency import describe_device
 from updp_rt.pruning.progress import Progress
-from updp_rt.pruning.run import MERGED
 
 LATENCY = "latency.json"
 
@@ -51,16 +50,18 @@ def measure(
     progress = progress or Progress(folder / "log.txt")
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = [row for path in sorted((folder / ROWS).glob("*.json")) if not (row := read_outcome(path)).failed]
-    keys = {Job(row.method, row.goal, row.seed).key: row.seed for row in rows}
+    done = {job.key: job for job in (Job(row.method, row.goal, row.seed) for row in rows)}
     how = Latencies(device=describe_device(device), batch_size=batch_size, accelerated=accelerated, ms={})
     known = read_latencies(folder)
-    if known is not None and not again and set(known.ms) == set(keys) and known.model_copy(update={"ms": {}}) == how:
+    if known is not None and not again and set(known.ms) == set(done) and known.model_copy(update={"ms": {}}) == how:
         return known
-    with progress.task("latency", len(keys)) as advance:
-        for seed in sorted(set(keys.values())):
+    with progress.task("latency", len(done)) as advance:
+        for seed in sorted({job.seed for job in done.values()}):
             calls = {}
-            for key in (key for key, of in keys.items() if of == seed):
-                saved = folder / RUNS / key / MERGED
+            for key, job in done.items():
+                if job.seed != seed:
+                    continue
+                saved = model_folder(folder, job)
                 shape = (batch_size, *read_manifest(saved).input_size)
                 images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
                 calls[key] = partial(_ready(saved, images, accelerated), images)

@@ -1,0 +1,181 @@
+"""The field: UPDP and its rivals on Fashion-MNIST, one study a table: depth of CNNs, ViTs, and width.
+
+Each model is trained once a seed; every method starts from it, on the same images, with as many passes forward and back
+(`updp_rt.comparison` says how each spends them), to the same goal: a share of the blocks, or of the parameters for
+methods of width. The accuracy is of images that nothing was trained on or chosen by; baseline and pruned model are
+timed in turn, both on fused kernels.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+
+import updp_rt
+from benchmarks.grid import Grid, grouped, what_is_missing
+from benchmarks.protocol import Case, Measured, Record, Suite, known
+from benchmarks.results import Row, by_case
+from benchmarks.samples import spread
+from benchmarks.settings import Settings
+from benchmarks.studies.images import BATCH, VAL, Images
+from benchmarks.studies.progressive_vs_direct import SCANS, Budget
+from updp_rt.blocks import find_family, prunable_blocks
+from updp_rt.comparison import WIDTHS, CompareConfig, Contest, Job, published_rows
+from updp_rt.comparison.jobs import do_job, model_folder
+from updp_rt.data import Splits
+
+# All of a study within six hours of two single-thread processes: pruning sees half of the baseline's images.
+PRUNING_IMAGES, TEST_IMAGES = 6_000, 5_000
+SUPERNET_EPOCHS, EPOCHS, TRIALS = 1, 3, 16
+SHARES = (0.5, 1 / 3)
+DIRECT = "updp:direct=true"
+_CNN = ("updp", DIRECT, "drop", "depthshrinker", "layer-folding", "dp", "layermerge", "toast")
+_VIT = ("updp", DIRECT, "drop", "depthshrinker", "layer-folding", "hetdpt", "nose", "dp", "toast")
+# Their goal is what UPDP saves in arithmetic: at one share, so that the table ends in time.
+NARROWING = ("wdpruning", "wdpruning-as-coded", "s2vite", "scop", "xpruner", "hvt")
+TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "field_cnn": (_CNN, ("small_resnet", "small_mobilenetv2", "small_convnext")),
+    "field_vit": ((*_VIT, *NARROWING), ("small_vit",)),
+    "field_width": (WIDTHS, ("small_resnet", "small_mobilenetv2", "small_convnext", "small_vit")),
+}
+
+
+def cases(table: str, settings: Settings) -> Iterator[Case]:
+    """Seed by seed, the larger share first: whenever it is stopped, all methods have been compared somewhere."""
+    methods, usual = TABLES[table]
+    models = known("model", settings.models or usual, SCANS)
+    shares = settings.amounts or (SHARES if table != "field_width" else SHARES[:1])
+    for seed in settings.seeds:
+        for share in shares:
+            for name in models:
+                for method in known("method", settings.methods, methods):
+                    if settings.amounts is None and method in NARROWING and share != SHARES[0]:
+                        continue
+                    about = {"model": name, "data": settings.data, "seed": seed, "method": method, "share": share}
+                    about |= {"supernet_epochs": SUPERNET_EPOCHS, "epochs": settings.epochs or EPOCHS}
+                    key = f"{name} on {settings.data}, {method} at {share:.2f}, seed {seed}"
+                    measured = partial(measure, name, method, share, seed)
+                    yield Case(key, about, ("baseline", "pruned"), measured, group=f"{name} seed {seed}")
+
+
+def measure(name: str, method: str, share: float, seed: int, record: Record) -> Measured:
+    """One method on one model: accuracy and latency beside the baseline's."""
+    settings, budget = record.settings, SCANS[name]
+    images, model, accuracy = trained(name, seed, settings.data, settings.image_size, settings.work, budget)
+    contest = contest_of(record, name, model, images.splits, settings.lr or budget.lr)
+    blocks = len(prunable_blocks(model))
+    job = Job(method, share if method in WIDTHS else max(1, round(share * blocks)), seed)
+    outcome = do_job(contest, job)
+    record.tell(f"{method}: {outcome.accuracy:.4f}")
+    example = torch.randn(BATCH, *images.size, generator=torch.Generator().manual_seed(0)).to(settings.place)
+    merged = updp_rt.load(model_folder(contest.folder, job))
+    calls = {"baseline": ready(model, example), "pruned": ready(merged, example)}
+    with torch.no_grad():
+        samples = settings.sample(calls, 0.02)
+    figures = {"depth": outcome.depth, "params": outcome.params, "macs": outcome.macs, "seconds": outcome.seconds}
+    return Measured(
+        samples=samples,
+        values={"baseline": {"accuracy": accuracy}, "pruned": {"accuracy": outcome.accuracy, **figures}},
+        about={"pruned": outcome.pruned, "blocks": blocks, "family": find_family(model).name},
+    )
+
+
+def contest_of(record: Record, name: str, model: nn.Module, splits: Splits, lr: float) -> Contest:
+    """The comparison that a job is of, in the case's own folder, from which it goes on."""
+    epochs = record.settings.epochs or EPOCHS
+    shared = {"supernet_epochs": SUPERNET_EPOCHS, "epochs": epochs, "trials": TRIALS, "batch_size": BATCH, "lr": lr}
+    config = CompareConfig(methods=("updp",), num_pruned=(1,), amounts=(), seeds=1, settings=shared)
+    few = replace(splits.first(PRUNING_IMAGES, VAL), test=first(splits.test, TEST_IMAGES))
+    return Contest(record.scratch, name, config, few, record.settings.data, lambda seed: model, None, show=False)
+
+
+@lru_cache(maxsize=1)
+def trained(name: str, seed: int, data: str, size: int, work: Path, budget: Budget) -> tuple[Images, nn.Module, float]:
+    """The images under a seed, a model's baseline, and its accuracy on the images that all are judged by."""
+    images = Images(seed, data, size)
+    model = images.baseline(name, budget.baseline_epochs, budget.baseline_lr, work)
+    images.judge_by(first(images.splits.test, TEST_IMAGES))
+    return images, model, images.accuracy(model)
+
+
+def first(data: Any, count: int) -> Dataset[Any]:
+    """The first `count` images, or as many as there are."""
+    return Subset(data, range(min(count, len(data))))
+
+
+def ready(model: nn.Module, example: Tensor) -> partial[Tensor]:
+    """A call of `model` on fused kernels."""
+    return partial(updp_rt.accelerate(model.to(example.device).eval(), example), example)
+
+
+def tables(rows: Sequence[Row]) -> list[Grid]:
+    """Of each model and share one: means and standard deviations over the seeds, and what is published beside them."""
+    grids = []
+    for (model, data, share, epochs), members in grouped(rows, "model", "data", "share", "epochs").items():
+        columns = (
+            "method",
+            "parts pruned",
+            "seeds",
+            "accuracy, %",
+            "change, points",
+            "speed-up",
+            "published, on ImageNet",
+        )
+        grid = Grid(f"{model} on {data}, a share of {float(str(share)):.2f}, {epochs} epochs", columns)
+        before: dict[object, float] = {}
+        for (method,), chosen in grouped(members, "method").items():
+            found = [case for case in by_case(chosen).values() if {"baseline", "pruned"} <= set(case)]
+            if not found:
+                continue
+            before |= {case["baseline"]["seed"]: case["baseline"]["accuracy"] for case in found}
+            changes = [case["pruned"]["accuracy"] - case["baseline"]["accuracy"] for case in found]
+            ratios = [case["baseline"]["median_ms"] / case["pruned"]["median_ms"] for case in found]
+            counts = sorted({case["pruned"]["pruned"] for case in found})
+            pruned = "-" if method in WIDTHS else " or ".join(map(str, counts))
+            seeds = ", ".join(str(case["pruned"]["seed"]) for case in found)
+            accuracy = spread([case["pruned"]["accuracy"] for case in found])
+            published = published_rows((str(method).partition(":")[0],), str(found[0]["pruned"]["family"]))
+            beside = "-"
+            if published:
+                row = published[0]
+                figures = " to ".join(f"{value:.2f}" for value in (row.before, row.after) if value is not None)
+                beside = ": ".join(filter(None, (row.network, ", ".join(filter(None, (figures, row.gain))))))
+            grid.add(method, pruned, seeds, accuracy, spread(changes, signed=True), times(ratios), beside)
+        if before:
+            blocks, words = members[0]["blocks"], spread(list(before.values()))
+            grid.notes.append(f"Baselines, of {blocks} blocks: {words} over {len(before)} seeds.")
+        grids.append(grid)
+    grids = grids or [Grid("accuracy in %", ("method",))]
+    grids[-1].notes += what_is_missing(rows)
+    return grids
+
+
+def times(ratios: Sequence[float]) -> str:
+    """Mean and standard deviation of speed-ups."""
+    deviation = statistics.stdev(ratios) if len(ratios) > 1 else 0.0
+    return f"{statistics.mean(ratios):.2f} ± {deviation:.2f}×"
+
+
+def _suite(table: str, words: str) -> Suite:
+    return Suite(
+        table,
+        f"{words}: UPDP and its rivals under one budget, in batches of {BATCH}.",
+        partial(cases, table),
+        tables,
+        options=("models", "methods", "data", "image_size", "seeds", "amounts", "epochs", "lr", "shard", "work"),
+        defaults={"image_size": 32, "data": "fashion-mnist"},
+    )
+
+
+CNN = _suite("field_cnn", "Depth of CNNs")
+VIT = _suite("field_vit", "Depth and width of a ViT")
+WIDTH = _suite("field_width", "Channels")
+SUITES = (CNN, VIT, WIDTH)

@@ -1,0 +1,107 @@
+"""The tables of UPDP and its rivals: which cases there are, and what the tables say of them."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import timm
+import torch
+from rich.console import Console
+
+from benchmarks.protocol import Record, run
+from benchmarks.results import read
+from benchmarks.settings import Settings
+from benchmarks.studies import field
+from benchmarks.studies.progressive_vs_direct import Budget
+from updp_rt.comparison import WIDTHS, Contest, Job
+from updp_rt.comparison.jobs import Outcome
+from updp_rt.methods import METHODS
+from updp_rt.pruning.config import PruneConfig
+
+
+def test_every_method_has_its_rows_and_a_goal_that_it_takes() -> None:
+    for table, (methods, models) in field.TABLES.items():
+        cases = list(field.cases(table, Settings(data="fashion-mnist", seeds=(0, 1))))
+        assert len({case.key for case in cases}) == len(cases)
+        assert {case.about["method"] for case in cases} == set(methods)
+        assert {case.about["model"] for case in cases} == set(models)
+        assert all(method.partition(":")[0] in (*METHODS, *WIDTHS) for method in methods)
+        shares = {case.about["method"]: set() for case in cases}
+        for case in cases:
+            shares[case.about["method"]].add(case.about["share"])
+        alone = [method for method, taken in shares.items() if len(taken) == 1]
+        assert set(alone) == (set(WIDTHS) if table == "field_width" else set(methods) & set(field.NARROWING))
+        seeds = [case.about["seed"] for case in cases]
+        assert seeds == sorted(seeds)
+    every = {method for methods, _ in field.TABLES.values() for method in methods}
+    assert every >= {*METHODS, *WIDTHS}, "a method has no row in any table"
+
+
+def test_some_methods_shares_and_models_are_asked_for() -> None:
+    settings = Settings(data="digits", seeds=(3,), methods=("dp",), amounts=(0.25,), models=("small_convnext",))
+    (case,) = field.cases("field_cnn", settings)
+    assert case.key == "small_convnext on digits, dp at 0.25, seed 3"
+    with pytest.raises(ValueError, match="unknown method 'hvt': choose among updp"):
+        next(field.cases("field_cnn", Settings(methods=("hvt",))))
+
+
+def test_a_case_is_timed_beside_its_baseline_and_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six blocks of a MobileNetV2 by a stand-in; 40 of 100 images fewer are right under each seed."""
+    model = timm.create_model("mobilenetv2_035", num_classes=10).eval()
+    done: list[tuple[str, Job, PruneConfig]] = []
+
+    def do_job(contest: Contest, job: Job) -> Outcome:
+        assert contest.create(0) is model
+        config = PruneConfig.model_validate({**contest.config.settings, "num_pruned": 1})
+        done.append((contest.folder.name, job, config))
+        return Outcome(method=job.method, goal=job.goal, seed=job.seed, accuracy=0.5 + 0.01 * job.seed, pruned=6)
+
+    splits = SimpleNamespace(val=[], test=range(9), first=lambda train, val: splits)
+    images = SimpleNamespace(size=(3, 32, 32), splits=splits)
+    monkeypatch.setattr(field, "trained", lambda name, seed, *rest: (images, model, 0.9 + 0.01 * seed))
+    monkeypatch.setattr(field, "replace", lambda splits, test: splits)
+    monkeypatch.setattr(field, "do_job", do_job)
+    monkeypatch.setattr(field.updp_rt, "load", lambda folder: model)
+    monkeypatch.setattr(field, "ready", lambda model, example: partial(torch.sum, example))
+    given: dict[str, Any] = {"methods": ("dp",), "amounts": (0.35,), "models": ("small_mobilenetv2",), "seeds": (0, 1)}
+    settings = Settings(device="cpu", out=tmp_path, work=tmp_path, data="fashion-mnist", rounds=3, **given)
+    record: Record = run(field.CNN, settings, Console(quiet=True))
+    assert [job for _, job, _ in done] == [Job("dp", 6, 0), Job("dp", 6, 1)]
+    assert done[0][2].lr == field.SCANS["small_mobilenetv2"].lr
+    (grid,) = field.tables(read(record.path).rows)
+    ((method, pruned, seeds, accuracy, change, ratio, published),) = grid.rows
+    assert (method, pruned, seeds) == ("dp", "6", "0, 1")
+    assert accuracy == "50.50 ± 0.71"
+    assert change == "-40.00 ± 0.00"
+    assert 0.2 < float(ratio.split()[0]) < 5
+    assert published == "MobileNetV2-1.0, T0 = 25: 72.89 to 72.83, 1.41× on an RTX 2080 Ti, TensorRT"
+    assert grid.notes[0].startswith("Baselines, of 17 blocks: 90.50 ± 0.71")
+
+
+@pytest.mark.slow
+def test_a_table_from_its_training_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few digits, one epoch each: nothing stands in for anything."""
+    for name, value in (("PRUNING_IMAGES", 64), ("TEST_IMAGES", 50), ("TRIALS", 2), ("EPOCHS", 1)):
+        monkeypatch.setattr(field, name, value)
+    monkeypatch.setattr("benchmarks.studies.images.TRAIN", 64)
+    monkeypatch.setitem(field.SCANS, "small_resnet", Budget(1, 1e-3, 1, 1e-3))
+    settings = Settings(
+        device="cpu",
+        out=tmp_path,
+        work=tmp_path / "work",
+        data="digits",
+        image_size=32,
+        rounds=3,
+        methods=("updp", "toast"),
+        models=("small_resnet",),
+        seeds=(0,),
+        amounts=(0.5,),
+    )
+    record = run(field.CNN, settings, Console(quiet=True))
+    assert not [row for row in record.rows if "wrong" in row]
+    (grid,) = field.tables(record.rows)
+    assert [row[:2] for row in grid.rows] == [("updp", "4"), ("toast", "4")]
