@@ -132,7 +132,7 @@ def test_merged_is_masked_in_float64(method: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["layer-folding", "drop"])
+@pytest.mark.parametrize("method", ["layer-folding", "drop", "wdpruning", "s2vite"])
 def test_a_run_that_is_stopped_ends_the_same(tmp_path: Path, method: str) -> None:
     whole = run_method(tmp_path / "whole", method, made("test_vit"), epochs=2)
     for stage in ("supernet", "search"):
