@@ -104,6 +104,7 @@ _LISTS: dict[str, Callable[[str], tuple[Any, ...]]] = {
     "amounts": partial(_numbers, kind=float),
     "importance": _words,
     "methods": _words,
+    "engines": _words,
     "shard": _part,
 }
 # Named as timm's benchmark.py names them, where it has them.
@@ -128,6 +129,7 @@ _OPTIONS: dict[str, Any] = {
     "seconds": Annotated[float, typer.Option("--time-limit", help="Seconds a candidate; no round begins after.")],
     "minutes": Annotated[float | None, typer.Option(help="Begin nothing that would not end within them.")],
     "compiler": Annotated[str, typer.Option("--torchcompile", help="torch.compile's backend; none leaves it out.")],
+    "engines": _listed("--engines", help="Other runtimes: onnxruntime, openvino, migraphx; none leaves them out"),
     "compile_mode": Annotated[str | None, typer.Option("--torchcompile-mode", help="torch.compile's mode.")],
     "library_search": Annotated[bool, typer.Option(help="cuDNN or MIOpen tries all algorithms, slow at first.")],
     "memory": Annotated[bool, typer.Option(help="Measure each variant's peak memory, in its own process.")],

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import updp_rt
+from benchmarks.others import RUNTIMES, run_in
 from benchmarks.rotation import rotated
 from benchmarks.settings import Settings
 from updp_rt.blocks import count_costs, make_progressive, merge_model, prunable_blocks, set_lambda
@@ -81,10 +82,14 @@ def with_layout(value: Any, settings: Settings) -> Any:
     return value.to(memory_format=torch.channels_last) if settings.channels_last else value
 
 
-def make_ready(mode: str, module: nn.Module, example: Tensor, settings: Settings, engine: str = "modules") -> nn.Module:
-    """`module` in one of `MODES`, an accelerated one on `engine`; compiled and measured on `example`."""
+def make_ready(
+    mode: str, module: nn.Module, example: Tensor, settings: Settings, engine: str = "modules"
+) -> Callable[[Tensor], Tensor]:
+    """`module` in one of `MODES` or `RUNTIMES`, an accelerated one on `engine`; compiled and measured on `example`."""
     if mode == "eager":
         return module
+    if mode in RUNTIMES:
+        return run_in(mode, module, example)
     if mode == "accelerated":
         return updp_rt.accelerate(module, example, engine=engine)
     if settings.compiler == "inductor":

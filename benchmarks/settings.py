@@ -27,6 +27,7 @@ class Settings:
         rounds: in which all candidates take turns.
         minutes: no case is begun that would not end within them.
         seconds: after these, times the candidates of a case, no further round is begun but for the first three.
+        engines: other runtimes that models are compared in; ("none",) leaves them out.
         compiler: torch.compile's backend; "none" leaves it out. `compile_mode` is its mode.
         library_search: cuDNN and MIOpen try all of their algorithms.
         memory: measure peak memory too.
@@ -58,6 +59,7 @@ class Settings:
     seconds: float = 60.0
     minutes: float | None = None
     compiler: str = "inductor"
+    engines: tuple[str, ...] | None = None
     compile_mode: str | None = None
     library_search: bool = True
     memory: bool = True

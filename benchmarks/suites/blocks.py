@@ -17,6 +17,7 @@ import updp_rt
 from benchmarks.grid import Grid, gain, grouped, median, ratio, what_is_missing
 from benchmarks.models import MODELS, build_model, make_ready, rotating_images
 from benchmarks.numerics import require_merged, require_model
+from benchmarks.others import ALONE_SECONDS, RUNTIMES, runtimes
 from benchmarks.protocol import Case, Measured, Record, Suite, Wrong, race, turning
 from benchmarks.results import Row, by_case
 from benchmarks.settings import Settings
@@ -39,6 +40,7 @@ CANDIDATES = {
 def cases(settings: Settings) -> Iterator[Case]:
     """All kinds of blocks, at all batch sizes and dtypes."""
     names = tuple(name for name, (_, mode) in CANDIDATES.items() if mode != "compiled" or settings.compiler != "none")
+    names += tuple(name for runtime in runtimes(settings) for name in (runtime, f"merged {runtime}"))
     for model in settings.models or MODELS:
         kinds = block_kinds(model, settings.image_size)
         for dtype in settings.dtypes_or_default:
@@ -93,14 +95,16 @@ def measure_kind(
             merge_fault = fault
 
     def prepare(candidate: str) -> Callable[[], object]:
-        which, mode = CANDIDATES[candidate]
+        *merged, runtime = candidate.split()
+        which, mode = CANDIDATES.get(candidate, ("merged" if merged else "baseline", runtime))
         if which == "merged" and merge_fault:
             raise merge_fault
         ready = make_ready(mode, modules[which], x, settings)
         require_model(ready, modules[which], x)
         return turning(ready, rotating_images(shape, dtype, settings))
 
-    found = race(settings, {name: partial(prepare, name) for name in names}, round_seconds=0.02)
+    alone = ALONE_SECONDS if any(name.split()[-1] in RUNTIMES for name in names) else 0.0
+    found = race(settings, {name: partial(prepare, name) for name in names}, 0.02, alone_seconds=alone)
     found.about = {"form": f"{body}/{form}" if body else form}
     return found
 
@@ -114,6 +118,8 @@ def _pruned(progressive: type[ProgressiveBlock], block: nn.Module, body: str) ->
 def tables(rows: Sequence[Row]) -> list[Grid]:
     """How much faster the other forms are than the baseline block in eager torch, over a model's kinds of blocks."""
     names = [name for name in CANDIDATES if name not in ("baseline", "merged compiled")]
+    there = {row["candidate"] for row in rows}
+    names += [name for runtime in RUNTIMES for name in (runtime, f"merged {runtime}") if name in there]
     columns = ("model", "dtype", "batch", "blocks", *names)
     grid = Grid("blocks: × over the baseline block in eager torch, geometric mean over its kinds (least)", columns)
     for key, members in grouped(rows, "model", "dtype", "batch").items():
@@ -129,7 +135,7 @@ SUITE = Suite(
     "Baseline block, pruned block, merged block, merged block on fused kernels: every kind of block of each model.",
     cases,
     tables,
-    options=("device", "models", "batches", "dtypes", "image_size", "compiler", "compile_mode"),
+    options=("device", "models", "batches", "dtypes", "image_size", "compiler", "compile_mode", "engines"),
     defaults={"seconds": 5.0},
     timed=True,
 )

@@ -33,6 +33,7 @@ from benchmarks.models import (
     with_layout,
 )
 from benchmarks.numerics import require_merge, require_model
+from benchmarks.others import ALONE_SECONDS, RUNTIMES, runtimes
 from benchmarks.protocol import Case, LeftOut, Measured, Record, Suite, first_line, race, turning
 from benchmarks.results import Row, by_case, to_csv
 from benchmarks.settings import Settings
@@ -48,7 +49,7 @@ Look = Callable[[str, nn.Module], None]  # at an accelerated candidate; may rais
 def cases(settings: Settings) -> Iterator[Case]:
     """All models at all batch sizes and dtypes."""
     modes = [mode for mode in MODES if mode != "compiled" or settings.compiler != "none"]
-    names = tuple(f"P{count} {mode}" for count in settings.pruned or PRUNED for mode in modes)
+    names = tuple(f"P{count} {mode}" for count in settings.pruned or PRUNED for mode in (*modes, *runtimes(settings)))
     for name in settings.models or MODELS:
         for dtype in settings.dtypes_or_default:
             for batch in settings.batches_or((1, 8), (1, 128)):
@@ -106,7 +107,7 @@ def time_variants(
         return merged, costs(merged, size)
 
     @cache
-    def ready_in(variant: str, mode: str, plain: bool, engine: str) -> nn.Module:
+    def ready_in(variant: str, mode: str, plain: bool, engine: str) -> Callable[[torch.Tensor], torch.Tensor]:
         source = source_of(variant)[0]
         if plain:
             source = _plain(copy.deepcopy(source))
@@ -118,7 +119,7 @@ def time_variants(
         plain, graph = "nchw" in how, "graph" in how
         engine = "graph" if graph and mode == "accelerated" else "modules"
         ready, given = ready_in(variant, mode, plain, engine), _plain(images) if plain else images
-        if look and mode == "accelerated":
+        if look and isinstance(ready, nn.Module) and mode == "accelerated":
             look(candidate, ready)
         run = in_graph(ready, given) if graph and mode != "accelerated" else ready
         require_model(run, source, given)
@@ -126,7 +127,8 @@ def time_variants(
         layout = replace(settings, channels_last=False) if plain else settings
         return turning(run, rotating_images(tuple(images.shape), dtype, layout))
 
-    found = race(settings, {name: partial(prepare, name) for name in names}, round_seconds=0.15)
+    alone = ALONE_SECONDS if any(name.split()[1] in RUNTIMES for name in names) else 0.0
+    found = race(settings, {name: partial(prepare, name) for name in names}, 0.15, alone_seconds=alone)
     found.values = {candidate: values[candidate] for candidate in found.samples}
     return found, choices
 
@@ -164,7 +166,7 @@ def tables(rows: Sequence[Row]) -> list[Grid]:
     memory = Grid("models: peak memory of the unpruned, MB", ["model", "dtype", "batch", *MODES])
     for (model, dtype), members in grouped(rows, "model", "dtype").items():
         found, batches = list(by_case(members).values()), list(dict.fromkeys(row["batch"] for row in members))
-        sizes, most = " / ".join(map(str, batches)), _most_pruned(members)
+        sizes, most = " / ".join(map(str, batches)), most_pruned(members)
         gains = [
             [ratio(median(case, slow.format(most)), median(case, fast.format(most))) for case in found]
             for slow, fast in pairs.values()
@@ -177,7 +179,23 @@ def tables(rows: Sequence[Row]) -> list[Grid]:
     over = gain(ratio(median(case, "P0 compiled"), median(case, "P0 accelerated")) for case in found_cases)
     grid.notes += [f"Unpruned, accelerated over compiled: {over} in geometric mean (at least)."]
     grid.notes += what_is_missing(rows)
-    return [grid, memory] if memory.rows else [grid]
+    others = in_runtimes(rows)
+    return [one for one in (grid, others, memory) if one is grid or one.rows]
+
+
+def in_runtimes(rows: Sequence[Row]) -> Grid:
+    """What merging buys in other runtimes, and how accelerated models compare, batch sizes side by side."""
+    columns = ("unpruned / merged in it", "it / accelerated, unpruned", "it / accelerated, merged")
+    grid = Grid("models in other runtimes: × faster", ["model", "dtype", "batch", "merged", "runtime", *columns])
+    for (model, dtype), members in grouped(rows, "model", "dtype").items():
+        found, most = list(by_case(members).values()), most_pruned(members)
+        sizes = " / ".join(map(str, dict.fromkeys(row["batch"] for row in members)))
+        for name in RUNTIMES:
+            pairs = ((f"P0 {name}", f"{most} {name}"), *((f"{p} {name}", f"{p} accelerated") for p in ("P0", most)))
+            gains = [[ratio(median(case, slow), median(case, fast)) for case in found] for slow, fast in pairs]
+            if any(value is not None for values in gains for value in values):
+                grid.add(model, dtype, sizes, most, name, *map(slashed, gains))
+    return grid
 
 
 def over_best(case: Mapping[str, Row], name: str) -> float | None:
@@ -185,7 +203,7 @@ def over_best(case: Mapping[str, Row], name: str) -> float | None:
     return ratio(best(case, BASELINES), median(case, name))
 
 
-def _most_pruned(rows: Sequence[Row]) -> str:
+def most_pruned(rows: Sequence[Row]) -> str:
     """The variant with the most blocks merged."""
     return f"P{max((int(row['candidate'].split()[0][1:]) for row in rows if 'median_ms' in row), default=0)}"
 
@@ -205,6 +223,7 @@ SUITE = Suite(
         "channels_last",
         "compiler",
         "compile_mode",
+        "engines",
         "memory",
         "results_file",
     ),

@@ -2,8 +2,9 @@
 
 As the paper does: batch 128, throughput of whole models in plain torch, and a speedup column relative to the slowest.
 The peers are of the families that the paper compares with. Which sizes it took is not known to us; these are timm's
-nearest in cost to ConvNeXt-Tiny and its P-variants. Our variants also run accelerated. The methods of the paper's DeiT
-table are not in timm, so that table holds DeiT-Tiny's variants alone.
+nearest in cost to ConvNeXt-Tiny and its P-variants. Our variants also run accelerated, and all of them in other
+runtimes, where they are installed. The methods of the paper's DeiT table are not in timm, so that table holds
+DeiT-Tiny's variants alone.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import nn
 from benchmarks.grid import Grid, ms, times, what_is_missing
 from benchmarks.models import Choice, build_model, choose, costs, make_ready, merge, rotating_images, with_layout
 from benchmarks.numerics import require_merge, require_model
+from benchmarks.others import ALONE_SECONDS, RUNTIMES, runtimes
 from benchmarks.protocol import Case, LeftOut, Measured, Record, Suite, race, turning
 from benchmarks.results import Row, by_case
 from benchmarks.settings import Settings
@@ -54,8 +56,9 @@ def cases(settings: Settings) -> Iterator[Case]:
             for table, (ours, peers) in TABLES.items():
                 chosen = [name for name in (ours, *peers) if settings.models is None or name in settings.models]
                 variants = [f"{ours} P{count}" for count in settings.pruned or PRUNED] if ours in chosen else []
-                names = [f"{variant} {mode}" for variant in variants for mode in ("eager", "accelerated")]
-                names += [f"{name} eager" for name in chosen if name != ours]
+                others = runtimes(settings)
+                names = [f"{variant} {mode}" for variant in variants for mode in ("eager", "accelerated", *others)]
+                names += [f"{name} {mode}" for name in chosen if name != ours for mode in ("eager", *others)]
                 if names:
                     about = {"table": table, "batch": batch, "dtype": dtype}
                     measured = partial(measure, settings, batch, dtype, tuple(names))
@@ -97,7 +100,8 @@ def measure(settings: Settings, batch: int, dtype_name: str, names: tuple[str, .
         return turning(ready, rotating_images(tuple(images.shape), dtype, settings))
 
     entries = {name: partial(prepare, name) for name in names}
-    found = race(settings, entries, 0.15, each_round=lambda done: record.tell(f"round {done} is done"))
+    alone = ALONE_SECONDS if any(name.split()[-1] in RUNTIMES for name in names) else 0.0
+    found = race(settings, entries, 0.15, lambda done: record.tell(f"round {done} is done"), alone)
     medians = {name: statistics.median(seconds) for name, seconds in found.samples.items()}
     slowest = max((seconds for name, seconds in medians.items() if name.endswith(" eager")), default=math.nan)
     for name, seconds in medians.items():
@@ -131,7 +135,7 @@ SUITE = Suite(
     "ConvNeXt's P-variants among peers from timm, and DeiT-Tiny's, at batch 128, with the paper's speedup column.",
     cases,
     tables,
-    options=("device", "models", "batches", "dtypes", "pruned", "channels_last"),
+    options=("device", "models", "batches", "dtypes", "pruned", "channels_last", "engines"),
     defaults={"warm_calls": 1, "rounds": 5},
     timed=True,
 )

@@ -112,7 +112,7 @@ def test_a_wrong_kernel_gets_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_blocks(tmp_path: Path) -> None:
     options = ["--model", "test_vit,test_resnet", "--img-size", "64", "--batch-size", "1", "--precision", "float32"]
-    rows = run("blocks", tmp_path, *options, *QUICK).rows
+    rows = run("blocks", tmp_path, *options, "--engines", "none", *QUICK).rows
     assert {row["model"] for row in rows} == {"test_vit", "test_resnet"}
     assert_sound(rows, {"baseline", "accelerated", "pruned", "merged", "merged accelerated"})
     assert all(row["form"] for row in rows)
@@ -121,6 +121,7 @@ def test_blocks(tmp_path: Path) -> None:
 def test_models(tmp_path: Path) -> None:
     """Flags and columns of timm's benchmark.py, peak memory, and variants that a model has no blocks for."""
     options = ["-m", "test_resnet", "-b", "2", "--img-size", "32", "--precision", "float32", "--pruned", "1,9"]
+    options += ["--engines", "none"]
     result = run("models", tmp_path, *options, *QUICK, "--results-file", str(tmp_path / "timm.csv"))
     rows = by_candidate(result.rows)
     measured = [rows.pop(name) for name in ("P1 eager", "P1 accelerated")]
@@ -144,12 +145,12 @@ def test_models(tmp_path: Path) -> None:
 def test_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paper, "SIZE", 64)
     options = [option for option in QUICK if option not in ("--torchcompile", "none")]
-    options += ["-m", "deit_tiny_patch16_224,mobilenetv2_140", "-b", "1", "--pruned", "0,1"]
+    options += ["-m", "deit_tiny_patch16_224,mobilenetv2_140", "-b", "1", "--pruned", "0,1", "--engines", "openvino"]
     rows = run("paper", tmp_path, *options).rows
     peers, ours = ([row for row in rows if row["table"] == table] for table in ("ConvNeXt", "DeiT"))
-    assert_sound(peers, {"mobilenetv2_140 eager"})
-    names = {f"deit_tiny_patch16_224 {variant} {mode}" for variant in ("P0", "P1") for mode in ("eager", "accelerated")}
-    assert_sound(ours, names)
+    assert_sound(peers, {"mobilenetv2_140 eager", "mobilenetv2_140 openvino"})
+    modes = ("eager", "accelerated", "openvino")
+    assert_sound(ours, {f"deit_tiny_patch16_224 {variant} {mode}" for variant in ("P0", "P1") for mode in modes})
     slowest = max(row["median_ms"] for row in ours if row["candidate"].endswith("eager"))
     for row in ours:
         assert row["speedup"] == pytest.approx(slowest / row["median_ms"], rel=2e-3)
@@ -157,12 +158,23 @@ def test_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("suite", ["models", "blocks"])
+def test_other_runtimes_are_columns(suite: str, tmp_path: Path) -> None:
+    options = [*QUICK, "-m", "test_vit", "-b", "2", "--precision", "float32", "--img-size", "64"]
+    options += ["--engines", "openvino"] + ["--pruned", "0,1"] * (suite == "models")
+    found = run(suite, tmp_path, *options)
+    forms = {"models": ("P0 openvino", "P1 openvino"), "blocks": ("openvino", "merged openvino")}[suite]
+    assert {row["candidate"] for row in found.rows if "median_ms" in row} >= set(forms)
+    assert any("openvino" in grid.to_markdown() for grid in SUITES[suite].tables(found.rows))
+
+
+@pytest.mark.slow
 def test_engines(tmp_path: Path) -> None:
     options = [option for option in QUICK if option not in ("--torchcompile", "none")]
-    options += ["-m", "test_vit", "-b", "2", "--precision", "float32", "--img-size", "64", "--pruned", "0"]
+    options += ["-m", "test_vit", "-b", "2", "--precision", "float32", "--img-size", "64", "--pruned", "0,1"]
     rows = by_candidate(run("engines", tmp_path, *options).rows)
     modes = ("eager", "inductor", "onnxruntime", "openvino", "modules", "auto")
-    assert_sound(list(rows.values()), {f"P0 {mode}" for mode in modes})
+    assert_sound(list(rows.values()), {*(f"P0 {mode}" for mode in modes), "P1 auto"})
     assert rows["P0 auto"]["engine"] in ("modules", "compiled", *modes[1:4])
     assert "migraphx" in rows["P0 auto"]["refused"]
 
