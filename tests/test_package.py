@@ -29,10 +29,10 @@ ORDER = [
     "backends",
     "verification",
     "runtime",
-    "deployment",
     "projection",
     "comparison",
     "report",
+    "deployment",
     "cli",
 ]
 

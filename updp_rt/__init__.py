@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from updp_rt.artifacts import load, save
     from updp_rt.blocks import UnsupportedModelError, check_model, inspect
     from updp_rt.channels import ChannelError, ChannelResult, prune_channels
-    from updp_rt.deployment import ExportError, export
+    from updp_rt.deployment import ExportError, export, from_pretrained, push_to_hub, save_pretrained
     from updp_rt.methods import prune
     from updp_rt.pruning import PruneConfig, PruneResult
     from updp_rt.reparam import MergeError
@@ -47,9 +47,9 @@ _PARTS = (
     "backends",
     "verification",
     "runtime",
-    "deployment",
     "projection",
     "report",
+    "deployment",
     "cli",
 )
 _HOMES = {
@@ -65,6 +65,9 @@ _HOMES = {
     "verify": "runtime",
     "ExportError": "deployment",
     "export": "deployment",
+    "from_pretrained": "deployment",
+    "push_to_hub": "deployment",
+    "save_pretrained": "deployment",
     "load": "artifacts",
     "save": "artifacts",
     "ChannelError": "channels",
@@ -96,14 +99,17 @@ __all__ = [
     "check_model",
     "explain",
     "export",
+    "from_pretrained",
     "inspect",
     "load",
     "prewarm",
     "prune",
     "prune_channels",
+    "push_to_hub",
     "refresh",
     "restore",
     "save",
+    "save_pretrained",
     "swap",
     "verify",
 ]

@@ -35,7 +35,7 @@ def own_table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def small_resnet() -> nn.Module:
     """Merged in all its blocks, and 16 channels wide."""
     torch.manual_seed(0)
-    return sound(merged(timm.create_model("resnet18", channels=(16, 8, 16, 8), num_classes=7)))
+    return sound(merged(timm.create_model("resnet10t", channels=(16, 8, 16, 8), num_classes=7)))
 
 
 def small_vit() -> nn.Module:

@@ -89,9 +89,10 @@ def test_onnx_computes_what_the_source_does(exported: Any) -> None:
     assert_agree(lambda x: run_onnx(done.path, x), model, [(32, 32)] if name == "vit" else [(32, 32), (40, 56)])
 
 
-@pytest.mark.parametrize("name", ["tiny", *map(slow, MODELS)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
 def test_a_program_runs_where_this_package_is_not(name: str, tmp_path: Path, run_without: Callable[[str], str]) -> None:
-    model, images = tiny() if name == "tiny" else MODELS[name](), torch.randn(3, *SIZE)
+    model, images = MODELS[name](), torch.randn(3, *SIZE)
     done = export(model, tmp_path / "model.pt2", "pt2")
     assert_agree(torch.export.load(done.path).module(), model, [(32, 32)] if name == "vit" else [(32, 32), (40, 56)])
     np.save(tmp_path / "images.npy", images.numpy())

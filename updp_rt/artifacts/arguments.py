@@ -21,9 +21,14 @@ _FEATURES: dict[type, str] = {
 }
 
 
+# What `updp_rt.timm` takes, and the architecture that it builds does not.
+_OURS = ("folder", "description")
+
+
 def recorded_arguments(model: nn.Module) -> dict[str, Any]:
     """What ``timm.create_model`` was given, by timm's own record; classes that timm knows by a name as that name."""
-    return {name: with_names(value) for name, value in getattr(model, "_model_args", {}).items()}
+    record = getattr(model, "_model_args", {})
+    return {name: with_names(value) for name, value in record.items() if name not in _OURS}
 
 
 def with_names(value: Any) -> Any:

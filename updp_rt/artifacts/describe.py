@@ -22,6 +22,7 @@ from updp_rt.artifacts.structure import describe_layers, describe_settings, put_
 from updp_rt.artifacts.weights import cpu_state, tie, tied_weights, with_tied
 from updp_rt.blocks import make_progressive, merge_model, merge_origins, model_input_size, set_lambda
 from updp_rt.blocks.inspect import architecture
+from updp_rt.channels import read_widths, tell_widths
 from updp_rt.reparam import MergeError
 
 
@@ -155,8 +156,10 @@ def rebuild(description: Description, state: dict[str, Tensor]) -> nn.Module:
     # Shapes first, without memory: a manifest that asks for more than the file holds must not allocate it.
     with _Unfilled():
         shapes = skeleton(description, "meta")
+    widths = None
     if description.channels is not None:
         check_fits(shapes, description.input_size)
+        widths = read_widths(shapes, (1, *description.input_size))
     state = with_tied(state, description.tied)
     expected = {key: tuple(value.shape) for key, value in shapes.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in state.items()}
@@ -170,6 +173,7 @@ def rebuild(description: Description, state: dict[str, Tensor]) -> nn.Module:
         model = skeleton(description)
     model.load_state_dict(state, strict=True, assign=True)
     tie(model, description.tied)
+    tell_widths(model, widths)
     return model
 
 

@@ -10,6 +10,7 @@ from updp_rt.channels.prune import ChannelResult, LayerReport, prune_channels
 from updp_rt.channels.select import Selecting, Selection, select_input
 from updp_rt.channels.sizes import replace_tensor
 from updp_rt.channels.trace import Trace, trace
+from updp_rt.channels.widths import read_widths, tell_widths
 
 __all__ = [
     "ChannelError",
@@ -27,7 +28,9 @@ __all__ = [
     "mask_model",
     "pointwise",
     "prune_channels",
+    "read_widths",
     "replace_tensor",
     "select_input",
+    "tell_widths",
     "trace",
 ]

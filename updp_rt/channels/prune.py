@@ -29,6 +29,7 @@ from updp_rt.channels.masks import check_budget, choose_masks
 from updp_rt.channels.order import find_order
 from updp_rt.channels.plan import STRATEGIES, Choice, Copies, choose, choose_naive, count_copies
 from updp_rt.channels.trace import Trace, trace
+from updp_rt.channels.widths import read_widths, tell_widths
 
 # What computes something else in training; a model without any is the same in both modes.
 _OTHER_IN_TRAINING = (_NormBase, _DropoutNd)
@@ -219,6 +220,8 @@ def _export(
     pruned = export_model(model, found, masks, layout, chosen)
     check = check_equal(mask_model(model, masks), pruned, example, exact=exact)
     _tell_size(pruned, example)
+    if isinstance(example, Tensor) and example.dim() == 4:
+        tell_widths(pruned, read_widths(pruned, tuple(example.shape)))
     costs = [
         Cost(sum(p.numel() for p in each.parameters()), macs // count_images(example, found.batched))
         for each, macs in zip((model, pruned), check.macs, strict=True)
