@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 import updp_rt
-from benchmarks.others import RUNTIMES, run_in
+from benchmarks.others import run_in
 from benchmarks.rotation import rotated
 from benchmarks.settings import Settings
 from updp_rt.blocks import count_costs, make_progressive, merge_model, prunable_blocks, set_lambda
 from updp_rt.blocks.randomize import randomize
 from updp_rt.pruning.latency import measure_latency
+from updp_rt.runtime.engines import RUNTIMES
 
 MODELS = ("resnet34", "mobilenetv2_100", "convnext_tiny", "deit_tiny_patch16_224")
 MODES = ("eager", "compiled", "accelerated")

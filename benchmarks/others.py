@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from benchmarks.protocol import LeftOut, known
 from benchmarks.settings import Settings
-from updp_rt.runtime.engines import ENGINES, ConstantEngine
+from updp_rt.runtime.engines import ENGINES, RUNTIMES, ConstantEngine, runtimes_for
 
-RUNTIMES = ("onnxruntime", "openvino", "migraphx")
 # Before a candidate is timed: the threads of these go on spinning after a call.
 ALONE_SECONDS = 0.1
 
@@ -27,8 +26,7 @@ def runtimes(settings: Settings) -> tuple[str, ...]:
     """
     if settings.engines is not None:
         return () if settings.engines == ("none",) else known("engine", settings.engines, RUNTIMES)
-    example = torch.zeros(1, 3, 8, 8, device=settings.place)
-    return tuple(name for name in RUNTIMES if ENGINES[name].supports(nn.Identity(), example)[0])
+    return tuple(runtimes_for(nn.Identity(), torch.zeros(1, 3, 8, 8, device=settings.place)))
 
 
 def run_in(name: str, source: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:

@@ -17,12 +17,13 @@ import updp_rt
 from benchmarks.grid import Grid, gain, grouped, median, ratio, what_is_missing
 from benchmarks.models import MODELS, build_model, make_ready, rotating_images
 from benchmarks.numerics import require_merged, require_model
-from benchmarks.others import ALONE_SECONDS, RUNTIMES, runtimes
+from benchmarks.others import ALONE_SECONDS, runtimes
 from benchmarks.protocol import Case, Measured, Record, Suite, Wrong, race, turning
 from benchmarks.results import Row, by_case
 from benchmarks.settings import Settings
 from updp_rt.blocks import ProgressiveBlock, find_family, prunable_blocks
 from updp_rt.pruning.latency import block_inputs, measure_block
+from updp_rt.runtime.engines import RUNTIMES
 from updp_rt.runtime.memory import keep_freed_memory
 
 # Name, what is run, and how.

@@ -33,12 +33,13 @@ from benchmarks.models import (
     with_layout,
 )
 from benchmarks.numerics import require_merge, require_model
-from benchmarks.others import ALONE_SECONDS, RUNTIMES, runtimes
+from benchmarks.others import ALONE_SECONDS, runtimes
 from benchmarks.protocol import Case, LeftOut, Measured, Record, Suite, first_line, race, turning
 from benchmarks.results import Row, by_case, to_csv
 from benchmarks.settings import Settings
 from updp_rt.artifacts.atomic import write_text
 from updp_rt.blocks import prunable_blocks
+from updp_rt.runtime.engines import RUNTIMES
 
 PRUNED = (0, 3, 6)
 BASELINES = ("P0 eager", "P0 eager graph", "P0 eager nchw", "P0 eager nchw graph", "P0 compiled")

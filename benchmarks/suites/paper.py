@@ -21,10 +21,11 @@ from torch import nn
 from benchmarks.grid import Grid, ms, times, what_is_missing
 from benchmarks.models import Choice, build_model, choose, costs, make_ready, merge, rotating_images, with_layout
 from benchmarks.numerics import require_merge, require_model
-from benchmarks.others import ALONE_SECONDS, RUNTIMES, runtimes
+from benchmarks.others import ALONE_SECONDS, runtimes
 from benchmarks.protocol import Case, LeftOut, Measured, Record, Suite, race, turning
 from benchmarks.results import Row, by_case
 from benchmarks.settings import Settings
+from updp_rt.runtime.engines import RUNTIMES
 
 SIZE = 224
 PRUNED = (0, 3, 6, 9)

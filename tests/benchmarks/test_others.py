@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.others import RUNTIMES, run_in, runtimes
+from benchmarks.others import run_in, runtimes
 from benchmarks.protocol import LeftOut
 from benchmarks.results import Row
 from benchmarks.settings import Settings
 from benchmarks.suites import engines, models
-from updp_rt.runtime.engines import ENGINES
+from updp_rt.runtime.engines import ENGINES, RUNTIMES
 
 
 def test_those_asked_for_or_those_installed_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:

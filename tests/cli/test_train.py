@@ -147,6 +147,7 @@ def test_the_demo_s_table_has_the_accelerated_models_with_their_verdicts(trained
     fast = [
         common.Accelerated("baseline, accelerated", 200.0, 500.0, certified=True),
         common.Accelerated("merged, accelerated", 2.0, 5.0, certified=False),
+        common.Accelerated("merged, openvino", 1.0, 5.0, certified=None),
     ]
     console = Console(width=80)
     with console.capture() as capture:
@@ -154,3 +155,4 @@ def test_the_demo_s_table_has_the_accelerated_models_with_their_verdicts(trained
     lines = {line.strip().partition("  ")[0]: line.split() for line in capture.get().splitlines()}
     assert lines["baseline, accelerated"][2:] == ["certified", "200.00", "ms", "2.50×"]
     assert lines["merged, accelerated"][2:] == ["FAILED", "2.00", "ms", "2.50×"]
+    assert lines["merged, openvino"][2:] == ["logits", "1.00", "ms", "5.00×"]

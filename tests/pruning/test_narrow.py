@@ -90,7 +90,7 @@ def _own_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_own_tables")
 def test_a_run_that_started_narrow_is_compared_with_what_it_started_from(run: Path) -> None:
-    found = profile(run)
+    found = profile(run, engine="modules")
     assert found.input == (16, 3, 32, 32)
     parts = collect(run)
     start = updp_rt.prune_channels(small_model().eval(), IMAGES, amount=0.3).model
@@ -114,6 +114,6 @@ def test_a_narrow_saved_model_is_profiled_and_reported(tmp_path: Path) -> None:
         name: (macs / 1e6, parts.costs[name].macs / 1e6) for name, macs in costs.items()
     }
     assert any(before > after for before, after in (block.sizes for block in strips.blocks))
-    found = profile(folder, batch_size=2)
+    found = profile(folder, batch_size=2, engine="modules")
     assert set(found.blocks) == set(costs)
     read_html(render(collect(folder))[0])

@@ -92,12 +92,16 @@ def check_classes(model: nn.Module, splits: Splits, data: str | None, *, pretrai
 
 @dataclass(frozen=True)
 class Accelerated:
-    """A model on fused kernels: its latency, that of the baseline beside it, and whether its certificate passed."""
+    """A model on fused kernels or another engine: its latency, that of the baseline beside it, and its certificate.
+
+    Attributes:
+        certified: whether that passed; None where the logits alone were compared with float64.
+    """
 
     label: str
     latency_ms: float
     baseline_ms: float
-    certified: bool
+    certified: bool | None
 
 
 def summary_table(summary: dict[str, Any], accelerated: Sequence[Accelerated] = ()) -> Table:
@@ -119,7 +123,7 @@ def summary_table(summary: dict[str, Any], accelerated: Sequence[Accelerated] = 
         )
     for fast in accelerated:
         speedup = f"{fast.baseline_ms / fast.latency_ms:.2f}×"
-        verdict = "certified" if fast.certified else "FAILED"
+        verdict = {True: "certified", False: "FAILED", None: "logits"}[fast.certified]
         table.add_row(fast.label, verdict, "", "", "", f"{fast.latency_ms:.2f} ms", speedup)
     table.caption = (
         f"accuracy on {summary['images']} images of {summary['evaluated_on']}; the merged model predicts "
@@ -132,6 +136,7 @@ def summary_table(summary: dict[str, Any], accelerated: Sequence[Accelerated] = 
         table.caption += (
             f"; accelerated: on fused kernels, timed beside the baseline, which took {accelerated[0].baseline_ms:.2f} "
             "ms then; certified: each fused module, compared with float64, and the logits are within their bounds"
+            f"{'; logits: these alone' if any(fast.certified is None for fast in accelerated) else ''}"
         )
     table.caption_justify = "left"
     return table

@@ -137,7 +137,10 @@ def _accelerated(baseline: Path, run: Path, data: str) -> list[Accelerated]:
         if not path.is_file():
             certify(model, name_images(data)).save(path)
         verdicts.append(Certificate.load(path).passed)
-    return [
+    found = [
         Accelerated("baseline, accelerated", times.baseline_accelerated, times.baseline, verdicts[0]),
         Accelerated("merged, accelerated", times.accelerated, times.baseline, verdicts[1]),
     ]
+    if times.other is not None:
+        found.append(Accelerated(f"merged, {times.other.engine}", times.other.merged, times.baseline, None))
+    return found

@@ -43,8 +43,8 @@ def _device(name: str) -> str:
     return name
 
 
-def _engine(name: str) -> str:
-    if name not in ENGINES:
+def _engine(name: str | None) -> str | None:
+    if name is not None and name not in ENGINES:
         raise ValueError(f"--engine takes {', '.join(ENGINES)}, not {name!r}")
     return name
 
@@ -58,6 +58,10 @@ Device = Annotated[
     str, typer.Option(help="cpu, cuda (AMD's GPUs too), or auto: a GPU if there is one.", callback=_device)
 ]
 Engine = Annotated[str, typer.Option(help=f"What runs the whole model: {', '.join(ENGINES)}.", callback=_engine)]
+OtherEngine = Annotated[
+    str | None,
+    typer.Option("--engine", help=f"{', '.join(ENGINES)}. Default: a runtime that is installed.", callback=_engine),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Channels = Annotated[int | None, typer.Option("--in-chans", min=1, help="Channels of the images: 1 for grey ones.")]
 Size = Annotated[str | None, typer.Option("--img-size", help="Image size, such as 224 or 160x192 (height x width).")]

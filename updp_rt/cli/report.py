@@ -9,7 +9,7 @@ import typer
 
 from updp_rt.cli.app import app
 from updp_rt.cli.common import DTYPES, out, parse_dtype, print_json
-from updp_rt.cli.options import AsJson
+from updp_rt.cli.options import AsJson, OtherEngine
 
 
 def _is_there(folder: Path) -> Path:
@@ -28,9 +28,12 @@ def profile(
     folder: Folder,
     batch: Annotated[int | None, typer.Option(min=1, help="Images at once. Default: the run's, or 8.")] = None,
     dtype: Annotated[str, typer.Option(help=f"One of {', '.join(DTYPES)}.")] = "float32",
+    engine: OtherEngine = None,
     json: AsJson = False,
 ) -> None:
     """Time the merged model in FOLDER beside its baseline: whole, block by block, kernel by kernel.
+
+    Whole models are also timed on another engine, where one is installed; --engine modules leaves that out.
 
     What was measured is kept in FOLDER/profile.json, which `updp-rt report` draws. On a GPU if there is one.
     """
@@ -39,15 +42,20 @@ def profile(
     from updp_rt.cli.progress import followed
 
     with followed(show=not json):
-        found = report.profile(folder, batch_size=batch, dtype=kind)
+        found = report.profile(folder, batch_size=batch, dtype=kind, engine=engine)
     if json:
         print_json(found.model_dump(mode="json"))
         return
-    whole = found.model
+    whole, other = found.model, ""
+    if whole.other is not None:
+        other = (
+            f"; in {whole.other.engine} baseline {whole.other.baseline:.2f} ms, merged {whole.other.merged:.2f} ms "
+            f"({whole.baseline / whole.other.merged:.2f}×)"
+        )
     out.print(
         f"batch {found.input[0]}, {found.dtype}, {found.device}: baseline {whole.baseline:.2f} ms, merged "
         f"{whole.merged:.2f} ms, merged on fused kernels {whole.accelerated:.2f} ms "
-        f"({whole.baseline / whole.accelerated:.2f}×)",
+        f"({whole.baseline / whole.accelerated:.2f}×){other}",
         soft_wrap=True,
     )
     out.print(f"blocks and kernels: {folder / report.PROFILE}   as pictures: updp-rt report {folder}", soft_wrap=True)

@@ -21,7 +21,7 @@ from updp_rt.cli.common import (
     saved_folder,
 )
 from updp_rt.cli.images import ImageOptions, reads_images
-from updp_rt.cli.options import MODEL_OR_FOLDER, AsJson, Device, Size, model_or_folder
+from updp_rt.cli.options import MODEL_OR_FOLDER, AsJson, Device, Engine, Size, model_or_folder
 
 if TYPE_CHECKING:
     from updp_rt.verification import Certificate
@@ -49,6 +49,7 @@ def verify(
         typer.Option(help="Validation images of digits, fashion-mnist, a folder ... Default: random."),
     ] = None,
     device: Device = "auto",
+    engine: Engine = "modules",
     prune: Annotated[str, typer.Option("--prune", help="With --model.")] = "all",
     img_size: Size = None,
     seed: Annotated[int, typer.Option(help="Seed of what is drawn: images, adversarial inputs, weights.")] = 0,
@@ -82,6 +83,7 @@ def verify(
     from updp_rt.verification import Certificate
 
     how: dict[str, Any] = {"device": place, "tell": partial(print, file=sys.stderr)}
+    new: dict[str, Any] = {"batch": batch, "dtype": kind, "size": size, "seed": seed, "engine": engine}
     since: dict[str, Any] = {}
     if check is not None:
         old, named = Certificate.load(check), target or str(check.parent)
@@ -94,7 +96,7 @@ def verify(
         folder = saved_folder(target)
         source = name_images(data, images.transforms, images.class_map) if data else RANDOM
         with followed(show=not json):
-            certificate = certify(folder or target, source, batch=batch, dtype=kind, size=size, seed=seed, **how)
+            certificate = certify(folder or target, source, **new, **how)
         path = out_file or (folder / "certificate.json" if folder else None)
     if path is not None:
         certificate.save(path)

@@ -19,7 +19,9 @@ from updp_rt.blocks import find_blocks
 from updp_rt.pruning.latency import block_inputs, describe_device
 from updp_rt.pruning.run import SUMMARY
 from updp_rt.report.collect import PROFILE, RUN, Missing, baseline_of, model_folder, read
-from updp_rt.report.schema import Identity, KernelTime, ModelTimes, Profile, Roof, Summary, Times
+from updp_rt.report.schema import EngineTimes, Identity, KernelTime, ModelTimes, Profile, Roof, Summary, Times
+from updp_rt.runtime.dispatch import AccelerationError
+from updp_rt.runtime.engines import runtimes_for
 from updp_rt.runtime.explanation import Row
 from updp_rt.runtime.roofline import peak
 
@@ -29,19 +31,27 @@ _WHOLE = ""  # the place of the whole model among its blocks
 
 
 @torch.no_grad()
-def profile(folder: str | Path, *, batch_size: int | None = None, dtype: torch.dtype = torch.float32) -> Profile:
+def profile(
+    folder: str | Path,
+    *,
+    batch_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    engine: str | None = None,
+) -> Profile:
     """Time the merged model of `folder` beside its baseline, on a GPU if there is one; kept in ``profile.json`` there.
 
     Whole models and blocks are timed in turn, as they are and on fused kernels. The baseline is what the run started
     from (of a saved model timm's own), with fresh weights, on which speed does not depend. Tables of tuned kernels are
-    read and written as `updp_rt.accelerate` does.
+    read and written as `updp_rt.accelerate` does. Whole models are also timed on another engine.
 
     Args:
         folder: a run's, or a saved model's.
         batch_size: images at once; None takes the run's, so that figures of one page compare, and else 8.
+        engine: as of `updp_rt.accelerate`; None takes a runtime that is installed, and ``modules`` leaves that out.
 
     Raises:
         ValueError: no folder of ours, or no merged model in it. `ArtifactError`: its model is damaged.
+        AccelerationError: the engine asked for cannot run these models here.
     """
     folder = Path(folder)
     saved = model_folder(folder)
@@ -64,6 +74,7 @@ def profile(folder: str | Path, *, batch_size: int | None = None, dtype: torch.d
     timed: dict[str, dict[str, float]] = {}
     for (part, variant), seconds in time_side_by_side(calls, device=device, what="timing").items():
         timed.setdefault(part, {})[variant] = seconds * 1e3
+    whole = ModelTimes(**timed.pop(_WHOLE), other=_engine_times(engine, baseline, merged, images))
     explanation, roof = updp_rt.explain(fast), peak(device)
     result = Profile(
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -73,13 +84,31 @@ def profile(folder: str | Path, *, batch_size: int | None = None, dtype: torch.d
         device=describe_device(device),
         environment=explanation.environment,
         roof=Roof(flops=roof.flops.get(dtype, roof.flops[torch.float32]), bandwidth=roof.bandwidth, source=roof.source),
-        model=ModelTimes(**timed.pop(_WHOLE)),
+        model=whole,
         blocks={name: Times(**times) for name, times in timed.items()},
         kernels=[_kernel_time(row) for row in explanation.rows],
         unfused=explanation.unfused,
     )
     write_text(folder / PROFILE, result.model_dump_json(indent=2) + "\n")
     return result
+
+
+def _engine_times(engine: str | None, baseline: nn.Module, merged: nn.Module, images: Tensor) -> EngineTimes | None:
+    """Both models on one engine; None where no other is there, or none can run them."""
+    for name in [engine] if engine else runtimes_for(merged, images):
+        if name == "modules":
+            break
+        try:
+            models = {"baseline": baseline, "merged": merged}
+            calls = {key: partial(updp_rt.accelerate(m, images, engine=name), images) for key, m in models.items()}
+        except AccelerationError:
+            if engine:
+                raise
+            continue
+        # Threads of other runtimes go on spinning after a call.
+        times = time_side_by_side(calls, rounds=7, round_seconds=0.02, alone_seconds=0.1, device=images.device)
+        return EngineTimes(engine=name, **{key: seconds * 1e3 for key, seconds in times.items()})
+    return None
 
 
 def _batch_size(folder: Path) -> int:

@@ -81,10 +81,21 @@ class Times(BaseModel):
     accelerated: Milliseconds
 
 
+class EngineTimes(BaseModel):
+    """Milliseconds of whole models on another engine."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    engine: str
+    baseline: Milliseconds
+    merged: Milliseconds
+
+
 class ModelTimes(Times):
     """Of whole models; `baseline_accelerated` is the unpruned model on fused kernels."""
 
     baseline_accelerated: Milliseconds
+    other: EngineTimes | None = None
 
 
 class KernelTime(BaseModel):

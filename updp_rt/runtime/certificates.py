@@ -25,6 +25,7 @@ def certify(
     size: tuple[int, int] | None = None,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    engine: str = "modules",
     tell: Callable[[str], object] = lambda line: None,
 ) -> Certificate:
     """Load, accelerate and verify a model on the images that `source` names.
@@ -32,6 +33,7 @@ def certify(
     Args:
         model: the folder of a saved model, or timm's name of one, whose random weights are drawn by `seed`.
         source: `RANDOM`, or what `name_images` made of a data set.
+        engine: what runs the whole model, as of `accelerate`.
         size: ``(height, width)`` of the images; the model's own by default.
         tell: takes lines about what pictures go through.
 
@@ -44,7 +46,7 @@ def certify(
     how = opened.preprocessing or opened.model
     images = named_images(source, shape, seed=seed, preprocessing=how, tell=tell).to(device, dtype)
     merged = opened.model.to(device, dtype)
-    fast = accelerate(merged, images)
+    fast = accelerate(merged, images, engine=engine)
     return verify(merged, fast, images, seed=seed, source=source)
 
 
@@ -58,8 +60,8 @@ def certify_again(old: Certificate, model: Path | str, **options: Any) -> tuple[
         ValueError: the certificate is of another model; and as `certify`.
     """
     batch, _, height, width = old.inputs.shape
-    seed, dtype = old.inputs.seed, getattr(torch, old.dtype)
-    new = certify(model, old.inputs.source, batch=batch, dtype=dtype, size=(height, width), seed=seed, **options)
+    how = {"dtype": getattr(torch, old.dtype), "seed": old.inputs.seed, "engine": old.engine, **options}
+    new = certify(model, old.inputs.source, batch=batch, size=(height, width), **how)
     if new.model != old.model:
         raise ValueError(
             f"the certificate is of {old.model.architecture} with weights {old.model.weights_sha256[:12]}…, {model} "

@@ -26,13 +26,18 @@ class Group:
 
 
 def draw_model_times(found: ModelTimes, batch: int, where: str) -> Chart:
-    """The model as it was and as it is, plainly and on fused kernels."""
+    """The model as it was and as it is, plainly, on fused kernels, and on another engine where one was there."""
     rows = [
         ("baseline", found.baseline, "baseline"),
         ("baseline, fused kernels", found.baseline_accelerated, "baseline-fast"),
         ("merged", found.merged, "merged"),
         ("merged, fused kernels", found.accelerated, "accelerated"),
     ]
+    if found.other is not None:
+        rows += [
+            (f"baseline, {found.other.engine}", found.other.baseline, "baseline-fast"),
+            (f"merged, {found.other.engine}", found.other.merged, "accelerated"),
+        ]
     groups = [
         Group(
             label, [Bar(ms, css, f"{milliseconds(ms)} · {times(found.baseline / ms)}", f"{label}: {milliseconds(ms)}")]
@@ -43,7 +48,7 @@ def draw_model_times(found: ModelTimes, batch: int, where: str) -> Chart:
     return Chart(
         name="speed",
         title="Speed of the whole model",
-        description=f"Batch {batch} on {where}, all four timed in turn. Fastest: {fastest[0]}, "
+        description=f"Batch {batch} on {where}, timed in turn. Fastest: {fastest[0]}, "
         f"{milliseconds(fastest[1])}, {times(found.baseline / fastest[1])} the baseline's speed.",
         drawings=drawings(lambda width: _draw(groups, width, 22.0, "ms per batch")),
         table=Table(

@@ -6,6 +6,8 @@ them. The others hand the source model to another compiler. To add one, write an
 
 from __future__ import annotations
 
+from torch import Tensor, nn
+
 from updp_rt.runtime.engines.base import Engine, detach, engine_of
 from updp_rt.runtime.engines.compiled import CompiledEngine
 from updp_rt.runtime.engines.constant import ConstantEngine
@@ -17,6 +19,7 @@ from updp_rt.runtime.engines.openvino import OpenVinoEngine
 
 _ALL = (ModulesEngine, CompiledEngine, GraphEngine, InductorEngine, OnnxRuntimeEngine, OpenVinoEngine, MigraphxEngine)
 ENGINES: dict[str, Engine] = {engine.name: engine() for engine in _ALL}
+RUNTIMES = ("openvino", "onnxruntime", "migraphx")  # those of other packages
 
 
 def parse_engine(name: str) -> Engine:
@@ -26,4 +29,9 @@ def parse_engine(name: str) -> Engine:
     return ENGINES[name]
 
 
-__all__ = ["ENGINES", "ConstantEngine", "Engine", "detach", "engine_of", "parse_engine"]
+def runtimes_for(model: nn.Module, example: Tensor) -> list[str]:
+    """Names of other packages' engines that are installed and can run `model` on inputs like `example`."""
+    return [name for name in RUNTIMES if ENGINES[name].supports(model, example)[0]]
+
+
+__all__ = ["ENGINES", "RUNTIMES", "ConstantEngine", "Engine", "detach", "engine_of", "parse_engine", "runtimes_for"]
