@@ -21,7 +21,7 @@ from updp_rt.artifacts.manifest import Description
 from updp_rt.deployment.hub import from_pretrained
 
 # What timm gives every entry besides, and what says where weights are.
-_PASSING = {"pretrained_cfg_overlay", "pretrained_model_args", "cache_dir"}
+_PASSING = {"pretrained_cfg_overlay", "pretrained_model_args"}
 
 
 def updp_rt(
@@ -30,6 +30,7 @@ def updp_rt(
     folder: str | Path | None = None,
     description: dict[str, Any] | None = None,
     pretrained_cfg: Any = None,
+    cache_dir: str | None = None,
     features_only: bool = False,
     out_indices: int | tuple[int, ...] | None = None,
     num_classes: int | None = None,
@@ -50,12 +51,12 @@ def updp_rt(
     """
     if (folder is None) == (description is None):
         raise ArtifactError("timm's model updp_rt is a saved one: say which, by folder=FOLDER")
-    model: Any = load(folder) if folder is not None else _from_hub(description, pretrained, pretrained_cfg)
+    model: Any = load(folder) if folder is not None else _from_hub(description, pretrained, pretrained_cfg, cache_dir)
     _refuse({name: value for name, value in options.items() if name not in _PASSING}, traits(model))
     if img_size is not None:
         _set_size(model, img_size)
     if drop_rate is not None:
-        model.drop_rate = drop_rate
+        _set_dropout(model, drop_rate)
     if num_classes is not None and num_classes != model.num_classes:
         model.reset_classifier(num_classes)
     if not features_only:
@@ -68,7 +69,7 @@ default_cfgs: dict[str, dict[str, Any]] = {"updp_rt": {}}  # timm warns of entri
 register_model(updp_rt)
 
 
-def _from_hub(description: Any, pretrained: bool, config: Any) -> nn.Module:
+def _from_hub(description: Any, pretrained: bool, config: Any, cache_dir: str | None) -> nn.Module:
     """What timm has read the ``config.json`` of, its weights too if asked for."""
     if not pretrained:
         try:
@@ -78,7 +79,7 @@ def _from_hub(description: Any, pretrained: bool, config: Any) -> nn.Module:
     config = config if isinstance(config, dict) else vars(config)
     name, _, revision = str(config.get("hf_hub_id") or "").partition("@")
     place = config.get("file") if config.get("source") == "local-dir" else name
-    return from_pretrained(place or "", revision=revision or None)
+    return from_pretrained(place or "", revision=revision or None, cache_dir=cache_dir)
 
 
 def _refuse(options: dict[str, Any], traits: dict[str, Any]) -> None:
@@ -88,6 +89,18 @@ def _refuse(options: dict[str, Any], traits: dict[str, Any]) -> None:
             raise ArtifactError(f"{name}: a saved model is built as it was saved")
         if traits.get(name) != value:
             raise ArtifactError(f"this model {said[name].format(traits.get(name), value)}")
+
+
+def _set_dropout(model: Any, rate: float) -> None:
+    """Of the classifier, in whichever of timm's places it is held."""
+    layers = [getattr(model, "head_drop", None), getattr(getattr(model, "head", None), "drop", None)]
+    held = [layer for layer in layers if isinstance(layer, nn.Dropout)]
+    for layer in held:
+        layer.p = rate
+    if hasattr(model, "drop_rate"):
+        model.drop_rate = rate
+    elif rate and not held:
+        raise ArtifactError(f"drop_rate: this {type(model).__name__} has no dropout before its classifier")
 
 
 def _set_size(model: Any, size: int | tuple[int, int]) -> None:

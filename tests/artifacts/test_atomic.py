@@ -94,7 +94,7 @@ def test_the_reason_is_the_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("updp_rt.artifacts.atomic._sync", full)
+    monkeypatch.setattr("updp_rt.artifacts.atomic.sync", full)
     with pytest.raises(WriteError, match=r"a\.json cannot be written: No space left on device\."):
         write_json(tmp_path / "a.json", {})
     assert contents(tmp_path) == {}

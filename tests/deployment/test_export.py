@@ -186,6 +186,28 @@ def test_what_cannot_be_exported_is_one_clear_error(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_what_other_packages_refuse_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Foreign(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.linalg.svdvals(self.conv(x).flatten(1))
+
+    with pytest.raises(ExportError, match="torch cannot write this model as ONNX"):
+        export(Foreign(), tmp_path / "model.onnx", "onnx")
+    monkeypatch.setattr(onnx.checker, "check_model", _refuse)
+    with pytest.raises(ExportError, match="ONNX's checker refuses the file: no"):
+        export(tiny(), tmp_path / "model.onnx", "onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def _refuse(*args: Any, **options: Any) -> None:
+    raise onnx.checker.ValidationError("no")
+
+
 def test_what_is_not_installed_is_named_with_what_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "onnx" else found(name, *rest))

@@ -209,9 +209,11 @@ def test_what_timm_s_scripts_call(saved: Any, tmp_path: Path) -> None:
     assert len(timm.utils.accuracy(output, target, topk=(1, 5))) == 2
 
     bench = timm.create_model(
-        "updp_rt", in_chans=3, global_pool=None, scriptable=False, drop_rate=0.1, drop_path_rate=None, **arguments
+        "updp_rt", in_chans=3, global_pool=None, scriptable=False, drop_rate=0.5, drop_path_rate=None, **arguments
     )
-    assert bench.drop_rate == 0.1
+    with torch.no_grad():
+        features = bench.train().forward_features(images)
+        assert not torch.equal(bench.forward_head(features), bench.forward_head(features))  # dropout at work
     assert bench.default_cfg is bench.pretrained_cfg
     optimizer = timm.optim.create_optimizer_v2(bench.train(), opt="sgd", lr=1e-4)
     loss: Tensor = nn.functional.cross_entropy(bench(images), target)

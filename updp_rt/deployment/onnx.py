@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from updp_rt.artifacts.atomic import atomic_path
+from updp_rt.artifacts.atomic import atomic_path, sync
 from updp_rt.artifacts.onnx import INPUT, OPSET, missing_packages, program_to_onnx
 from updp_rt.artifacts.preprocessing import model_preprocessing
 from updp_rt.blocks.inspect import architecture
 from updp_rt.deployment.agreement import Check
-from updp_rt.deployment.errors import ExportError
+from updp_rt.deployment.errors import ExportError, first_line
 from updp_rt.deployment.program import BATCH, SIZE
 
 # A protobuf holds 2 GB; what is not weights is small.
@@ -48,10 +48,12 @@ def write_onnx(
         ExportError: the file would hold operators that are not ONNX's, or computes something else.
         WriteError: it cannot be written.
     """
-    import onnx
     import onnx_ir
 
-    found = program_to_onnx(program, {**BATCH, **(SIZE if any_size else {})})
+    try:
+        found = program_to_onnx(program, {**BATCH, **(SIZE if any_size else {})})
+    except Exception as error:  # whatever torch's exporter raises
+        raise ExportError(f"torch cannot write this model as ONNX: {first_line(error)}") from error
     operators = Counter(_name(node) for node in found.graph.all_nodes())
     if foreign := [name for name in operators if "::" in name]:
         raise ExportError(f"ONNX has no operators for this model; it would need {', '.join(foreign)}")
@@ -62,7 +64,9 @@ def write_onnx(
     try:
         with atomic_path(path) as temporary:
             onnx_ir.save(found, temporary, external_data=beside.name if beside else None)
-            onnx.checker.check_model(str(temporary), full_check=True)
+            if beside:
+                sync(beside)
+            _check_format(temporary)
             compared = importlib.util.find_spec("onnxruntime") is not None
             if compared:
                 check(_session(temporary))
@@ -93,13 +97,25 @@ def about(model: nn.Module, channels: int) -> dict[str, str]:
     return found | ({"preprocessing": json.dumps(preprocessing.model_dump())} if preprocessing else {})
 
 
+def _check_format(file: Path) -> None:
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(file), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"ONNX's checker refuses the file: {first_line(error)}") from error
+
+
 def _session(file: Path) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # one class for each of its statuses
+        raise ExportError(f"ONNX Runtime does not take the file: {first_line(error)}") from error
 
     def run(images: Tensor) -> list[Tensor]:
         return [torch.from_numpy(y) for y in session.run(None, {INPUT: images.contiguous().numpy()})]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from updp_rt.artifacts.atomic import atomic_path
 from updp_rt.deployment.agreement import Check
-from updp_rt.deployment.errors import ExportError
+from updp_rt.deployment.errors import ExportError, first_line
 from updp_rt.deployment.program import trace
 from updp_rt.ops.library import kept_operators
 from updp_rt.runtime import accelerate
@@ -38,7 +38,10 @@ def write_package(model: nn.Module, images: Tensor, path: Path, check: Check, *,
         program = trace(fast, images, any_size=False)
     kept = sorted({str(n.target) for n in program.graph.nodes if str(n.target).startswith("updp_rt.")})
     with tempfile.TemporaryDirectory() as folder:  # torch wants a path to end as it likes
-        compiled = torch._inductor.aoti_compile_and_package(program, package_path=f"{folder}/model.pt2")
+        try:
+            compiled = torch._inductor.aoti_compile_and_package(program, package_path=f"{folder}/model.pt2")
+        except Exception as error:  # whatever torch's compiler raises
+            raise ExportError(f"AOTInductor cannot compile this model: {first_line(error)}") from error
         check(torch._inductor.aoti_load_package(compiled))
         with atomic_path(path) as temporary:
             shutil.copyfile(compiled, temporary)

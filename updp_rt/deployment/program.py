@@ -12,7 +12,7 @@ from torch.export import Dim, ExportedProgram
 
 from updp_rt.artifacts.atomic import atomic_path
 from updp_rt.deployment.agreement import Check
-from updp_rt.deployment.errors import ExportError
+from updp_rt.deployment.errors import ExportError, first_line
 
 # Dimensions of images ``[N, C, H, W]`` that a program may leave open.
 BATCH, SIZE = {0: "batch"}, {2: "height", 3: "width"}
@@ -33,7 +33,7 @@ def trace(model: nn.Module, images: Tensor, *, any_size: bool) -> ExportedProgra
     try:
         program = torch.export.export(model, (images,), dynamic_shapes=(free,))
     except Exception as error:  # whatever torch's exporter and the model's own code raise
-        raise ExportError(f"torch.export cannot follow this {type(model).__name__}: {_first_line(error)}") from error
+        raise ExportError(f"torch.export cannot follow this {type(model).__name__}: {first_line(error)}") from error
     for node in program.graph.nodes:  # which say where on this machine its code lies
         node.meta.pop("stack_trace", None)
     return program
@@ -49,7 +49,3 @@ def write_program(program: ExportedProgram, path: Path, check: Check) -> dict[st
         buffer.seek(0)
         check(torch.export.load(buffer).module())
     return {"needs": "torch alone: torch.export.load(FILE).module()"}
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

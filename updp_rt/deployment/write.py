@@ -78,7 +78,8 @@ def export(
         raise ExportError(f"{path}: a file of format {format} ends in {FORMATS[format]}: name it so")
     if keep_kernels and format != "aoti":
         raise ExportError(f"{format} holds standard operators only: kernels can be kept with format aoti")
-    source = Source(to_source(copy_model(model)).eval(), input_size or model_input_size(model))
+    plain = to_source(copy_model(model)).eval()
+    source = Source(plain.cpu() if format == "onnx" else plain, input_size or model_input_size(model))
     dtype = source.images.dtype
     if format == "onnx":
         lacks_onnx(dtype)
