@@ -104,4 +104,4 @@ def test_a_table_from_its_training_on(tmp_path: Path, monkeypatch: pytest.Monkey
     record = run(field.CNN, settings, Console(quiet=True))
     assert not [row for row in record.rows if "wrong" in row]
     (grid,) = field.tables(record.rows)
-    assert [row[:2] for row in grid.rows] == [("updp", "4"), ("toast", "4")]
+    assert [tuple(row[:2]) for row in grid.rows] == [("updp", "4"), ("toast", "4")]

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from updp_rt._copies import copy_model
-from updp_rt.channels import prune_channels
+from updp_rt.channels import prune_channels, read_widths, tell_widths
 
 WIDTHS = ("channels", "channels-constrained", "torch-pruning")
 MEASURE = "lamp"
@@ -96,6 +96,7 @@ def _prune_groups(model: nn.Module, example: Tensor, ratio: float) -> nn.Module:
         attention.fused_attn = was
     for parameter in model.parameters():
         parameter.grad = None
+    tell_widths(model, read_widths(model, tuple(example.shape)))
     return model.eval()
 
 
