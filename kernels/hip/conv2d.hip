@@ -84,6 +84,7 @@ ALIGNED(float32, 192, 64, 16, 4, 2)
 ALIGNED(float16, 128, 128, 32, 4, 2)
 ALIGNED(float16, 128, 192, 32, 4, 2)
 SLIDING(float16, 320, 64, 32, 4, 2, 384)
+SLIDING(float16, 224, 64, 32, 4, 2, 320)
 
 ALIGNED(bfloat16, 128, 128, 32, 4, 2)
 ALIGNED(bfloat16, 192, 64, 32, 4, 2)

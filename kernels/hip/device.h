@@ -17,7 +17,7 @@
 //   maximum              of numbers; a NaN is passed over
 //   multiply_add         a * b + c, rounded once
 //   uniform_constant     keeps instructions free
-//   loads_begin          loads from LDS before it are not put off
+//   loads_begin          loads before it are not put off
 //   from_lane            a value that another lane of the wave has
 #pragma once
 
@@ -85,7 +85,7 @@ DEVICE float uniform_constant(float value) {
   return value;
 }
 
-// What was read from LDS before is asked for by now, however late it is used.
+// What was read before, from LDS or from memory, is asked for by now, however late it is used.
 DEVICE void loads_begin() { asm volatile("" ::: "memory"); }
 
 // `value`, which is uniform, and which the compiler takes for a new one each time: what is computed from it is not kept

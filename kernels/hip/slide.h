@@ -81,6 +81,7 @@ DEVICE void slide(Sums<Tile>& sums, Patch<Tile, SLOTS>& patch, const Slide<Tile,
     // Asked for as early as can be, and put into LDS after the last tap.
     if (tap == 0 && step + by.taps < steps) x.load(step + by.taps, staged_x);
     w.load(step + 1, staged_w);
+    loads_begin();  // else the weight is read when its registers are free again, in the middle of the products
     multiply(step);
     tap++;
     if (tap == by.taps) {
