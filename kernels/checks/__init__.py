@@ -7,6 +7,7 @@ channels-last memory; rows are contiguous and may lie any distance apart; weight
 
 from .attention import HEAD_DEPTHS, check_attention
 from .conv2d import check_conv2d
+from .conv2d_max_pool import CONVOLUTION, POOL, STEM_ACTIVATIONS, STEM_CHANNELS, check_conv2d_max_pool
 from .depthwise_conv2d import check_depthwise_conv2d
 from .depthwise_pointwise import check_depthwise_pointwise
 from .dual_linear import check_dual_linear
@@ -21,13 +22,18 @@ from .prepend_tokens import check_prepend_tokens
 from .tensors import FAR, check
 
 __all__ = [
+    "CONVOLUTION",
     "FAR",
     "HEAD_DEPTHS",
+    "POOL",
+    "STEM_ACTIVATIONS",
+    "STEM_CHANNELS",
     "check",
     "check_add_layer_norm",
     "check_attention",
     "check_average_pool",
     "check_conv2d",
+    "check_conv2d_max_pool",
     "check_depthwise_conv2d",
     "check_depthwise_pointwise",
     "check_dual_linear",

@@ -7,6 +7,7 @@ from .add_layer_norm import add_layer_norm
 from .attention import attention
 from .average_pool import average_pool
 from .conv2d import conv2d
+from .conv2d_max_pool import conv2d_max_pool, pack_conv2d_max_pool
 from .depthwise_conv2d import depthwise_conv2d
 from .depthwise_pointwise import depthwise_pointwise
 from .device import EmulatedMI100, device_of, emulated_mi100
@@ -31,6 +32,7 @@ __all__ = [
     "attention",
     "average_pool",
     "conv2d",
+    "conv2d_max_pool",
     "depthwise_conv2d",
     "depthwise_pointwise",
     "device_of",
@@ -46,6 +48,7 @@ __all__ = [
     "mlp",
     "mlp_kernels",
     "norm_linear",
+    "pack_conv2d_max_pool",
     "pack_inverted_residual",
     "pack_mlp",
     "prepend_tokens",

@@ -18,6 +18,7 @@
 //   multiply_add         a * b + c, rounded once
 //   uniform_constant     keeps instructions free
 //   loads_begin          loads before it are not put off
+//   in_this_order        (gfx9) nothing before it comes after it, and nothing after it before
 //   from_lane            a value that another lane of the wave has
 #pragma once
 
@@ -87,6 +88,9 @@ DEVICE float uniform_constant(float value) {
 
 // What was read before, from LDS or from memory, is asked for by now, however late it is used.
 DEVICE void loads_begin() { asm volatile("" ::: "memory"); }
+
+// No instruction is moved over this, be it to save registers.
+DEVICE void in_this_order() { __builtin_amdgcn_sched_barrier(0); }
 
 // `value`, which is uniform, and which the compiler takes for a new one each time: what is computed from it is not kept
 // in registers over a loop.

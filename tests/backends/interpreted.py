@@ -23,7 +23,7 @@ import torch  # isort: skip
 from torch import Tensor, nn  # isort: skip
 
 from tests.backends.samples import prepare, problem_of
-from tests.ops.calls import ACTIVATIONS, FORMS, FULL, WITHOUT_ACTIVATION, Call, Form
+from tests.ops.calls import ACTIVATIONS, FORMS, FULL, HIP_ALONE, WITHOUT_ACTIVATION, Call, Form
 from tests.ops.test_operators import apart, backwards, expanded, offset
 from updp_rt.backends import BACKENDS
 from updp_rt.blocks.randomize import randomize
@@ -33,6 +33,7 @@ from updp_rt.runtime.fused import fused_modules
 
 TRITON = BACKENDS["triton"]
 DTYPES = (torch.float32, torch.float16)
+FULLEST = [form for operator, form in FULL.items() if operator not in HIP_ALONE]
 
 
 def _mobilenet() -> nn.Module:
@@ -68,7 +69,7 @@ def forms() -> Iterator[tuple[Form, Call, str]]:
 def activations() -> Iterator[tuple[Form, Call, str]]:
     """Every activation of the fullest forms, tiles in turn."""
     tiles = cycle((0, 1, 1, 0))
-    for form in FULL.values():
+    for form in FULLEST:
         for act in ACTIVATIONS if form.operator not in WITHOUT_ACTIVATION else ():
             call = replace(form, act=act).call(torch.float32)
             yield form, call, TRITON.configs(problem_of(call))[next(tiles)]
@@ -93,7 +94,7 @@ def wrong_results(kernels: Iterator[tuple[Form, Call, str]]) -> dict[str, Any]:
 def wrong_with_weights_anywhere() -> list[str]:
     """Kernels prepared of weights and biases with gaps, transposed, offset or expanded, whose result is wrong."""
     wrong: list[str] = []
-    for form in FULL.values():
+    for form in FULLEST:
         for turn in range(2):  # of those in one call each lies another way
             placings = cycle((backwards, offset, apart, expanded) if turn else (expanded, apart, backwards, offset))
             call = form.call(torch.float32)

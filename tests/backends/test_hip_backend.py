@@ -20,6 +20,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 OPERATORS = FULL.keys() - {"attention"}
 ODD = [form for form in FORMS if form.operator in OPERATORS and form.groups == 1 and 0 not in form.x]
 ODD = [form for form in ODD if form.operator != "inverted_residual" or form.kernel == (3, 3)]
+ODD = [form for form in ODD if form.operator != "conv2d_max_pool" or form.kernel == (7, 7)]
 # Channels that vectors of 16 bytes fit in every dtype.
 EVEN = [
     Form("linear", (3, 7, 24), 40),
@@ -33,6 +34,7 @@ EVEN = [
     Form("norm_linear", (3, 7, 24), 40),
     Form("mlp", (3, 7, 24), 40, 56),
     Form("inverted_residual", (2, 16, 9, 7), 24, 40, (3, 3), padding=(1, 1)),
+    Form("conv2d_max_pool", (2, 3, 13, 40), 24, 0, (7, 7), (2, 2), (3, 3), act="relu6"),
     Form("max_pool", (2, 16, 9, 7), kernel=(3, 3), stride=(2, 2), padding=(1, 1)),
     Form("average_pool", (2, 16, 9, 7)),
 ]
@@ -94,6 +96,9 @@ def test_even_and_odd_sizes_take_kernels_of_their_own() -> None:
     [
         (FULL["attention"], torch.float16, "kernels of attention take heads of 32"),
         (Form("conv2d", (1, 6, 5, 5), 6, 0, (3, 3), groups=3), torch.float16, "grouped convolutions have no kernel"),
+        (Form("conv2d_max_pool", (1, 3, 9, 8), 8, 0, (3, 3)), torch.float16, "a convolution and a pool have a kernel"),
+        (replace(FULL["conv2d_max_pool"], act="silu"), torch.float16, "silu may give values below 0"),
+        (replace(FULL["conv2d_max_pool"], x=(2, 3, 23, 17)), torch.float16, "no kernel for these sizes"),
         (FULL["linear"], torch.float64, "no kernel for torch.float64"),
     ],
     ids=str,

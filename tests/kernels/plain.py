@@ -55,6 +55,10 @@ def max_pool(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
     return F.max_pool2d(x, kernel, stride, padding)
 
 
+def conv2d_max_pool(x: Tensor, weight: Tensor, bias: Tensor | None, act: str) -> Tensor:
+    return F.max_pool2d(epilogue(F.conv2d(x, weight, None, 2, 3), bias, None, act), 3, 2, 1)
+
+
 def average_pool(x: Tensor) -> Tensor:
     return x.mean((2, 3))
 
@@ -132,6 +136,7 @@ OPERATORS = {
     for f in (
         linear,
         conv2d,
+        conv2d_max_pool,
         depthwise_pointwise,
         dual_linear,
         mlp,

@@ -58,6 +58,9 @@ def called(kernels: ModuleType, operator: str, operands: tuple[Any, ...], tile: 
         x, *weights, residual, act, stride, padding = operands
         packed = kernels.pack_inverted_residual(InvertedResidualWeights(*weights), tile)
         return kernels.inverted_residual(x, packed, residual, act, stride, padding, tile)
+    if operator == "conv2d_max_pool":
+        x, weight, *others = operands
+        return kernels.conv2d_max_pool(x, kernels.pack_conv2d_max_pool(weight, tile), *others, tile)
     return getattr(kernels, operator)(*operands, tile)
 
 
@@ -231,6 +234,17 @@ def max_pool(
     size: tuple[int, int, int, int], kernel: Pair, dtype: torch.dtype, *, stride: Pair, padding: Pair = (0, 0)
 ) -> Problem:
     return Problem("max_pool", (image(*size, dtype), kernel, stride, padding), 1)
+
+
+def conv2d_max_pool(
+    size: tuple[int, int, int], out_channels: int, dtype: torch.dtype, act: str, *, bias: bool = True
+) -> Problem:
+    """A ResNet's stem on images of 3 channels; batch, height, width."""
+    batch, *sides = size
+    weight = (torch.randn(out_channels, 3, 7, 7) / 147**0.5).to(dtype)
+    return Problem(
+        "conv2d_max_pool", (image(batch, 3, *sides, dtype), weight, vector(out_channels, dtype, bias), act), 147
+    )
 
 
 def average_pool(size: tuple[int, int, int, int], dtype: torch.dtype) -> Problem:

@@ -22,6 +22,7 @@ OPERATORS = (
     "attention",
     "mlp",
     "inverted_residual",
+    "conv2d_max_pool",
     "layer_norm",
     "add_layer_norm",
     "norm_linear",
@@ -30,8 +31,11 @@ OPERATORS = (
     "average_pool",
 )
 POOLS = ("max_pool", "average_pool")
+HIP_ALONE = ("conv2d_max_pool",)  # without a kernel in Triton
+WITHOUT_RESIDUAL = ("norm_linear", "conv2d_max_pool")
 WITHOUT_ACTIVATION = ("attention", "layer_norm", "add_layer_norm", "prepend_tokens", *POOLS)
 EPS = 1e-3  # of norms
+POOL = ((3, 3), (2, 2), (1, 1))  # behind a stem: window, stride, padding
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda y: y,
     "relu": lambda y: torch.where(y > 0, y, 0.0),
@@ -66,6 +70,8 @@ class Call:
         }
         if self.operator in alone:
             return self.x, *self.weights, *alone[self.operator]
+        if self.operator == "conv2d_max_pool":
+            return self.x, *self.weights, self.act, self.stride, self.padding, *POOL
         if "norm" in self.operator:
             return *self.inputs, *self.weights, EPS, *([self.act] if self.operator == "norm_linear" else [])
         if self.operator in ("linear", "mlp"):
@@ -85,7 +91,7 @@ class Call:
     @property
     def inputs(self) -> tuple[Tensor | None, ...]:
         """What a prepared call takes."""
-        alone = self.operator in ("attention", "layer_norm", "norm_linear", "prepend_tokens", *POOLS)
+        alone = self.operator in (*WITHOUT_RESIDUAL, "attention", "layer_norm", "prepend_tokens", *POOLS)
         return (self.x,) if alone else (self.x, self.other)
 
     @property
@@ -143,7 +149,8 @@ class Form:
 
     @property
     def is_on_images(self) -> bool:
-        return self.operator in ("conv2d", "depthwise_conv2d", "depthwise_pointwise", "inverted_residual", *POOLS)
+        images = ("depthwise_conv2d", "depthwise_pointwise", "inverted_residual", *POOLS)
+        return self.operator in ("conv2d", "conv2d_max_pool", *images)
 
     @property
     def layout(self) -> torch.memory_format:
@@ -183,7 +190,7 @@ class Form:
         elif self.operator == "dual_linear":
             weights = weight(self.out, self.x[-1]), weight(self.out, self.k_a), bias(self.out)
             other = random(*self.x[:-1], self.k_a)
-        elif self.operator == "conv2d":
+        elif self.operator in ("conv2d", "conv2d_max_pool"):
             weights = weight(self.out, self.x[1] // self.groups, *self.kernel), bias(self.out)
         elif self.operator == "depthwise_conv2d":
             weights = weight(self.x[1], 1, *self.kernel), bias(self.x[1])
@@ -197,7 +204,7 @@ class Form:
             )
         if self.operator == "add_layer_norm":
             other = random(*self.x)
-        elif self.residual and self.operator not in ("dual_linear", "norm_linear", *WITHOUT_ACTIVATION):
+        elif self.residual and self.operator not in ("dual_linear", *WITHOUT_RESIDUAL, *WITHOUT_ACTIVATION):
             other = random(*self.shape)
         if self.is_on_images:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -222,6 +229,8 @@ class Form:
             len(range(0, size + 2 * pad - kernel + 1, step))
             for size, pad, kernel, step in zip(self.x[2:], self.padding, self.kernel, self.stride, strict=True)
         )
+        if self.operator == "conv2d_max_pool":
+            pixels = ((size - 1) // 2 + 1 for size in pixels)
         return (self.x[0], self.out or self.x[1], *pixels)
 
 
@@ -282,6 +291,8 @@ def _forms_on_images() -> Iterator[Form]:
     yield Form("inverted_residual", (1, 8, 11, 8), 24, 48, (3, 3), (2, 2), (1, 1), residual=False, act="relu6")
     yield Form("inverted_residual", (2, 5, 9, 7), 8, 19, (3, 5), (2, 1), (1, 2), bias=False, act="silu")
     yield Form("inverted_residual", (3, 1, 1, 1), 1, 1, (3, 3), padding=(1, 1))
+    yield Form("conv2d_max_pool", (2, 3, 23, 16), 16, 0, (7, 7), (2, 2), (3, 3), act="relu")
+    yield Form("conv2d_max_pool", (1, 5, 9, 11), 7, 0, (3, 2), (1, 2), (1, 0), bias=False, act="silu")
     yield Form("max_pool", (2, 19, 9, 8), kernel=(3, 3), stride=(2, 2), padding=(1, 1))
     yield Form("max_pool", (1, 5, 7, 11), kernel=(2, 5), stride=(1, 3), padding=(0, 2))
     yield Form("max_pool", (3, 1, 1, 1))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.ops.calls import ACTIVATIONS, EPS, Call, Pair
+from tests.ops.calls import ACTIVATIONS, EPS, POOL, Call, Pair
 
 
 def _finish(y: Tensor, call: Call) -> Tensor:
@@ -115,6 +115,11 @@ def _max_pool(call: Call) -> Tensor:
     return windows.amax((-2, -1))
 
 
+def _conv2d_max_pool(call: Call) -> Tensor:
+    window, stride, padding = POOL
+    return _max_pool(replace(call, x=_conv2d(call), kernel=window, stride=stride, padding=padding))
+
+
 def _average_pool(call: Call) -> Tensor:
     return call.x.flatten(2).sum(-1) / math.prod(call.x.shape[2:])
 
@@ -132,6 +137,7 @@ EXACT: dict[str, Callable[[Call], Tensor]] = {
     "norm_linear": lambda call: _linear(replace(call, x=_norm(call.x))),
     "mlp": _mlp,
     "inverted_residual": _inverted_residual,
+    "conv2d_max_pool": _conv2d_max_pool,
     "max_pool": _max_pool,
     "average_pool": _average_pool,
 }

@@ -10,7 +10,7 @@ from tests.conftest import relative_error
 from tests.ops.calls import FORMS, Form
 from updp_rt.ops import OPERATORS, Problem, part_problems
 
-WHOLE = ("depthwise_pointwise", "mlp", "inverted_residual")
+WHOLE = ("depthwise_pointwise", "mlp", "inverted_residual", "conv2d_max_pool")
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form.operator in WHOLE], ids=str)

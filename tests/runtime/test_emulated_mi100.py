@@ -37,7 +37,7 @@ def chosen(fast: nn.Module) -> dict[str, str]:
 
 def has_hip_kernel(problem: str) -> bool:
     """Convolutions in groups run in torch."""
-    return not problem.startswith("conv2d") or " g1 " in problem
+    return not problem.startswith("conv2d ") or " g1 " in problem
 
 
 @pytest.mark.usefixtures("mi100")

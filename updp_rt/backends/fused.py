@@ -15,6 +15,7 @@ from updp_rt.ops import (
     ATTENTION,
     AVERAGE_POOL,
     CONV2D,
+    CONV2D_MAX_POOL,
     DEPTHWISE_CONV2D,
     DEPTHWISE_POINTWISE,
     DUAL_LINEAR,
@@ -44,9 +45,20 @@ def lacks_kernel(problem: Problem) -> str | None:
         return "grouped convolutions have no kernel of the project's own"
     if problem.dtype not in DTYPES:
         return f"no kernel for {problem.dtype}"
+    if problem.operator is CONV2D_MAX_POOL:
+        return _why_no_stem(problem)
     if problem.operator is ATTENTION and head_depth(problem) not in HEAD_DEPTHS:
         return f"kernels of attention take heads of {', '.join(map(str, HEAD_DEPTHS))} values"
     return None
+
+
+def _why_no_stem(problem: Problem) -> str | None:
+    from updp_rt.kernels.checks import CONVOLUTION, POOL, STEM_ACTIVATIONS, STEM_CHANNELS
+
+    (act, *geometry), channels = problem.attributes, problem.x[1]
+    if channels != STEM_CHANNELS or (problem.shape("weight")[2:], *geometry) != (*CONVOLUTION, *POOL):
+        return "a convolution and a pool have a kernel where they are those of a ResNet: 7x7 over 3 channels, then 3x3"
+    return None if act in STEM_ACTIVATIONS else f"{act} may give values below 0, which kernels of a stem do not compare"
 
 
 def fits(problem: Problem, block: Sequence[int]) -> bool:
@@ -54,11 +66,18 @@ def fits(problem: Problem, block: Sequence[int]) -> bool:
     return problem.operator is not ATTENTION or block[-1] == head_depth(problem)
 
 
+def has_triton_kernel(problem: Problem) -> bool:
+    """Whether the operator has a kernel in Triton; some are in HIP alone."""
+    from updp_rt.kernels.triton import OPERATORS
+
+    return problem.operator.name in OPERATORS
+
+
 def triton_tiles(problem: Problem, arch: str) -> tuple[Tile, ...]:
-    """The tiles that Triton's kernels have on `arch` for `problem`."""
+    """The tiles that Triton's kernels have on `arch` for `problem`; none where the operator has no such kernel."""
     from updp_rt.kernels.triton import tiles
 
-    found = tiles(problem.operator.name, arch, problem.dtype)
+    found = tiles(problem.operator.name, arch, problem.dtype) if has_triton_kernel(problem) else ()
     return tuple(tile for tile in found if fits(problem, (tile.block_m, tile.block_n, tile.block_k)))
 
 
@@ -101,6 +120,11 @@ def _conv2d(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, 
         return kernels.conv2d(_image(x, unit), packed, bias, residual, act, stride, padding, tile)
 
     return call
+
+
+def _conv2d_max_pool(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int) -> Prepared:
+    packed, bias, act = kernels.pack_conv2d_max_pool(weights[0], tile), weights[1], problem.act
+    return lambda x: kernels.conv2d_max_pool(_image(x, unit), packed, bias, act, tile)
 
 
 def _depthwise_conv2d(kernels: ModuleType, problem: Problem, weights: Weights, tile: Any, unit: int) -> Prepared:
@@ -217,6 +241,7 @@ def _average_pool(kernels: ModuleType, problem: Problem, weights: Weights, tile:
 _PREPARE = {
     LINEAR: _linear,
     CONV2D: _conv2d,
+    CONV2D_MAX_POOL: _conv2d_max_pool,
     DEPTHWISE_CONV2D: _depthwise_conv2d,
     DEPTHWISE_POINTWISE: _depthwise_pointwise,
     DUAL_LINEAR: _dual_linear,

@@ -10,7 +10,7 @@ import torch
 
 from updp_rt.backends.base import Backend, Prepared
 from updp_rt.backends.fused import fits, lacks_kernel, placed, prepare_fused
-from updp_rt.ops import INVERTED_RESIDUAL, MLP, Problem, Weights
+from updp_rt.ops import CONV2D_MAX_POOL, INVERTED_RESIDUAL, MLP, Problem, Weights
 
 if TYPE_CHECKING:
     from updp_rt.kernels.hip import HipKernel
@@ -65,6 +65,8 @@ def _kernels(problem: Problem) -> tuple[HipKernel, ...]:
 
     objects = device_of(torch.device(problem.device)).objects
     channels = [s[1 if len(s) == 4 else -1] for s in (*problem.inputs, problem.output) if s is not None]
+    if problem.operator is CONV2D_MAX_POOL:  # which takes whole rows of an image of few channels
+        channels[0] *= problem.x[3]
     found = objects.kernels(problem.operator.name, problem.dtype, math.gcd(*channels) % _unit(problem) == 0)
     if problem.operator is MLP:
         return mlp_kernels(found, problem.x[1], problem.output[1])

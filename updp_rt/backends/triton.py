@@ -8,7 +8,7 @@ import os
 import torch
 
 from updp_rt.backends.base import Backend, Prepared
-from updp_rt.backends.fused import lacks_kernel, prepare_fused, triton_tiles
+from updp_rt.backends.fused import has_triton_kernel, lacks_kernel, prepare_fused, triton_tiles
 from updp_rt.ops import Problem, Weights
 from updp_rt.ops.problem import contiguous_biases
 
@@ -43,6 +43,8 @@ class TritonBackend(Backend):
         if interpreted and problem.dtype == torch.bfloat16:
             return False, "Triton's interpreter computes bfloat16 products wrongly"
         reason = lacks_kernel(problem)
+        if reason is None and not has_triton_kernel(problem):
+            reason = f"{problem.operator.name} has no kernel in Triton"
         if reason is None and _emulated(problem) is not None and not self.configs(problem):
             reason = "no kernel compiled ahead fits, and nothing compiles for an emulated GPU"
         return reason is None, reason or ""

@@ -3,7 +3,7 @@
 Convolution, depthwise too, linear layer, depthwise followed by pointwise convolution, and two linear layers into one
 sum, each with bias, residual and activation in one pass; whole blocks in one pass, a transformer's MLP and an inverted
 residual; layer norms, of a sum and before a linear layer too; attention from a joint projection, and tokens behind a
-class token with positions added; and pools.
+class token with positions added; and pools, one of them behind a ResNet's first convolution.
 """
 
 from updp_rt.ops.activations import ACTIVATIONS
@@ -11,6 +11,7 @@ from updp_rt.ops.add_layer_norm import ADD_LAYER_NORM, add_layer_norm
 from updp_rt.ops.attention import ATTENTION, attention
 from updp_rt.ops.average_pool import AVERAGE_POOL, average_pool
 from updp_rt.ops.conv2d import CONV2D, conv2d
+from updp_rt.ops.conv2d_max_pool import CONV2D_MAX_POOL, conv2d_max_pool
 from updp_rt.ops.depthwise_conv2d import DEPTHWISE_CONV2D, depthwise_conv2d
 from updp_rt.ops.depthwise_pointwise import DEPTHWISE_POINTWISE, depthwise_pointwise
 from updp_rt.ops.dual_linear import DUAL_LINEAR, dual_linear
@@ -33,6 +34,7 @@ __all__ = [
     "ATTENTION",
     "AVERAGE_POOL",
     "CONV2D",
+    "CONV2D_MAX_POOL",
     "DEPTHWISE_CONV2D",
     "DEPTHWISE_POINTWISE",
     "DUAL_LINEAR",
@@ -57,6 +59,7 @@ __all__ = [
     "attention",
     "average_pool",
     "conv2d",
+    "conv2d_max_pool",
     "depthwise_conv2d",
     "depthwise_pointwise",
     "dual_linear",

@@ -132,6 +132,13 @@ def read_conv(conv: nn.Module, norm: nn.Module | None = None, act: nn.Module | N
     return Convolution(tensors, found, where, eps)
 
 
+def pool_sizes(pool: Any) -> tuple[Pair, Pair, Pair]:
+    """Window, stride and padding of plain max pooling; `CannotFuseError` for any other."""
+    if source_type(pool) is not nn.MaxPool2d or pair(pool.dilation) != (1, 1) or pool.ceil_mode or pool.return_indices:
+        raise CannotFuseError("only undilated windows within the image, without their indices, have fused kernels")
+    return pair(pool.kernel_size), pair(pool.stride), pair(pool.padding)
+
+
 def is_depthwise(conv: nn.Module) -> bool:
     """Whether a plain convolution has one kernel for each channel, and several channels."""
     assert isinstance(conv, nn.Conv2d)

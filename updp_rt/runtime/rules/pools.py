@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from updp_rt.ops import AVERAGE_POOL, MAX_POOL
 from updp_rt.runtime.fused import CannotFuseError, Fusion, Rule
-from updp_rt.runtime.rules.parts import pair
+from updp_rt.runtime.rules.parts import pool_sizes
 
 
 class MaxPoolRule(Rule):
@@ -21,10 +21,8 @@ class MaxPoolRule(Rule):
 
     def plan(self, module: Any, fusion: Fusion) -> None:
         _check_backends(fusion)
-        if pair(module.dilation) != (1, 1) or module.ceil_mode or module.return_indices:
-            raise CannotFuseError("only undilated windows within the image, without their indices, have fused kernels")
-        sizes = {"kernel": module.kernel_size, "stride": module.stride, "padding": module.padding}
-        fusion.site("pool", MAX_POOL, {}, **{name: pair(value) for name, value in sizes.items()})
+        kernel, stride, padding = pool_sizes(module)
+        fusion.site("pool", MAX_POOL, {}, kernel=kernel, stride=stride, padding=padding)
 
     def run(self, module: Any, fusion: Fusion, input: Tensor) -> Tensor:
         return fusion.sites["pool"](input) if input.dim() == 4 else nn.MaxPool2d.forward(module, input)

@@ -1,4 +1,7 @@
-"""ResNet: in a block conv+BN+act, and the last convolution with the shortcut and the activation; the model's stem."""
+"""ResNet: in a block conv+BN+act, and the last convolution with the shortcut and the activation; the model's stem.
+
+On a GPU the stem is one operator with the pool behind it, among whose candidates the two one by one are.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ from timm.models._manipulate import checkpoint_seq
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor
 
-from updp_rt.runtime.fused import Fusion, Rule
-from updp_rt.runtime.rules.parts import conv_site, idle
+from updp_rt.ops import CONV2D_MAX_POOL
+from updp_rt.runtime.fused import CannotFuseError, Fusion, Rule
+from updp_rt.runtime.rules.parts import conv_site, idle, on_gpu, pool_sizes, read_conv
 
 
 class ResidualBlockRule(Rule):
@@ -48,16 +52,39 @@ class ResNetRule(Rule):
     method = "forward_features"
 
     def plan(self, module: Any, fusion: Fusion) -> None:
-        conv_site(fusion, "conv1", fusion.absorb("conv1"), fusion.absorb("bn1"), fusion.absorb("act1"))
+        parts = fusion.absorb("conv1"), fusion.absorb("bn1"), fusion.absorb("act1")
+        if not _stem_site(module, fusion, *parts):
+            conv_site(fusion, "conv1", *parts)
 
     def run(self, module: Any, fusion: Fusion, x: Tensor) -> Tensor:
-        x = module.maxpool(fusion.sites["conv1"](x))
+        x = fusion.sites["conv1"](x)
+        if "maxpool" not in fusion.children:
+            x = module.maxpool(x)
         stages = (module.layer1, module.layer2, module.layer3, module.layer4)
         if module.grad_checkpointing:
             return checkpoint_seq(stages, x, flatten=True)
         for stage in stages:
             x = stage(x)
         return x
+
+
+def _stem_site(module: Any, fusion: Fusion, *parts: Any) -> bool:
+    """On a GPU, add a site of a convolution, norm and activation, `parts`, with the pool behind; whether it is one."""
+    if not on_gpu(module):
+        return False
+    read = read_conv(*parts)
+    stride, padding, groups = read.geometry
+    try:
+        window, pool_stride, pool_padding = pool_sizes(module.maxpool)
+    except CannotFuseError:
+        return False
+    if groups != 1:
+        return False
+    fusion.absorb("maxpool")
+    values: dict[str, Any] = {"act": read.act, "stride": stride, "padding": padding, "eps": read.eps}
+    pool = {"window": window, "pool_stride": pool_stride, "pool_padding": pool_padding}
+    fusion.site("conv1", CONV2D_MAX_POOL, read.tensors, **values, **pool)
+    return True
 
 
 RULES = (ResidualBlockRule(), ResNetRule())
