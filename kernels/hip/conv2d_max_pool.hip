@@ -291,8 +291,8 @@ class StemBand {
 };
 
 // Kernels are named operator_dtype_MxNwWAVES, M being rows of the result. Arguments: x [batch, height, width, 3],
-// weight as conv2d_max_pool.py packs it, bias [out_channels] float32 or null, y [batch, out_height, out_width, out_channels];
-// sizes; an Activation. Rows of x, and out_channels, are multiples of 16 bytes.
+// weight packed by conv2d_max_pool.py, bias [out_channels] float32 or null, y [batch, out_height, out_width,
+// out_channels]; sizes; an Activation. Rows of x, and out_channels, are multiples of 16 bytes.
 #define STEM(T, M, OCCUPANCY)                                                                                      \
   KERNEL(4 * WAVE_LANES, OCCUPANCY)                                                                                \
   conv2d_max_pool_##T##_##M##x64w4(const T* x, const T* weight, const float* bias, T* y, int batch, int height,    \

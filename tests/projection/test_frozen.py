@@ -5,15 +5,19 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
+import timm
 import torch
 
 from benchmarks.models import MODELS
 from benchmarks.problems import PROJECTED_BATCH, frozen_problems, projected_problems, square
 from benchmarks.suites.projection import BOUND
+from benchmarks.suites.whole_models import BOUND as WHOLE
+from benchmarks.suites.whole_models import PRUNED
 from tests.marks import slow
 from updp_rt.ops import (
     ATTENTION,
     AVERAGE_POOL,
+    CONV2D_MAX_POOL,
     DEPTHWISE_CONV2D,
     LAYER_NORM,
     MAX_POOL,
@@ -25,12 +29,13 @@ from updp_rt.ops import (
     part_problems,
 )
 from updp_rt.projection.candidates import Candidate, candidates, least_seconds
-from updp_rt.projection.report import Kernels
+from updp_rt.projection.choice import merge_fastest, project_latency
+from updp_rt.projection.report import Kernels, project_model
 
 # MobileNetV2's other operators are not held to the bound.
 MOBILE = [p for p in projected_problems(models=("mobilenetv2_100",)) if p.operator is DEPTHWISE_CONV2D]
 # Whole blocks are compared with their separate operators instead (below).
-FROZEN = [p for p in (*projected_problems(), *MOBILE) if p.operator is not MLP]
+FROZEN = [p for p in (*projected_problems(), *MOBILE) if p.operator not in (MLP, CONV2D_MAX_POOL)]
 # Without matrix instructions in Triton.
 STREAMED = (DEPTHWISE_CONV2D, MAX_POOL, AVERAGE_POOL, LAYER_NORM, PREPEND_TOKENS)
 
@@ -50,8 +55,9 @@ SHORT = {
 }
 KERNELS = Kernels(("hip",))
 
-# Whole blocks at batch 128 in float16, and how much faster one pass has to be than the separate operators.
+# Whole blocks, and a stem, at batch 128 in float16, and how much faster one pass has to be than the separate operators.
 ONE_PASS = {
+    "conv2d_max_pool 128x3x224x224 64x3x7x7 relu s2x2 p3x3 w3x3 p2x2 p1x1": 2.2,
     "mlp 25216x192 768x192 192x768 residual gelu e1e-06": 1.0,
     "mlp 401408x96 384x96 96x384 residual gelu e1e-06": 1.7,
     "inverted_residual 128x16x112x112 96x16x1x1 96x1x3x3 24x96x1x1 relu6 s2x2 p1x1": 2.2,
@@ -91,6 +97,16 @@ def test_one_pass_is_faster_than_separate_operators(key: str) -> None:
     problem = next(problem for problem, _ in met if problem.key == f"{key} float16 cpu")
     separate = sum(best(part, "hip").projection.time for part in part_problems(problem))
     assert separate >= ONE_PASS[key] * best(problem, "hip").projection.time
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_six_merged_blocks_make_a_whole_model_faster(name: str) -> None:
+    model, size = timm.create_model(name).eval(), (3, 224, 224)
+    given = (size, PROJECTED_BATCH, torch.float16, KERNELS)
+    merged = merge_fastest(model, project_latency(model, *given), PRUNED)
+    before, after = (project_model(one, *given).total["ms"] for one in (model, merged))
+    assert before >= WHOLE * after, (before, after)
 
 
 def test_the_problems_that_fall_short_are_frozen_ones() -> None:

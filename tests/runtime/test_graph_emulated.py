@@ -68,7 +68,9 @@ def test_a_call_is_one_launch_of_a_graph(dtype: torch.dtype, mi100: hip.Emulated
     assert not any(launches)
 
 
-@pytest.mark.parametrize(("name", "pruned"), [("resnet34", 6), ("mobilenetv2", 0)])
+@pytest.mark.parametrize(
+    ("name", "pruned"), [("resnet34", 6), ("mobilenetv2", 0), ("convnext_tiny", 6), ("deit_tiny", 0)]
+)
 @torch.no_grad()
 def test_a_whole_model_runs_as_one_graph(name: str, pruned: int, launches: list[bool]) -> None:
     """Those of which nothing is left to torch's own kernels."""
