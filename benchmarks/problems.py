@@ -24,6 +24,7 @@ from updp_rt.blocks import make_progressive, merge_model, prunable_blocks, set_l
 from updp_rt.ops import (
     ADD_LAYER_NORM,
     CONV2D,
+    CONV2D_MAX_POOL,
     DEPTHWISE_POINTWISE,
     DUAL_LINEAR,
     INVERTED_RESIDUAL,
@@ -99,6 +100,17 @@ _ODD: dict[Operator, tuple[dict[str, Any], ...]] = {
         | {"stride": (1, 1), "padding": (1, 1)},
         {"x": (2, 32, 15, 14), "w_pw": (72, 32, 1, 1), "w_dw": (72, 1, 3, 3), "w_pwl": (24, 72, 1, 1)}
         | {"act": "relu6", "stride": (2, 2), "padding": (1, 1)},
+    ),
+    CONV2D_MAX_POOL: (
+        {
+            "x": (2, 3, 37, 232),
+            "weight": (72, 3, 7, 7),
+            "bias": (72,),
+            "act": "relu6",
+            "stride": (2, 2),
+            "padding": (3, 3),
+        }
+        | {"window": (3, 3), "pool_stride": (2, 2), "pool_padding": (1, 1)},
     ),
 }
 ODD = tuple(_ODD)  # operators that have odd problems
