@@ -53,13 +53,10 @@ def conv2d_max_pool(x: Tensor, weight: StemWeight, bias: Tensor | None, act: str
     """``max_pool2d(act(conv2d(x, weight, 2, 3) + bias), 3, 2, 1)``, accumulated in float32.
 
     Arguments are those of `check_conv2d_max_pool`, the weight one of `pack_conv2d_max_pool`, and one of
-    ``load(arch).kernels("conv2d_max_pool", ...)``.
+    ``load(arch).kernels("conv2d_max_pool", ...)``; others are a ValueError.
 
     Returns:
         ``[N, O, OH, OW]`` in channels-last memory.
-
-    Raises:
-        ValueError: they do not fit the operator or the kernel.
     """
     shape = check_conv2d_max_pool(x, weight.weight, bias, act)
     check_sides(x)

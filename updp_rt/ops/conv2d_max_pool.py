@@ -38,20 +38,10 @@ class Conv2dMaxPool(ImageOperator):
             "act": "relu",
             "stride": (2, 2),
             "padding": (3, 3),
-            "window": (3, 3),
-            "pool_stride": (2, 2),
-            "pool_padding": (1, 1),
-        },
-        {
-            "x": (1, 5, 9, 11),
-            "weight": (7, 5, 3, 2),
-            "act": "silu",
-            "stride": (1, 2),
-            "padding": (1, 0),
-            "window": (2, 3),
-            "pool_stride": (1, 2),
-            "pool_padding": (0, 1),
-        },
+        }
+        | {"window": (3, 3), "pool_stride": (2, 2), "pool_padding": (1, 1)},
+        {"x": (1, 5, 9, 11), "weight": (7, 5, 3, 2), "act": "silu", "stride": (1, 2), "padding": (1, 0)}
+        | {"window": (2, 3), "pool_stride": (1, 2), "pool_padding": (0, 1)},
     )
 
     def plain(
@@ -66,34 +56,15 @@ class Conv2dMaxPool(ImageOperator):
         pool_stride: Pair,
         pool_padding: Pair,
     ) -> Tensor:
-        return F.max_pool2d(
-            finish(F.conv2d(x, weight, bias, stride, padding), None, act), window, pool_stride, pool_padding
-        )
+        y = finish(F.conv2d(x, weight, bias, stride, padding), None, act)
+        return F.max_pool2d(y, window, pool_stride, pool_padding)
 
-    def check(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        act: str,
-        stride: Pair,
-        padding: Pair,
-        window: Pair,
-        pool_stride: Pair,
-        pool_padding: Pair,
-    ) -> None:
-        CONV2D.check(x, weight, bias, None, act, stride, padding, 1)
-        MAX_POOL.check(
-            x.new_empty(conv_shape(x.shape, weight.shape, stride, padding), device="meta"),
-            window,
-            pool_stride,
-            pool_padding,
-        )
+    def check_shapes(self, shapes: Shapes, attributes: Mapping[str, Any]) -> None:
+        CONV2D.check_shapes({**shapes, "residual": None}, {**attributes, "groups": 1})
+        MAX_POOL.check_shapes({"x": CONV2D.output_shape(shapes, attributes)}, _of_pool(attributes))
 
     def output_shape(self, shapes: Shapes, attributes: Mapping[str, Any]) -> Shape:
-        between = conv_shape(shapes["x"], shapes["weight"], attributes["stride"], attributes["padding"])
-        window = (between[1], 1, *attributes["window"])
-        return conv_shape(between, window, attributes["pool_stride"], attributes["pool_padding"])
+        return MAX_POOL.output_shape({"x": CONV2D.output_shape(shapes, attributes)}, _of_pool(attributes))
 
     def flops(self, problem: Problem) -> int:
         batch, _, height, width = conv_shape(problem.x, problem.shape("weight"), problem["stride"], problem["padding"])
@@ -107,10 +78,15 @@ class Conv2dMaxPool(ImageOperator):
 
     def parts(self, problem: Problem) -> tuple[Part, ...]:
         act, stride, padding, *pool = problem.attributes
-        return (
-            Part(CONV2D, ("weight", "bias"), (act, stride, padding, 1)),
-            Part(MAX_POOL, (), tuple(pool)),
-        )
+        return Part(CONV2D, ("weight", "bias"), (act, stride, padding, 1)), Part(MAX_POOL, (), tuple(pool))
+
+
+def _of_pool(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `max_pool`."""
+    return {
+        name: attributes[own]
+        for name, own in (("kernel", "window"), ("stride", "pool_stride"), ("padding", "pool_padding"))
+    }
 
 
 CONV2D_MAX_POOL = register(Conv2dMaxPool())
