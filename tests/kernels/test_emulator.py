@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import triton
 from torch import Tensor
 
 from tests.kernels import problems
@@ -142,7 +143,16 @@ def test_every_activation(operator: str, dtype: torch.dtype, act: str) -> None:
     assert problem.error(run(problem, tiles(operator, "gfx908", dtype)[0])) is None
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
+# Triton 3.6 has accumulators of that kernel read from registers that gfx908 cannot load, and its assembler says so.
+REFUSED = pytest.param(
+    "norm_linear",
+    marks=pytest.mark.xfail(
+        triton.__version__.startswith("3.6."), raises=RuntimeError, reason="triton 3.6", strict=True
+    ),
+)
+
+
+@pytest.mark.parametrize("operator", [REFUSED if operator == "norm_linear" else operator for operator in OPERATORS])
 def test_sizes_of_one_are_compiled_in(operator: str) -> None:
     problem = ONES[operator](torch.float16)
     assert problem.error(run(problem, tiles(operator, "gfx908", torch.float16)[0])) is None
