@@ -10,6 +10,7 @@ TORCHVISION := $(VENV)/.torchvision
 COMPILER := $(VENV)/.compiler
 OBJECTS := $(VENV)/.objects
 BROWSER := $(VENV)/.browser
+SERVICE := $(VENV)/.service
 FASHION_MNIST := /usr/share/datasets/fashion-mnist
 DATA := $(if $(filter fashion-mnist --data=fashion-mnist,$(ARGS)),$(FASHION_MNIST))
 
@@ -23,7 +24,7 @@ TRITON_TESTS := $(wildcard tests/kernels/test_*.py) tests/emulator/test_triton.p
 
 SUITES := micro blocks paper gpu $(MEASURED)
 
-.PHONY: demo test test-slow lint bench $(SUITES:%=bench-%) projection wheel setup clean
+.PHONY: demo test test-slow test-deploy lint bench $(SUITES:%=bench-%) projection wheel setup clean
 .PHONY: matrix matrix-triton $(MATRIX_TRITON) $(MATRIX_TORCH)
 
 demo: setup $(DATA)
@@ -36,6 +37,14 @@ test: lint $(BROWSER)
 # What takes longer: larger models, processes that are killed, and Triton's kernels for other architectures than gfx908.
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto -m slow $(ARGS)
+
+# The example service over HTTP, which asks for packages of its own.
+test-deploy: setup $(SERVICE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m service $(ARGS)
+
+$(SERVICE): examples/serve/requirements.txt | setup
+	$(BIN)/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
 
 lint: setup
 	$(BIN)/python -m ruff check .
