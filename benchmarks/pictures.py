@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,11 +134,34 @@ def draw_paper(cases: Sequence[Case], where: str) -> Figure:
     return figure
 
 
+def draw_field(cases: Sequence[Case], where: str) -> Figure:
+    """Each method's change of accuracy against its speed-up, on each model: means, and deviations over the seeds."""
+    groups = _groups([case for case in cases if {"baseline", "pruned"} <= set(case)], ("model",))
+    methods = list(dict.fromkeys(_about(case)["method"] for case in cases))
+    columns = min(2, max(1, len(groups)))
+    title = f"UPDP and its rivals, over the baseline of the seed\n({where})"
+    figure, grid = _figure(title, -(-len(groups) // columns), columns, 3.6, 6.0)
+    for axes, (model, members) in zip(_flat(grid), groups.items(), strict=False):
+        axes.scatter([1.0], [0.0], marker="*", color="#000000", s=70, label="baseline", zorder=3)
+        for (method, _), alike in _by(members, ("method", "share")).items():
+            ratios = [ratio(median(case, "baseline"), median(case, "pruned")) or math.nan for case in alike]
+            changes = [100 * (case["pruned"]["accuracy"] - case["baseline"]["accuracy"]) for case in alike]
+            index = methods.index(method)
+            (x, dx), (y, dy) = _mean_and_deviation(ratios), _mean_and_deviation(changes)
+            color, marker = COLORS[index % len(COLORS)], MARKERS[index // len(COLORS) % len(MARKERS)]
+            axes.errorbar(x, y, dy, dx, marker=marker, color=color, markersize=6, elinewidth=0.8, label=method)
+        axes.set_title(model, loc="left", fontsize=9)
+        axes.set_xlabel("× faster than the baseline", fontsize=8)
+        axes.set_ylabel("points of accuracy", fontsize=8)
+    return _with_legend(figure)
+
+
 PICTURES: dict[str, Callable[[Sequence[Case], str], Figure]] = {
     "micro": draw_micro,
     "blocks": draw_blocks,
     "models": draw_models,
     "paper": draw_paper,
+    **dict.fromkeys(("field_cnn", "field_vit", "field_width"), draw_field),
 }
 
 
@@ -186,6 +211,18 @@ def _groups(cases: Sequence[Case], keys: tuple[str, ...]) -> dict[str, list[Case
         shown = (f"batch {row[key]}" if key == "batch" else str(row[key]) for key in keys)
         found.setdefault(", ".join(shown), []).append(case)
     return found
+
+
+def _by(cases: Sequence[Case], keys: tuple[str, ...]) -> dict[tuple[Any, ...], list[Case]]:
+    """Cases that agree in what these columns hold."""
+    found: dict[tuple[Any, ...], list[Case]] = {}
+    for case in cases:
+        found.setdefault(tuple(_about(case)[key] for key in keys), []).append(case)
+    return found
+
+
+def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def _with_legend(figure: Figure) -> Figure:

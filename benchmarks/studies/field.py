@@ -119,7 +119,8 @@ def ready(model: nn.Module, example: Tensor) -> partial[Tensor]:
 def tables(rows: Sequence[Row]) -> list[Grid]:
     """Of each model and share one: means and standard deviations over the seeds, and what is published beside them."""
     grids = []
-    for (model, data, share, epochs), members in grouped(rows, "model", "data", "share", "epochs").items():
+    known_rows = [row for row in rows if "share" in row]
+    for (model, data, share, epochs), members in grouped(known_rows, "model", "data", "share", "epochs").items():
         columns = (
             "method",
             "parts pruned",

@@ -241,6 +241,12 @@ def result(suite: str, scale: float = 1.0) -> Result:
         elif suite == "models":
             names = ["P0 eager", "P0 compiled", "P0 accelerated", "P3 eager", "P3 accelerated"]
             add(model, names, model=model, size=224, peak_memory_mb=100.0, **at)
+        elif suite.startswith("field"):
+            for method in ("updp", "dp"):
+                asked = {"method": method, "share": 0.5, "seed": 0, "data": "d", "epochs": 3}
+                add(f"{model} {method}", ["baseline", "pruned"], model=model, family="vit", **asked)
+                for row in rows[-4:-2]:
+                    row.update(accuracy=0.8, pruned=4, blocks=8)
     if suite == "paper":
         known = {"speedup": 1.2, "samples_per_sec": 10.0, "param_count": 5.0, "gmacs": 1.0}
         add("ConvNeXt b128", ["swin eager", "convnext P3 eager"], table="ConvNeXt", **known)
@@ -265,7 +271,7 @@ def test_tables_and_pictures(suite: str, tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["pictures", str(tmp_path), "--suites", suite])
     assert found.exit_code == 0, found.output
     assert (tmp_path / f"{suite}.png").read_bytes().startswith(b"\x89PNG")
-    grids = SUITES[suite].tables(result(suite).rows)
+    grids = (SUITES | STUDIES)[suite].tables(result(suite).rows)
     for text in ("".join(shown(grid.to_rich()) for grid in grids), "".join(grid.to_markdown() for grid in grids)):
         assert "its error of [1e-1] is above the bound" in text
         assert "time is up" in text
