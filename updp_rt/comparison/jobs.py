@@ -7,7 +7,8 @@ machines (`shard`) are put together by copying their files into one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,11 +156,8 @@ def run_jobs(contest: Contest, *, shard: tuple[int, int] = (1, 1), progress: Pro
     for number, job in enumerate(mine, 1):
         if _is_done(contest, job.key):
             continue
-        lock = FileLock(contest.folder / RUNS / f"{job.key}.lock", timeout=0)
-        lock_folder = contest.folder / RUNS
-        lock_folder.mkdir(parents=True, exist_ok=True)
         try:
-            with lock:
+            with _hold(contest, job, timeout=0):
                 if _is_done(contest, job.key):
                     continue
                 progress.log(f"job {number} of {len(mine)}: {job.method}, {job.goal:g}, seed {job.seed}")
@@ -248,13 +246,23 @@ def _narrow(contest: Contest, job: Job) -> Outcome:
 def _judge_baseline(contest: Contest, seed: int) -> None:
     """The row of a seed's baseline; it is stored where its jobs' models are."""
     job = Job(BASELINE, 0, seed)
-    if _is_done(contest, job.key):
-        return
-    model, config = contest.baseline(seed), _shared(contest.config, seed)
-    size = _size(next(iter(make_loader(contest.splits.val, 1, training=False)))[0])
-    accuracy = _accuracy(contest, model, config)
-    save(model, model_folder(contest.folder, job), input_size=size, accuracy=accuracy)
-    _store(contest, job.key, _figures(Outcome(method=BASELINE, goal=0, seed=seed, accuracy=accuracy), model, size))
+    with _hold(contest, job, timeout=-1):
+        if _is_done(contest, job.key):
+            return
+        model, config = contest.baseline(seed), _shared(contest.config, seed)
+        size = _size(next(iter(make_loader(contest.splits.val, 1, training=False)))[0])
+        accuracy = _accuracy(contest, model, config)
+        save(model, model_folder(contest.folder, job), input_size=size, accuracy=accuracy)
+        _store(contest, job.key, _figures(Outcome(method=BASELINE, goal=0, seed=seed, accuracy=accuracy), model, size))
+
+
+@contextmanager
+def _hold(contest: Contest, job: Job, timeout: float) -> Iterator[None]:
+    """Be alone at a job; raises `Timeout` where another process is at it. Whoever dies lets go of it."""
+    folder = contest.folder / RUNS
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{job.key}.lock", timeout=timeout):
+        yield
 
 
 def _shared(config: CompareConfig, seed: int) -> PruneConfig:
