@@ -8,6 +8,7 @@
 #include <cstring>
 #include <string>
 #include <tuple>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -75,6 +76,21 @@ class Torch {
 
 const Torch* torch = nullptr;  // for good: it holds a class, which is gone before statics are
 
+#if PY_VERSION_HEX < 0x030d0000
+// A number that changes whenever a dictionary does (PEP 509). Most has left the caches while the model ran, and this
+// number alone is read.
+constexpr bool kTagged = true;
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+uint64_t tag(PyObject* held) { return reinterpret_cast<PyDictObject*>(held)->ma_version_tag; }
+#pragma GCC diagnostic pop
+#else
+constexpr bool kTagged = false;
+
+uint64_t tag(PyObject*) { return 0; }
+#endif
+
 uint64_t peek(uintptr_t place, size_t bytes) {
   uint64_t value = 0;
   std::memcpy(&value, reinterpret_cast<const void*>(place), bytes);
@@ -116,12 +132,30 @@ struct Seen {
   std::vector<std::pair<PyObject*, PyTypeObject*>> types;
   std::vector<std::pair<PyObject*, int64_t>> versions;
   std::vector<Placed> placed;
+  mutable std::vector<std::pair<PyObject*, uint64_t>> tags;  // of all dictionaries
 
   bool same() const {
     if (!known) return false;
     for (const auto& [object, type] : types) {
       if (Py_TYPE(object) != type) return false;
     }
+    return (untouched() || dictionaries_hold()) && tensors_hold();
+  }
+
+  void look_at_tags() const {
+    for (auto& [held, then] : tags) then = tag(held);
+  }
+
+ private:
+  bool untouched() const {
+    if (!kTagged) return false;
+    for (const auto& [held, then] : tags) {
+      if (tag(held) != then) return false;
+    }
+    return true;
+  }
+
+  bool dictionaries_hold() const {
     for (const auto& [held, size] : sizes) {
       if (PyDict_GET_SIZE(held) != size) return false;
     }
@@ -131,6 +165,11 @@ struct Seen {
     for (const Content& content : contents) {
       if (!content.holds()) return false;
     }
+    look_at_tags();
+    return true;
+  }
+
+  bool tensors_hold() const {
     for (const auto& [tensor, version] : versions) {
       if (!torch->is(tensor, version)) return false;
     }
@@ -147,19 +186,29 @@ py::object see(const py::list& entries, const py::list& contents, const py::list
   Seen seen;
   seen.known = true;
   py::list kept;
+  std::unordered_set<PyObject*> tagged;
   const auto keep = [&kept](py::handle object) { return kept.append(object), object.ptr(); };
+  const auto keep_dict = [&](const py::dict& held) {
+    if (tagged.insert(held.ptr()).second) seen.tags.emplace_back(held.ptr(), 0);
+    return keep(held);
+  };
   for (const py::handle entry : entries) {
     const auto [held, key] = entry.cast<std::pair<py::dict, py::str>>();
     PyObject* value = PyDict_GetItemWithError(held.ptr(), key.ptr());
     if (!value) throw py::key_error(std::string(key));
-    seen.entries.push_back({keep(held), keep(key), keep(value)});
+    seen.entries.push_back({keep_dict(held), keep(key), keep(value)});
   }
   for (const py::handle item : contents) {
-    Content content{keep(item), {}};
-    for (const auto& [key, value] : item.cast<py::dict>()) content.items.emplace_back(keep(key), keep(value));
+    const auto held = item.cast<py::dict>();
+    Content content{keep_dict(held), {}};
+    for (const auto& [key, value] : held) content.items.emplace_back(keep(key), keep(value));
     seen.contents.push_back(std::move(content));
   }
-  for (const py::handle item : sizes) seen.sizes.emplace_back(keep(item), item.cast<py::dict>().size());
+  for (const py::handle item : sizes) {
+    const auto held = item.cast<py::dict>();
+    seen.sizes.emplace_back(keep_dict(held), held.size());
+  }
+  seen.look_at_tags();
   for (const py::handle object : objects) {
     keep(py::type::handle_of(object));
     seen.types.emplace_back(keep(object), Py_TYPE(object.ptr()));

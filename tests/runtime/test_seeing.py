@@ -58,6 +58,23 @@ def test_changes_of_dictionaries_are_seen(change: Callable[[dict[str, Any]], Non
     assert {name for name, look in looked.items() if not look.same()} == seen_by
 
 
+def test_a_store_that_python_has_specialised_is_seen() -> None:
+    module = nn.Identity()
+
+    def store(value: object) -> None:
+        module.scale = value  # type: ignore[assignment]
+
+    for i in range(1000):  # a warm loop, in which stores take a way of their own
+        store(i)
+        looked = see(entries=[(module.__dict__, "scale")])
+        assert looked.same()
+        store(i)
+        assert looked.same()  # the very same object, stored again: the dictionary is read anew
+        assert looked.same()
+        store(object())
+        assert not looked.same()
+
+
 def test_another_type_is_seen() -> None:
     thing = Thing()
     looked = see(objects=[thing])
