@@ -151,6 +151,16 @@ def test_a_comparison_goes_on_where_it_stopped(tmp_path: Path, done: list[str]) 
         read_comparison(tmp_path)
 
 
+def test_a_job_that_another_process_is_at_is_left_to_it(tmp_path: Path, done: list[str]) -> None:
+    held = Job("updp", 1, 0)
+    contest(tmp_path).begin()
+    with running._hold(contest(tmp_path), held, timeout=0):
+        assert held in run_jobs(contest(tmp_path, seeds=1), progress=Progress(show=False))
+    assert held.key not in done
+    assert run_jobs(contest(tmp_path, seeds=1), progress=Progress(show=False)) == []
+    assert done.count(held.key) == 1
+
+
 def test_parts_of_a_comparison_are_put_together_by_copying(tmp_path: Path, done: list[str]) -> None:
     quiet = Progress(show=False)
     for part in (1, 2):

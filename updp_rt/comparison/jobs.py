@@ -29,7 +29,7 @@ from updp_rt.comparison.plan import BASELINE, CompareConfig, Job, check_jobs, pl
 from updp_rt.comparison.width import narrow
 from updp_rt.data import Splits, first_images, make_loader
 from updp_rt.pruning import Run, RunError, TrainConfig, train_baseline
-from updp_rt.pruning.claim import differing, is_begun, read_identity
+from updp_rt.pruning.claim import LOCK, differing, is_begun, read_identity
 from updp_rt.pruning.config import PruneConfig
 from updp_rt.pruning.pipeline import run_stages
 from updp_rt.pruning.progress import Progress
@@ -88,15 +88,20 @@ class Contest:
         """
         check_jobs(self.config, self.create(0))
         path, ours = self.folder / IDENTITY, self._identity()
-        if is_begun(self.folder, IDENTITY):
-            theirs = read_identity(path, {"config", "model", "data"})
-            changed = differing(ours, theirs)
-            for grows in ("methods", "num_pruned", "amounts", "seeds"):
-                changed.pop(grows, None)
-            if changed:
-                words = "; ".join(list(changed.values())[:4])
-                raise RunError(f"{self.folder}: holds another comparison ({words}); choose another folder or delete it")
-        write_json(path, ours)
+        if not (self.folder / LOCK).exists():  # before a lock is put there
+            is_begun(self.folder, IDENTITY)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / LOCK):  # of several that begin together one is the first
+            if is_begun(self.folder, IDENTITY):
+                changed = differing(ours, read_identity(path, {"config", "model", "data"}))
+                for grows in ("methods", "num_pruned", "amounts", "seeds"):
+                    changed.pop(grows, None)
+                if changed:
+                    raise RunError(
+                        f"{self.folder}: holds another comparison ({'; '.join(list(changed.values())[:4])}); choose "
+                        "another folder or delete it"
+                    )
+            write_json(path, ours)
 
     def baseline(self, seed: int) -> nn.Module:
         """The trained model that all jobs of a seed start from: trained by whoever comes first."""
