@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from updp_rt._copies import copy_model
 from updp_rt._marks import to_source
-from updp_rt.blocks import ProgressiveBlock, copy_activation, make_progressive, progressive_blocks
+from updp_rt.blocks import ProgressiveBlock, copy_activation, find_family, make_progressive, progressive_blocks
 from updp_rt.blocks.progressive import Keep, Place, interior
 from updp_rt.reparam import AffineConv, compose_chain, conv_padding, head_padding, move_padding
 
@@ -115,9 +115,7 @@ def make_segments(model: nn.Module, bodies: Mapping[str, str]) -> nn.Module:
     parts = {name: Part.parse(text) for name, text in bodies.items()}
     model = to_source(copy_model(model))
     for name, part in parts.items():
-        block = model.get_submodule(name)
-        for conv in part.dropped:
-            block.set_submodule(conv, passing(cast(nn.Conv2d, block.get_submodule(conv))))
+        _leave_out(model.get_submodule(name), part.dropped)
     model = make_progressive(model, {name: part.body for name, part in parts.items()})
     runs: list[list[ProgressiveBlock]] = []
     for name, block in progressive_blocks(model).items():
@@ -131,6 +129,23 @@ def make_segments(model: nn.Module, bodies: Mapping[str, str]) -> nn.Module:
             for block in others:
                 model.set_submodule(block.name, nn.Identity())
     return model.train(model.training)
+
+
+def make_segment(model: nn.Module, bodies: Mapping[str, str]) -> Segment:
+    """One segment of these blocks, copied from `model`, by itself: nothing is checked, nothing else is copied."""
+    progressive = find_family(model).progressive
+    parts = {name: Part.parse(text) for name, text in bodies.items()}
+    blocks = []
+    for name, part in parts.items():
+        block = to_source(copy_model(model.get_submodule(name)))
+        _leave_out(block, part.dropped)
+        blocks.append(progressive(block, name, part.body))
+    return Segment(blocks, [part.link for part in parts.values()])
+
+
+def _leave_out(block: nn.Module, convs: Sequence[str]) -> None:
+    for conv in convs:
+        block.set_submodule(conv, passing(cast(nn.Conv2d, block.get_submodule(conv))))
 
 
 def merge_segments(model: nn.Module) -> nn.Module:

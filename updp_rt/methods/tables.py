@@ -24,8 +24,8 @@ from updp_rt.methods.segments import (
     JOINED,
     LINEAR,
     Part,
-    Segment,
     joinable,
+    make_segment,
     make_segments,
     neighbours,
 )
@@ -144,18 +144,22 @@ def measure_segments(run: Run, table: LatencyTable, bodies: dict[str, str], ways
     together = neighbours(model, run.names, run.example[:1])
     times = _PieceTimes(run, table, model, shapes, bodies)
     rows = []
-    for first, start in enumerate(run.names):
-        for last in range(first, min(first + LONGEST, len(run.names))):
-            names = run.names[first : last + 1]
-            if last > first and not (names[-1] in together and joinable(blocks[names[-1]]) and joinable(blocks[start])):
-                break
-            before = sum(table.blocks[name].baseline_ms for name in names)
-            for dropped in ways([blocks[name] for name in names]):
-                ms, heads = fastest_split(len(names), partial(times.of, names, dropped))
-                if len(names) == 1 and not dropped[0]:  # on its own it takes any form that it has
-                    ms = before - table.blocks[start].saved_ms(bodies[start])
-                if ms < before:
-                    rows.append(Row(first=first, last=last, bodies=_told(names, bodies, dropped, heads), ms=ms))
+    with run.progress.task("segments", len(run.names)) as advance:
+        for first, start in enumerate(run.names):
+            for last in range(first, min(first + LONGEST, len(run.names))):
+                names = run.names[first : last + 1]
+                if last > first and not (
+                    names[-1] in together and joinable(blocks[names[-1]]) and joinable(blocks[start])
+                ):
+                    break
+                before = sum(table.blocks[name].baseline_ms for name in names)
+                for dropped in ways([blocks[name] for name in names]):
+                    ms, heads = fastest_split(len(names), partial(times.of, names, dropped))
+                    if len(names) == 1 and not dropped[0]:  # on its own it takes any form that it has
+                        ms = before - table.blocks[start].saved_ms(bodies[start])
+                    if ms < before:
+                        rows.append(Row(first=first, last=last, bodies=_told(names, bodies, dropped, heads), ms=ms))
+            advance(start)
     return rows
 
 
@@ -176,17 +180,21 @@ class _PieceTimes:
     ) -> None:
         self._table, self._model, self._shapes, self._bodies = table, model, shapes, bodies
         self._inputs = block_inputs(model, run.names, run.example)
-        self._known: dict[str, float] = {}
+        self._known: dict[str, float] = {}  # by what is computed
+        self._asked: dict[tuple[tuple[str, ...], tuple[Dropped, ...]], float] = {}
 
     def of(self, names: Sequence[str], dropped: Sequence[Dropped], first: int, last: int) -> float:
         """Of the blocks from `first` to `last` among `names`, as one convolution; infinite where that is too dense."""
         names, dropped = names[first : last + 1], dropped[first : last + 1]
         if len(names) == 1 and not dropped[0]:
             return self._table.blocks[names[0]].merged_ms[self._bodies[names[0]]].get("conv", math.inf)
-        whole = make_segments(self._shapes, _told(names, self._bodies, dropped, (0,)))
-        segment: Any = whole.get_submodule(names[0])
-        assert isinstance(segment, Segment)
-        set_lambda(segment, 1.0)
+        asked = (tuple(names), tuple(dropped))
+        if asked not in self._asked:
+            self._asked[asked] = self._measure(names, dropped)
+        return self._asked[asked]
+
+    def _measure(self, names: Sequence[str], dropped: Sequence[Dropped]) -> float:
+        segment = make_segment(self._shapes, _told(names, self._bodies, dropped, (0,)))
         merged = segment.merge()
         baseline = [self._model.get_submodule(name) for name in names]
         if _weights(merged) > DENSEST * sum(map(_weights, baseline)):
