@@ -19,6 +19,7 @@ def finders(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return sys.meta_path  # type: ignore[return-value]
 
 
+@pytest.mark.slow
 def test_in_an_environment_that_was_set_up_timm_comes_first(tmp_path: Path) -> None:
     install(tmp_path)
     code = f"import site; site.addsitedir({str(tmp_path)!r}); import timm, updp_rt, torchvision.transforms, timm.data"

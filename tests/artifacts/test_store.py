@@ -65,6 +65,7 @@ def test_save_load_run_is_bit_identical(name: str, arguments: dict, dtype: torch
         assert torch.equal(again(x), model(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("body", "form"), [("shrunk", "conv"), ("full", "conv"), ("full", "factored")])
 def test_every_form_comes_back(body: str, form: str, tmp_path: Path) -> None:
     subnet = make_progressive(timm.create_model("resnet18"), {"layer1.0": body, "layer2.0": body})

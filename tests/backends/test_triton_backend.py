@@ -27,6 +27,7 @@ def interpret(cache: Path, *parts: str) -> dict[str, Any]:
     return json.loads(process.stdout)
 
 
+@pytest.mark.slow
 def test_every_form_agrees_with_the_plain_operator(tmp_path: Path) -> None:
     report = interpret(tmp_path, "supported", "forms")
     assert report["supported"] == {

@@ -195,6 +195,7 @@ def test_graphs_stand_beside_all_but_the_compiled_model(monkeypatch: pytest.Monk
     assert found.wrong == {"P0 eager graph": "it failed: RuntimeError: not while capturing"}
 
 
+@pytest.mark.slow
 def test_a_model_that_fails_does_not_end_the_run(tmp_path: Path) -> None:
     cases = named(run_gpu(tmp_path, model="no_such_model,test_resnet", pruned="1")["models"])
     assert all("no_such_model" in row["wrong"] for row in cases["no_such_model b1 float32 64"].values())

@@ -32,6 +32,7 @@ def fail(kind: str) -> None:
     os.abort()
 
 
+@pytest.mark.slow
 def test_what_dies_takes_only_itself_along() -> None:
     with Worker(CPU, apart=True, begin=int) as worker:
         first = worker.run("a", os.getpid)

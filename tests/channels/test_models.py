@@ -120,6 +120,7 @@ def test_one_mask_for_all_keeps_everything_in_one_place(name: str) -> None:
         assert copies.gathered == 0, export
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "constrained"),
     [("regnetx_002", False), ("regnetx_002", True), ("regnety_002", True), ("resnext26ts", True)],

@@ -88,6 +88,7 @@ def test_masks_of_ones_change_nothing() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["pruned", "dense"])
 def test_save_and_load_bit_for_bit(which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     model = request.getfixturevalue(which)
@@ -192,6 +193,7 @@ def test_depth_first_then_channels(name: str, arguments: dict[str, Any], tmp_pat
         assert torch.equal(again(X.double()), result.model(X.double()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "arguments"), FAMILIES)
 def test_channels_first_then_depth(name: str, arguments: dict[str, Any], tmp_path: Path) -> None:
     narrow = updp_rt.prune_channels(small(name, **arguments).double(), X.double()).model
@@ -226,6 +228,7 @@ def test_a_selection_that_cannot_be_merged_is_a_reason_why_not(pruned: nn.Module
     assert "cannot read what it does not select" in reasons["layer4.1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "test_vit"])
 def test_the_images_it_was_pruned_for_are_saved(name: str, tmp_path: Path) -> None:
     model = small(name, **({"img_size": 32} if "vit" in name else {}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -41,6 +42,7 @@ def test_masked_and_exported_agree(net: RandomNet, share: float, seed: int) -> N
     assert count_params(found, masks) == sum(parameter.numel() for parameter in exports["naive"][0].parameters())
 
 
+@pytest.mark.slow
 @FEW
 @given(net=networks(), seed=st.integers(0, 1000))
 def test_served_consumers_read_one_run(net: RandomNet, seed: int) -> None:
@@ -59,6 +61,7 @@ def test_served_consumers_read_one_run(net: RandomNet, seed: int) -> None:
     assert gathered == order.left
 
 
+@pytest.mark.slow
 @FEW
 @given(net=networks(), budget=st.sampled_from([("local", 0.3), ("local", 0.6), ("global", 0.1)]))
 def test_constrained_masks_leave_nothing_to_select(net: RandomNet, budget: tuple[str, float]) -> None:

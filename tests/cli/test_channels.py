@@ -34,6 +34,7 @@ def test_prune_save_and_draw(tmp_path: Path) -> None:
     assert summary["params"]["reordered"] < summary["params"]["baseline"]
 
 
+@pytest.mark.slow
 def test_notes_of_many_places_are_one_line() -> None:
     status, out, _ = run("channels", "test_vit", "--img-size", "32", "--rounds", "1", "--amount", "0.2")
     assert status == 0
@@ -41,6 +42,7 @@ def test_notes_of_many_places_are_one_line() -> None:
     assert line.startswith("the model and 6 more: add joins channels with a tensor whose channels are unknown;")
 
 
+@pytest.mark.slow
 def test_ranks_and_accuracy_on_data() -> None:
     options = ["--img-size", "32", "--rounds", "1", "--amount", "0.2", "--json"]
     status, out, _ = run("channels", "test_vit", "--data", "digits", "--importance", "hrank", *options)
@@ -50,6 +52,7 @@ def test_ranks_and_accuracy_on_data() -> None:
     assert any("all stay" in note for note in summary["notes"])
 
 
+@pytest.mark.slow
 def test_classes_are_counted_in_the_data(tmp_path: Path) -> None:
     """As `prune` counts them, so a model fine-tuned on a folder needs no further option."""
     for split, name in itertools.product(("train", "validation"), ("ant", "bee", "cat")):

@@ -35,6 +35,7 @@ def test_verify_with_a_model_says_which_command_does_it() -> None:
     assert json.loads(out) == json.loads(run("check", *arguments)[1])
 
 
+@pytest.mark.slow
 def test_a_wrong_merge_ends_with_status_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(chain: list[AffineConv]) -> list[AffineConv]:
         head, *rest = move_padding(chain)

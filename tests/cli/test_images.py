@@ -34,6 +34,7 @@ def base(tmp_path: Path, pictures: Path) -> tuple[str, ...]:
     return ("prune", "test_vit", *checkpoint, "--data", str(pictures), "--out", str(tmp_path / "run"), *FEW)
 
 
+@pytest.mark.slow
 def test_what_is_applied_is_printed_logged_and_saved(tmp_path: Path, base: tuple[str, ...]) -> None:
     given = ("--crop-pct", "0.9", "--std", "0.4", "--scale", "0.5,1", "--hflip", "0")
     status, _, error = run(*base, *given)
@@ -82,6 +83,7 @@ def test_a_certificate_is_checked_on_pictures_of_the_same_options(tmp_path: Path
     assert (status, json.loads(out)["changes"]) == (0, [])
 
 
+@pytest.mark.slow
 def test_channels_reads_pictures_as_the_model_says_and_saves_it(tmp_path: Path, pictures: Path) -> None:
     folder = tmp_path / "narrow"
     asked = ("--data", str(pictures), "--img-size", "32", "--num-classes", "2", "--rounds", "1", "--out", str(folder))
@@ -93,6 +95,7 @@ def test_channels_reads_pictures_as_the_model_says_and_saves_it(tmp_path: Path, 
     assert manifest.input_size == (3, 32, 32)
 
 
+@pytest.mark.slow
 def test_grey_models_get_grey_pictures(tmp_path: Path, base: tuple[str, ...]) -> None:
     grey = timm.create_model("test_vit", img_size=32, num_classes=2, in_chans=1)
     save_file(grey.state_dict(), tmp_path / "start.safetensors")

@@ -35,6 +35,7 @@ def test_help_has_an_example(command: str) -> None:
     assert f"Example: updp-rt {command}" in re.sub(r"\s+", " ", out)
 
 
+@pytest.mark.slow
 def test_a_report_says_what_is_missing_and_a_profile_fills_it(model: Path) -> None:
     status, out, _ = run("report", str(model))
     assert status == 0

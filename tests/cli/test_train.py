@@ -67,6 +67,7 @@ def test_a_training_that_failed_before_its_first_epoch_does_not_hold_its_folder(
 SHORT = ("--batch-size", "128", "--epochs", "1", "--trials", "3", "--set", "supernet_epochs=0")
 
 
+@pytest.mark.slow
 def test_a_trained_folder_is_pruned_and_another_count_takes_its_supernet_over(trained: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "front", tmp_path / "two"
     goal = ("--max-latency", "0.9", "--out", str(first))

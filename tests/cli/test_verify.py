@@ -99,6 +99,7 @@ def test_other_weights_are_not_checked_by_this_certificate(folder: Path, tmp_pat
     assert "verify that model by itself" in error
 
 
+@pytest.mark.slow
 def test_a_timm_model_needs_no_folder_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     status, out, _ = run("verify", "test_vit", "--batch", "1", "--dtype", "bfloat16", "--json")

@@ -9,6 +9,7 @@ from tests.emulator.programs import program, translation_unit
 from tests.marks import slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [0, *(slow(n * fuzz.BATCH) for n in range(1, 8))],

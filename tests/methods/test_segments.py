@@ -218,6 +218,7 @@ def test_a_run_keeps_to_its_latency_merges_and_is_stored(tmp_path: Path, method:
         assert torch.allclose(loaded(images), result.subnet(images), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_untimed")
 def test_joined_blocks_are_stored_and_a_stopped_search_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The journal of a search that stops holds what was judged; the same command judges the rest only."""

@@ -43,6 +43,7 @@ def test_statistics_of_norms_are_looked_at_too() -> None:
     assert find_non_finite(model) == "1.running_var"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -79,6 +79,7 @@ def test_the_folder_is_held_while_stages_run_and_no_longer(tmp_path: Path, monke
         pass
 
 
+@pytest.mark.slow
 def test_direct_training_takes_over_supernet_and_search(
     begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +91,7 @@ def test_direct_training_takes_over_supernet_and_search(
     run_pruning(tmp_path / "direct", **QUICK, direct=True)  # finished, so nothing is needed of the other
 
 
+@pytest.mark.slow
 def test_another_count_takes_over_the_supernet_alone(
     begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +126,7 @@ def test_what_was_begun_is_never_thrown_away(begun: Path, settings: dict[str, An
     assert {path: path.stat().st_mtime_ns for path in begun.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_settings_of_a_stage_that_was_not_begun_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = method.search_blocks
     forbid(monkeypatch, "search_blocks")

@@ -67,6 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_channels_then_depth(run: Path, tmp_path: Path) -> None:
     merged = updp_rt.load(run / "merged")
     again = updp_rt.load(merge_folder(run, tmp_path / "again"))
@@ -88,6 +89,7 @@ def _own_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forget_tables()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_own_tables")
 def test_a_run_that_started_narrow_is_compared_with_what_it_started_from(run: Path) -> None:
     found = profile(run, engine="modules")

@@ -184,6 +184,7 @@ def test_the_latency_table_measures_every_form_of_every_block() -> None:
     assert LatencyTable.model_validate_json(table.model_dump_json()) == table
 
 
+@pytest.mark.slow
 def test_costs_and_latencies_are_of_the_images_at_hand(tmp_path: Path) -> None:
     """A CNN's timm configuration says 224; the data say 32."""
     model = timm.create_model("mobilenetv2_035", depth_multiplier=0.5, num_classes=10)

@@ -218,6 +218,7 @@ def table(model: nn.Module, example: torch.Tensor, *_: object) -> LatencyTable:
 QUICK: dict[str, Any] = {"trials": 3, "epochs": 1, "supernet_epochs": 0, "recalibration_batches": 1}
 
 
+@pytest.mark.slow
 def test_the_latency_goal_follows_the_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "measure_latency", table)
     result = run_pruning(tmp_path, num_pruned=None, max_latency=0.8, **{**QUICK, "trials": 8}, direct=True)
@@ -231,11 +232,13 @@ def test_the_latency_goal_follows_the_front(tmp_path: Path, monkeypatch: pytest.
     assert {row["lambda"] for row in csv.DictReader((tmp_path / "lambda.csv").open())} == {"1.0"}
 
 
+@pytest.mark.slow
 def test_distillation_and_accumulation_run(tmp_path: Path) -> None:
     result = run_pruning(tmp_path, epochs=1, supernet_epochs=1, trials=2, distill=0.5, accumulate=2, schedule="cosine")
     assert result.summary["predictions_that_differ"] == 0
 
 
+@pytest.mark.slow
 def test_mixed_precision_leaves_no_autocast_behind(tmp_path: Path) -> None:
     """In a process of its own: Accelerate's precision is set once a process."""
     finish(start(_prune_in_bfloat16, tmp_path / "run"))

@@ -116,6 +116,7 @@ def test_tables_of_the_emulated_device_are_its_own() -> None:
         assert updp_rt.explain(fast()).environment["device"] == f"emulated-gfx908-{before}"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mi100")
 @pytest.mark.parametrize("name", ["resnet18-merged", "convnext-merged", "vit-merged"])
 def test_hip_kernels_are_certified_on_adversarial_inputs_too(name: str) -> None:

@@ -39,6 +39,7 @@ def test_an_engine_computes_what_the_source_does(
     assert not [path for path in tmp_path.iterdir() if path.name != "cache"]  # no files left behind
 
 
+@pytest.mark.slow
 def test_openvino_computes_bfloat16_as_such() -> None:
     model, images = model_and_images("vit", dtype=torch.bfloat16)
     supported, reason = ENGINES["openvino"].supports(model, images)

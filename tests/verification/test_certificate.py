@@ -53,6 +53,7 @@ def test_every_family_is_certified(name: str, dtype: torch.dtype) -> None:
     assert certificate.logits.samples == len(images)
 
 
+@pytest.mark.slow
 def test_a_healthy_model_is_certified_whatever_the_adversarial_inputs() -> None:
     """Behind a clamp, large inputs leave a few values that do not saturate, and how wrong those are is luck."""
     model, images = model_and_images("mobilenetv2")
