@@ -118,6 +118,7 @@ def test_blocks(tmp_path: Path) -> None:
     assert all(row["form"] for row in rows)
 
 
+@pytest.mark.slow
 def test_models(tmp_path: Path) -> None:
     """Flags and columns of timm's benchmark.py, peak memory, and variants that a model has no blocks for."""
     options = ["-m", "test_resnet", "-b", "2", "--img-size", "32", "--precision", "float32", "--pruned", "1,9"]
@@ -200,6 +201,7 @@ def test_channels_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "No module named 'upscale'" in published["left_out"]
 
 
+@pytest.mark.slow
 def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
     monkeypatch.setattr(memory, "SIZE", 64)
@@ -267,6 +269,7 @@ def test_every_suite_has_its_command(name: str) -> None:
     assert Record(suite, Settings(device="cpu"), lambda line: None).path.name == f"{name}.csv"
 
 
+@pytest.mark.slow
 def test_nothing_to_measure_and_nothing_to_resume(tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["micro", "--out", str(tmp_path), "--model", "no_such_model"])
     assert found.exit_code not in (0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import timm
 import torch
 
@@ -29,6 +30,7 @@ def test_costs_of_a_transformer_block_by_hand() -> None:
     assert block.merged["linear"].macs == attention + tokens * d * d
 
 
+@pytest.mark.slow
 def test_reports_are_serialisable_and_follow_the_input_size() -> None:
     small = inspect(timm.create_model("mobilenetv2_050"), (3, 96, 96)).to_dict()
     large = inspect(timm.create_model("mobilenetv2_050")).to_dict()

@@ -24,17 +24,17 @@ DENSE = {"block_config": (2, 3, 4, 2)}  # its four blocks, shallower
 MODELS: list[tuple[str, dict, tuple[int, int]]] = [
     ("resnet18", {}, (33, 47)),
     slow("resnet34", {"layers": (1, 2, 2, 1)}, (32, 33)),
-    ("resnet50", {"layers": (1, 2, 2, 1)}, (33, 33)),
+    slow("resnet50", {"layers": (1, 2, 2, 1)}, (33, 33)),
     slow("densenet121", DENSE, (33, 33)),
     ("mobilenetv2_100", {"depth_multiplier": 0.5}, (33, 47)),
     slow("test_efficientnet", {}, (33, 33)),
     ("convnext_atto", {}, (33, 47)),
     slow("regnetx_002", {}, (33, 47)),
-    ("regnety_002", {}, (33, 33)),
+    slow("regnety_002", {}, (33, 33)),
     ("vgg", {"cfg": (16, "M", 24, 32, "M", 40, "M"), "norm_layer": nn.BatchNorm2d}, (56, 71)),
     ("deit_tiny_patch16_224", {"img_size": (32, 48), "depth": 4}, (32, 48)),
     slow("dla34", {}, (64, 32)),
-    ("ghostnet_050", {}, (33, 33)),
+    slow("ghostnet_050", {}, (33, 33)),
     slow("res2net50_48w_2s", {"layers": (1, 2, 2, 1)}, (33, 33)),
 ]
 

@@ -59,6 +59,7 @@ def test_a_report_says_what_is_missing_and_a_profile_fills_it(model: Path) -> No
     assert all(gap["reason"] for gap in found["missing"])
 
 
+@pytest.mark.slow
 def test_profile_as_json(model: Path) -> None:
     status, out, _ = run("profile", str(model), "--dtype", "bfloat16", "--batch", "1", "--json")
     assert status == 0

@@ -108,6 +108,7 @@ def test_what_does_not_go_with_a_folder(
     assert len(error.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_diverged_run_is_one_line_and_the_next_needs_no_new_supernet(trained: Path, tmp_path: Path) -> None:
     options = ("prune", str(trained), *SHORT, "--num-pruned", "2", "--out", str(tmp_path))
     status, _, error = run(*options, "--lr", "1e30")

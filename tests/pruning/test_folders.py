@@ -101,6 +101,7 @@ def test_another_count_takes_over_the_supernet_alone(
     assert (tmp_path / "two" / "supernet.safetensors").read_bytes() == (begun / "supernet.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -139,6 +140,7 @@ def test_settings_of_a_stage_that_was_not_begun_may_change(tmp_path: Path, monke
     assert json.loads((tmp_path / "run.json").read_text())["config"]["num_pruned"] == len(result.pruned) == 1
 
 
+@pytest.mark.slow
 def test_a_latency_out_of_reach_fails_before_training_and_leaves_the_folder_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,7 @@ def test_lambda_is_recorded_by_step(finished: updp_rt.PruneResult) -> None:
     assert "warning: λ goes from 0 to 1 in 6 of 12 steps" in (finished.folder / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_the_given_model_is_left_alone(tmp_path: Path) -> None:
     model = small_model().train()
     before = {key: value.clone() for key, value in model.state_dict().items()}

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.marks import slow
 from tests.report.browser import Browser
 from updp_rt.report import write_report
 
@@ -23,7 +22,8 @@ def page_of_a_model(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return write_report(whole / "merged", tmp_path_factory.mktemp("page") / "model.html")[0]
 
 
-@pytest.mark.parametrize(("width", "dark"), [(390, True), slow(1280, False), slow(1280, True), slow(390, False)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False), (390, True)])
 def test_it_is_drawn_and_quiet(browser: Browser, page: Path, tmp_path: Path, width: int, dark: bool) -> None:
     browser.open(page, width=width, dark=dark)
     with Image.open(browser.screenshot(tmp_path / "page.png", whole=True)) as picture:

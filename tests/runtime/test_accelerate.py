@@ -242,7 +242,8 @@ def test_copies_and_pickles_are_accelerated_and_independent(name: str) -> None:
         assert torch.equal(fast(images), expected)
 
 
-@pytest.mark.parametrize("name", ["mobilenetv2", *map(slow, ("resnet18-merged", "convnext-merged", "vit-merged"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18-merged", "mobilenetv2", "convnext-merged", "vit-merged"])
 @torch.no_grad()
 def test_compiles_without_graph_breaks(name: str) -> None:
     model, images = model_and_images(name)

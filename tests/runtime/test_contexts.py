@@ -120,6 +120,7 @@ def test_hooks_inside_what_is_compiled_fire(compiled: Callable[[Any], Any]) -> N
     assert calls == ["norm", "conv", "layer"] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [(1, "act1"), (0, "2"), (1, "bn1")], ids=str)
 @torch.no_grad()
 def test_replaced_parts_are_compiled(compiled: Callable[[Any], Any], place: tuple[int, str]) -> None:

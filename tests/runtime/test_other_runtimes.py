@@ -23,7 +23,7 @@ ENGINE_NAMES = ["onnxruntime", "openvino"]
         *(pytest.param(n, marks=pytest.mark.slow) for n in ("resnet18-merged", "mobilenetv2", "convnext-merged")),
     ],
 )
-@pytest.mark.parametrize("engine", ENGINE_NAMES)
+@pytest.mark.parametrize("engine", ["openvino", pytest.param("onnxruntime", marks=pytest.mark.slow)])
 def test_an_engine_computes_what_the_source_does(
     name: str, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
