@@ -110,6 +110,7 @@ def test_a_wrong_kernel_gets_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "above the bound" in rows["vendor:epilogue"]["wrong"]
 
 
+@pytest.mark.slow
 def test_blocks(tmp_path: Path) -> None:
     options = ["--model", "test_vit,test_resnet", "--img-size", "64", "--batch-size", "1", "--precision", "float32"]
     rows = run("blocks", tmp_path, *options, "--engines", "none", *QUICK).rows
@@ -180,6 +181,7 @@ def test_engines(tmp_path: Path) -> None:
     assert "migraphx" in rows["P0 auto"]["refused"]
 
 
+@pytest.mark.slow
 def test_merged_speed(tmp_path: Path) -> None:
     options = [option for option in QUICK if option not in ("--torchcompile", "none")]
     rows = run("merged_speed", tmp_path, *options, "-m", "test_vit", "-b", "2", "--img-size", "64").rows

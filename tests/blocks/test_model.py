@@ -126,6 +126,7 @@ def test_lambda_zero_gives_the_timm_blocks_back() -> None:
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in back.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_050", "convnext_atto", "test_vit"])
 def test_timm_reparameterizes_it(name: str) -> None:
     from timm.utils import reparameterize_model

@@ -99,6 +99,7 @@ def test_save_and_load_bit_for_bit(which: str, request: pytest.FixtureRequest, t
         assert torch.equal(again(X), model(X))
 
 
+@pytest.mark.slow
 def test_what_is_selected_is_printed(pruned: nn.Module, dense: nn.Module) -> None:
     assert "bias=False, gather of 32 of " in str(pruned)
     assert "bias=False, view of " in str(pruned)
@@ -182,6 +183,7 @@ FAMILIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "arguments"), FAMILIES)
 def test_depth_first_then_channels(name: str, arguments: dict[str, Any], tmp_path: Path) -> None:
     shallow = merged(small(name, **arguments)).double()

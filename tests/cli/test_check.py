@@ -12,6 +12,7 @@ from updp_rt.blocks import progressive
 from updp_rt.reparam import AffineConv, move_padding
 
 
+@pytest.mark.slow
 def test_it_passes_and_reports_its_errors() -> None:
     status, out, error = run("check", "resnet18", "--img-size", "49", "--prune", "2", "--json")
     verdict = json.loads(out)

@@ -73,6 +73,7 @@ def test_json_holds_every_kernel_and_the_machine() -> None:
     assert unfused["ms"] == pytest.approx(sum(one["ms"] for one in report["unfused"]))
 
 
+@pytest.mark.slow
 def test_blocks_can_be_merged_first() -> None:
     plain, merged = (
         json.loads(run(*MODEL, "--backend", "hip", "--json", *more)[1]) for more in ((), ("--num-pruned", "2"))

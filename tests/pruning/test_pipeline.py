@@ -185,6 +185,7 @@ def test_a_stage_alone_needs_the_ones_before(tmp_path: Path) -> None:
     assert STAGES == ("supernet", "search", "train", "merge")
 
 
+@pytest.mark.slow
 def test_stages_one_by_one_give_what_the_whole_gives(finished: updp_rt.PruneResult, tmp_path: Path) -> None:
     """Each stage in a process of its own, through the command line."""
     from safetensors.torch import save_file

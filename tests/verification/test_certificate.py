@@ -165,6 +165,7 @@ def test_modules_beside_a_fused_one_count_with_it() -> None:
     assert certificate.modules[0].replaces == ["bn1", "act1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [False, True])
 def test_every_output_of_a_model_with_several_is_compared(wrong: bool) -> None:
     model = timm.create_model("test_resnet", features_only=True).eval()
