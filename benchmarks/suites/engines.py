@@ -151,6 +151,6 @@ SUITE = Suite(
     cases,
     tables,
     options=("device", "models", "batches", "dtypes", "image_size", "pruned"),
-    defaults={"rounds": 9, "seconds": 6.0},
+    defaults={"rounds": 21, "seconds": 10.0},
     timed=True,
 )
