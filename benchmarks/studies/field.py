@@ -3,7 +3,7 @@
 Each model is trained once a seed; every method starts from it, on the same images, with as many passes forward and back
 (`updp_rt.comparison` says how each spends them), to the same goal: a share of the blocks, or of the parameters for
 methods of width. The accuracy is of images that nothing was trained on or chosen by; baseline and pruned model are
-timed in turn, both on fused kernels.
+timed in turn, both on fused kernels, once they have passed their certificates.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, Subset
 
 import updp_rt
 from benchmarks.grid import Grid, grouped, what_is_missing
-from benchmarks.protocol import Case, Measured, Record, Suite, known
+from benchmarks.protocol import Case, Measured, Record, Suite, Wrong, known
 from benchmarks.results import Row, by_case
 from benchmarks.samples import spread
 from benchmarks.settings import Settings
@@ -112,8 +112,17 @@ def first(data: Any, count: int) -> Dataset[Any]:
 
 
 def ready(model: nn.Module, example: Tensor) -> partial[Tensor]:
-    """A call of `model` on fused kernels."""
-    return partial(updp_rt.accelerate(model.to(example.device).eval(), example), example)
+    """A call of `model` on fused kernels.
+
+    Raises:
+        Wrong: it fails its certificate.
+    """
+    model = model.to(example.device).eval()
+    fast = updp_rt.accelerate(model, example)
+    certificate = updp_rt.verify(model, fast, example)
+    if not certificate.passed:
+        raise Wrong(f"accelerated it fails its certificate: {', '.join(certificate.failed[:5])}")
+    return partial(fast, example)
 
 
 def tables(rows: Sequence[Row]) -> list[Grid]:

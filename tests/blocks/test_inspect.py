@@ -53,3 +53,10 @@ def test_counting_leaves_the_model_where_it_is() -> None:
     assert total.macs == costs[""].macs > 0
     assert {p.device for p in model.parameters()} == {torch.device("cpu")}
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_costs_of_a_model_in_training_are_those_of_its_eval_mode() -> None:
+    """A batch of one has no statistics where maps are of one pixel."""
+    model = timm.create_model("test_resnet").train()
+    assert count_costs(model, (3, 32, 32)) == count_costs(model.eval(), (3, 32, 32))
+    assert not model.training

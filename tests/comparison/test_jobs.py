@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import timm
 import torch
 from torch import nn
 
-from tests.methods.test_runs import Noise, made
+import updp_rt
+from tests.methods.test_runs import digits, made
 from updp_rt.artifacts import ArtifactError
 from updp_rt.artifacts.preprocessing import Preprocessing
 from updp_rt.blocks.randomize import randomize
@@ -50,8 +52,9 @@ def config(**given: Any) -> CompareConfig:
 def contest(folder: Path, **given: Any) -> Contest:
     half = (0.5, 0.5, 0.5)
     pictures = Preprocessing(mean=half, std=half, interpolation="bilinear", crop_pct=1.0, crop_mode="squash")
-    splits = Splits(Noise(0, 24), Noise(1, 12), Noise(2, 12), 3, pictures)
-    return Contest(folder, "resnet18", config(**given), splits, "noise", lambda seed: small(), None)
+    train, val = digits()
+    splits = Splits(train, val, val, 3, pictures)
+    return Contest(folder, "resnet18", config(**given), splits, "digits", lambda seed: small(), None)
 
 
 @lru_cache
@@ -237,8 +240,6 @@ def test_the_closest_share_is_found_by_halving() -> None:
 def test_torch_pruning_removes_as_much_and_its_models_are_stored(tmp_path: Path, family: str) -> None:
     """An optional package of comparisons: where it is not installed, asking for it says how."""
     pytest.importorskip("torch_pruning")
-    import updp_rt
-
     model = made(family).eval()
     before = sum(parameter.numel() for parameter in model.parameters())
     images = torch.randn(2, 3, 32, 32)
@@ -257,13 +258,28 @@ def test_torch_pruning_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, t
 
 
 @pytest.mark.slow
-def test_a_whole_comparison_on_noise(tmp_path: Path) -> None:
+def test_a_whole_comparison_on_digits(tmp_path: Path) -> None:
     """Trained, merged, narrowed, stored, timed: nothing stands in for anything."""
     asked = contest(tmp_path, methods=("updp", "toast", "channels"), num_pruned=(2,), amounts=(0.3,), seeds=1)
     assert run_jobs(asked, progress=Progress(show=False)) == []
-    measure(tmp_path, 2, accelerated=False, progress=Progress(show=False))
+    measure(tmp_path, 2, progress=Progress(show=False))
     rows = standings(read_comparison(tmp_path))
     assert [row.label for row in rows] == ["baseline", "updp 2", "toast 2", "channels 30%"]
     assert all(row.ms[0] > 0 for row in rows)
     assert rows[1].pruned == (2,)
     assert rows[3].params[0] < rows[0].params[0]
+
+
+def test_a_model_that_fails_its_certificate_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    updp_rt.save(small(), tmp_path / "it", input_size=(3, 32, 32))
+    images = torch.randn(2, 3, 32, 32)
+    ready = timing._ready(tmp_path / "it", images, True)
+    with torch.no_grad():
+        assert torch.allclose(ready(images), small().eval()(images), rtol=1e-4, atol=1e-5)
+
+    failed = SimpleNamespace(passed=False, failed=["conv1"])
+    monkeypatch.setattr(updp_rt, "verify", lambda *models: failed)
+    with pytest.raises(RunError, match=r"accelerated it computes something else \(conv1\)"):
+        timing._ready(tmp_path / "it", images, True)
+    with torch.no_grad():
+        assert torch.equal(timing._ready(tmp_path / "it", images, False)(images), small().eval()(images))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,13 +11,14 @@ from typing import Any
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import nn
+from torch.utils.data import Dataset, Subset
 
 import updp_rt
 from updp_rt.artifacts import read_manifest
 from updp_rt.blocks import UnsupportedModelError, merge_model, progressive_blocks, prunable_blocks, set_lambda
 from updp_rt.blocks.randomize import randomize
+from updp_rt.data import load_splits
 from updp_rt.methods import drop, find_method
 from updp_rt.methods.toast import affine_fit
 from updp_rt.pruning import PruneConfig, latency, stages
@@ -32,17 +34,12 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-class Noise(Dataset[tuple[Tensor, int]]):
-    """Images of noise, three classes in turn."""
-
-    def __init__(self, seed: int, count: int) -> None:
-        self.images = torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images[index], index % 3
+@cache
+def digits() -> tuple[Dataset[Any], Dataset[Any]]:
+    """Zeros, ones and twos, to train on and to choose by."""
+    splits = load_splits("digits", (3, 32, 32)).first(80, 40)
+    train, val = (Subset(data, [i for i in range(len(data)) if data[i][1] < 3]) for data in (splits.train, splits.val))
+    return train, val
 
 
 def made(name: str) -> nn.Module:
@@ -66,7 +63,7 @@ def _untimed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run_method(folder: Path, method: str, model: nn.Module, **settings: Any) -> updp_rt.PruneResult:
     return updp_rt.prune(
-        model, Noise(0, 24), Noise(1, 12), out=folder, show_progress=False, **{**SETTINGS, "method": method, **settings}
+        model, *digits(), out=folder, show_progress=False, **{**SETTINGS, "method": method, **settings}
     )
 
 
@@ -148,7 +145,7 @@ def run_stage(folder: Path, method: str, stage: str) -> None:
     from updp_rt.pruning.pipeline import run_stages
 
     config = PruneConfig.model_validate({**SETTINGS, "method": method, "epochs": 2})
-    run_stages(Run(made("test_vit"), Noise(0, 24), Noise(1, 12), folder, config, show_progress=False), (stage,))
+    run_stages(Run(made("test_vit"), *digits(), folder, config, show_progress=False), (stage,))
 
 
 def test_another_method_is_another_run(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import updp_rt
-from tests.methods.test_runs import Noise, made
+from tests.methods.test_runs import digits, made
 from updp_rt.blocks import UnsupportedModelError, make_progressive, progressive_blocks, prunable_blocks, set_lambda
 from updp_rt.blocks.randomize import randomize
 from updp_rt.methods import dp, find_method, tables
@@ -195,9 +195,7 @@ def small() -> nn.Module:
 
 def run(folder: Path, method: str, **settings: Any) -> updp_rt.PruneResult:
     given = {"supernet_epochs": 1, "epochs": 1, "batch_size": 8, "recalibration_batches": 1, "num_pruned": 2}
-    return updp_rt.prune(
-        small(), Noise(0, 24), Noise(1, 12), out=folder, show_progress=False, **{**given, "method": method, **settings}
-    )
+    return updp_rt.prune(small(), *digits(), out=folder, show_progress=False, **{**given, "method": method, **settings})
 
 
 @pytest.mark.slow

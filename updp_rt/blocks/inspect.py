@@ -89,7 +89,7 @@ def form_label(body: str, form: str, bodies: int) -> str:
 
 def count_costs(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[Cost, dict[str, Cost]]:
     """Cost of `model` for one image, and of each of its submodules by name; shapes alone are followed."""
-    model = to_source(copy_shapes(model)).requires_grad_(False)
+    model = to_source(copy_shapes(model)).requires_grad_(False).eval()
     example = torch.zeros(1, *input_size, device="meta", dtype=next(model.parameters()).dtype)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(example)

@@ -46,6 +46,9 @@ def measure(
     """Time the models of all jobs done; kept in ``latency.json``, and repeated where that is of other models or ways.
 
     The models of one seed and its baseline take turns, so that a machine that slows down does so for all of them.
+
+    Raises:
+        RunError: an accelerated model fails its certificate.
     """
     progress = progress or Progress(folder / "log.txt")
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -85,4 +88,13 @@ def read_latencies(folder: Path) -> Latencies | None:
 
 def _ready(saved: Path, images: Tensor, accelerated: bool) -> nn.Module:
     model = updp_rt.load(saved).to(images.device)
-    return updp_rt.accelerate(model, images) if accelerated else model
+    if not accelerated:
+        return model
+    fast = updp_rt.accelerate(model, images)
+    certificate = updp_rt.verify(model, fast, images)
+    if not certificate.passed:
+        raise RunError(
+            f"{saved}: accelerated it computes something else ({', '.join(certificate.failed[:5])}), so it is not "
+            "timed; compare the models as they are (--plain)"
+        )
+    return fast
