@@ -21,7 +21,7 @@ from benchmarks import front
 from benchmarks.protocol import Suite, run
 from benchmarks.results import RESULTS, read
 from benchmarks.settings import Settings
-from benchmarks.studies import channels_accuracy, field, progressive_vs_direct
+from benchmarks.studies import channels_accuracy, field, kendall, progressive_vs_direct
 from benchmarks.suites import (
     blocks,
     channels_speed,
@@ -52,7 +52,10 @@ SUITES = {
         channels_speed,
     )
 }
-STUDIES = {suite.name: suite for suite in (progressive_vs_direct.SUITE, channels_accuracy.SUITE, *field.SUITES)}
+STUDIES = {
+    suite.name: suite
+    for suite in (progressive_vs_direct.SUITE, kendall.SUITE, channels_accuracy.SUITE, *field.SUITES)
+}
 
 app = typer.Typer(
     add_completion=False,

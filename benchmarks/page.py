@@ -87,6 +87,15 @@ SECTIONS: dict[str, tuple[str, str]] = {
         Torch-Pruning's.
         """,
     ),
+    "kendall": (
+        "Supernet against subnets trained alone",
+        """
+        Kendall's τ over a space small enough to train all of it. The supernet sees the training images, what judges by
+        it the validation images, as the search has them; alone, subnets are trained from the baseline as the chosen one
+        is, and judged by 5,000 test images. Each trained alone has noise of its own: where there are several seeds, τ
+        between their accuracies alone is as much as any judge can be expected to reach.
+        """,
+    ),
     "channels_accuracy": (
         "Accuracy after channel pruning, without training",
         """

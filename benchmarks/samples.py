@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
 # Half the width of a notch, in quartile distances over the root of the count: two notches that do not overlap tell two
@@ -59,3 +60,15 @@ def spread(values: Sequence[float], *, signed: bool = False) -> str:
     """Mean and standard deviation of shares, in %."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{100 * statistics.mean(values):{'+' if signed else ''}.2f} ± {100 * deviation:.2f}"
+
+
+def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float:
+    """How far two scores order the same things alike: from -1 to 1, ties as in τ-b (Kendall, 1945).
+
+    NaN where one of them tells nothing apart.
+    """
+    agree, told_a, told_b = 0, 0, 0
+    for (a1, b1), (a2, b2) in combinations(zip(a, b, strict=True), 2):
+        x, y = (a1 > a2) - (a1 < a2), (b1 > b2) - (b1 < b2)
+        agree, told_a, told_b = agree + x * y, told_a + abs(x), told_b + abs(y)
+    return agree / math.sqrt(told_a * told_b) if told_a and told_b else math.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,6 +38,10 @@ class Images:
     def judge_by(self, unseen: Any) -> None:
         """Take other images that training never sees."""
         self.unseen = make_loader(unseen, 256, training=False)
+
+    def learn_from(self, train: Any) -> None:
+        """Take other images to train on from now on."""
+        self.splits = replace(self.splits, train=train)
 
     def loader(self, batch: int = BATCH) -> Any:
         """Training images, shuffled."""
