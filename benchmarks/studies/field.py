@@ -31,6 +31,7 @@ from updp_rt.blocks import find_family, prunable_blocks
 from updp_rt.comparison import WIDTHS, CompareConfig, Contest, Job, published_rows
 from updp_rt.comparison.jobs import do_job, model_folder
 from updp_rt.data import Splits
+from updp_rt.runtime import FUSED
 
 # All of a study within six hours of two single-thread processes: pruning sees half of the baseline's images.
 PRUNING_IMAGES, TEST_IMAGES = 6_000, 5_000
@@ -94,7 +95,7 @@ def contest_of(record: Record, name: str, model: nn.Module, splits: Splits, lr: 
     shared = {"supernet_epochs": SUPERNET_EPOCHS, "epochs": epochs, "trials": TRIALS, "batch_size": BATCH, "lr": lr}
     config = CompareConfig(methods=("updp",), num_pruned=(1,), amounts=(), seeds=1, settings=shared)
     few = replace(splits.first(PRUNING_IMAGES, VAL), test=first(splits.test, TEST_IMAGES))
-    return Contest(record.scratch, name, config, few, record.settings.data, lambda seed: model, None, show=False)
+    return Contest(record.scratch, name, config, few, record.settings.data, lambda seed: model, None, False, FUSED)
 
 
 @lru_cache(maxsize=1)

@@ -17,10 +17,10 @@ from updp_rt.blocks import UnsupportedModelError, make_progressive, progressive_
 from updp_rt.blocks.randomize import randomize
 from updp_rt.methods import dp, find_method, tables
 from updp_rt.methods.layermerge import LayerMerge, reached_size
-from updp_rt.methods.programming import Entry
 from updp_rt.methods.segments import Part, Segment, make_segments, neighbours, passing, reducible
 from updp_rt.methods.tables import Row, SegmentTable
 from updp_rt.pruning import PruneConfig, RunError, latency, stages
+from updp_rt.pruning.programming import Entry
 
 RESNET = {
     "layer1.0": "full",

@@ -38,7 +38,7 @@ def test_prune_in_two_processes(tmp_path: Path) -> None:
     save_file(small_model().state_dict(), tmp_path / "start.safetensors")
     command = ["prune", "test_vit", "--checkpoint", str(tmp_path / "start.safetensors")]
     command += ["--img-size", "32", "--num-pruned", "2", "--epochs", "2", "--trials", "4", "--batch-size", "64"]
-    command += ["--set", "supernet_epochs=1", "--out", str(tmp_path / "run"), "--json"]
+    command += ["--set", "supernet_epochs=1", "--plain", "--out", str(tmp_path / "run"), "--json"]
     port = _free_port()
     for process in [start(_rank, rank, port, command, str(tmp_path / f"{rank}.txt")) for rank in range(2)]:
         finish(process)

@@ -158,7 +158,18 @@ def test_a_damaged_result_names_the_file(finished: updp_rt.PruneResult, tmp_path
 
 @pytest.mark.parametrize(
     "settings",
-    [{"num_pruned": None}, {"max_latency": 0.5}, {"epochs": 0}, {"schedule": "square"}, {"learning_rate": 1.0}],
+    [
+        {"num_pruned": None},
+        {"max_latency": 0.5},
+        {"target_speedup": 1.3},
+        {"front": True},
+        {"num_pruned": None, "target_speedup": 0.9},
+        {"num_pruned": None, "front": True, "search": "genetic"},
+        {"search": "random"},
+        {"epochs": 0},
+        {"schedule": "square"},
+        {"learning_rate": 1.0},
+    ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(settings: dict, tmp_path: Path) -> None:
     with pytest.raises(ValidationError):
@@ -232,6 +243,25 @@ def test_the_latency_goal_follows_the_front(tmp_path: Path, monkeypatch: pytest.
     rows = list(csv.DictReader((tmp_path / "history.csv").open()))
     assert float(rows[0]["lambda"]) == 1.0  # direct
     assert {row["lambda"] for row in csv.DictReader((tmp_path / "lambda.csv").open())} == {"1.0"}
+
+
+@pytest.mark.slow
+def test_a_speed_up_is_met_by_tables_and_the_front_prunes_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "measure_latency", table)
+    goal = {"num_pruned": None, "target_speedup": 1.3, "search": "dp"}
+    first = run_pruning(tmp_path / "speed-up", **{**QUICK, **goal}, direct=True)
+    assert len(first.pruned) == 3  # of 8 ms three save 2.25, two 1.5
+    assert first.summary["prediction"]["predicted_speedup"] == pytest.approx(8 / 5.75)
+    signal = first.search.signal
+    assert signal is not None
+    assert (signal.images, signal.paired) == (40, True)
+    front = run_pruning(tmp_path / "front", **QUICK, num_pruned=None, front=True, direct=True)
+    assert front.pruned
+    assert front.search.signal is not None
+    with pytest.raises(ValueError, match=r"no subnet is 3 times as fast .*, 2.28 times as fast; ask for 2.28 or less"):
+        run_pruning(tmp_path / "none", **QUICK, num_pruned=None, target_speedup=3)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from updp_rt.methods.programming import TICKS, Entry, best_cover, fastest_split
+from updp_rt.pruning.programming import TICKS, Entry, best_cover, fastest_split
 
 
 @pytest.mark.parametrize("seed", range(8))

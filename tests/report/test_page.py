@@ -139,13 +139,14 @@ def test_the_head_s_figures_are_of_one_batch_size(whole: Path, copy_of: Copy) ->
 
 def test_the_prediction_is_compared_with_what_was_measured(whole: Path, copy_of: Copy) -> None:
     folder = copy_of(whole)
-    change(folder / "summary.json", lambda s: s.update(predicted_ms=2.0))
-    change(folder / "summary.json", lambda s: s["merged"].update(latency_ms=4.0))
-    change(folder / "summary.json", lambda s: s["baseline"].update(latency_ms=5.0))
+    found = {"kernels": "fused kernels", "predicted_speedup": 1.25, "measured_speedup": 1.0, "off": 0.25}
+    change(folder / "summary.json", lambda s: s.update(prediction=found))
     text = " ".join(read_html(render(collect(folder))[0]).text.split())
-    assert "predicted 2.00 ms for the merged model" in text
-    assert "measured whole it takes 4.00 ms (50% more), 1.25× as fast as the baseline" in text
-    change(folder / "summary.json", lambda s: s.pop("predicted_ms"))
+    assert "On fused kernels the search predicted 1.25× for the merged model" in text
+    assert "measured beside the baseline it is 1.00×: its latency is 25% more than predicted" in text
+    change(folder / "summary.json", lambda s: s["prediction"].update(off=0.03))
+    assert "as predicted, within 5%" in render(collect(folder))[0]
+    change(folder / "summary.json", lambda s: s.update(prediction=None))
     assert "predicted" not in read_html(render(collect(folder))[0]).text
 
 

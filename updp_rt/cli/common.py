@@ -129,8 +129,7 @@ def summary_table(summary: dict[str, Any], accelerated: Sequence[Accelerated] = 
         f"accuracy on {summary['images']} images of {summary['evaluated_on']}; the merged model predicts "
         f"{'exactly what the subnet does' if summary['predictions_that_differ'] == 0 else 'not what the subnet does'}"
         f" ({summary['predictions_that_differ']} differ); latency of a batch of {summary['batch_size']} on "
-        f"{summary['device']}, where the search predicted {summary['predicted_ms']:.2f} ms for the merged model by "
-        "times of its blocks alone; depth counts convolutions and linear layers"
+        f"{summary['device']}; {_prediction(summary)}; depth counts convolutions and linear layers"
     )
     if accelerated:
         table.caption += (
@@ -140,3 +139,15 @@ def summary_table(summary: dict[str, Any], accelerated: Sequence[Accelerated] = 
         )
     table.caption_justify = "left"
     return table
+
+def _prediction(summary: dict[str, Any]) -> str:
+    """What the search predicted, and what came of it."""
+    found = summary.get("prediction")
+    if found is None:
+        return f"the search predicted {summary['predicted_ms']:.2f} ms for the merged model"
+    return (
+        f"on {found['kernels']} the search predicted {found['predicted_speedup']:.2f}× for the merged model, measured "
+        f"{found['measured_speedup']:.2f}× (its latency {100 * abs(found['off']):.0f}% "
+        f"{'more' if found['off'] > 0 else 'less'})"
+    )
+

@@ -81,8 +81,10 @@ def compare(
     goals = _numbers("--num-pruned", num_pruned, int), _numbers("--amounts", amounts, float)
 
     from updp_rt.comparison import CompareConfig, Contest, measure, read_comparison, run_jobs
+    from updp_rt.pruning.latency import PLAIN
     from updp_rt.pruning.progress import Progress
     from updp_rt.report import write_report
+    from updp_rt.runtime import FUSED
 
     config = CompareConfig(
         methods=tuple(word.strip() for word in methods.split(",") if word.strip()),
@@ -115,6 +117,7 @@ def compare(
         create=(lambda seed: start) if saved else partial(_create, model, size, splits, input_size),
         training=None if saved else TrainConfig.model_validate(training),
         show=not json,
+        kernels=PLAIN if plain else FUSED,
     )
     progress = Progress(folder / "log.txt", show=not json)
     left = run_jobs(contest, shard=part, progress=progress)

@@ -78,6 +78,7 @@ def demo(
     from updp_rt.pruning import TrainConfig, train_baseline
     from updp_rt.pruning.trainer import seed_everything
     from updp_rt.report import write_report
+    from updp_rt.runtime import FUSED
 
     budget = budgets[model]
     num_pruned = num_pruned or budget.num_pruned
@@ -105,6 +106,7 @@ def demo(
         batch_size=_BATCH,
         supernet_epochs=budget.supernet_epochs,
         epochs=budget.epochs,
+        kernels=FUSED,
     )
     accelerated = _accelerated(folder / "baseline", result.folder, data)
     page, _ = write_report(result.folder)

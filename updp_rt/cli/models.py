@@ -61,12 +61,9 @@ def inspect(
         f"the model has {_count(report.cost.params)} parameters and {_count(report.cost.macs)} MACs per image"
     )
     if times:
-        best = times.choose_bodies(times.blocks)
-        fastest = times.estimate_ms(
-            {name: body for name, body in best.items() if times.blocks[name].saved_ms(body) > 0}
-        )
+        fastest = times.estimate_ms(times.saving())
         table.caption += (
-            f", and takes {times.model_ms:.3g} ms for {batch} on {times.device}; by these times of blocks alone "
+            f", and takes {times.model_ms:.3g} ms for {batch} on {times.device}, or "
             f"{fastest:.3g} ms ({times.model_ms / fastest:.2f}×) with every block merged that is faster so"
         )
     table.caption_justify = "left"

@@ -31,15 +31,21 @@ def prune(
     model: ModelOrFolder,
     data: Data = "digits",
     num_pruned: Annotated[int | None, typer.Option(help="How many blocks to prune.")] = None,
+    target_speedup: Annotated[
+        float | None, typer.Option(help="Or how many times as fast, such as 1.3, by latencies measured here.")
+    ] = None,
+    max_latency: Annotated[
+        float | None, typer.Option(help="Or the latency allowed, as a share of the baseline's.")
+    ] = None,
+    front: Annotated[
+        bool, typer.Option("--front", help="Or what costs no accuracy that can be seen; shows what more would cost.")
+    ] = False,
     method: Annotated[
         str | None,
         typer.Option(
             help="updp (default), drop, depthshrinker, layer-folding, dp, layermerge or toast; of ViTs also hetdpt, "
             "nose, wdpruning, wdpruning-as-coded, s2vite, scop, xpruner or hvt."
         ),
-    ] = None,
-    max_latency: Annotated[
-        float | None, typer.Option(help="Or the latency allowed, as a share of the baseline's.")
     ] = None,
     out_folder: Folder = None,
     stage: Annotated[str, typer.Option(help="all, or one of: supernet, search, train, merge.")] = "all",
@@ -54,6 +60,12 @@ def prune(
     batch_size: Annotated[int | None, typer.Option(help="Images per step and process. Default: 64.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that load data. Default: 0.")] = None,
     supernet_epochs: Annotated[int | None, typer.Option(help="Epochs of the supernet. Default: 4.")] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            help="genetic, front (NSGA-II) or dp (tables of single blocks). Default: genetic of a number, or front."
+        ),
+    ] = None,
     trials: Annotated[int | None, typer.Option(help="Candidates the search evaluates. Default: 24.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of the subnet. Default: 10.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the subnet. Default: 5e-4.")] = None,
@@ -63,6 +75,7 @@ def prune(
     mixed_precision: Annotated[str | None, typer.Option(help="no, fp16 or bf16.")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Batches per step of the optimizer.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, batches and the search. Default: 0.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Go by times in plain torch, not on fused kernels.")] = False,
     settings: Settings = None,
     json: AsJson = False,
     *,
@@ -70,8 +83,8 @@ def prune(
 ) -> None:
     """Prune MODEL on your data in four stages: supernet, search, progressive training, merge.
 
-    How many blocks? `--max-latency 0.9 --stage search` shows what each further block costs and saves; `--reuse` then
-    takes that run's supernet over.
+    How many blocks? `--front --stage search` shows what each further block costs and saves; `--reuse` then takes that
+    run's supernet over.
 
     If it is killed or stopped, the same command resumes it. Each stage can also run alone, on what the stages before
     it left in the folder.
@@ -88,7 +101,10 @@ def prune(
     named: dict[str, Any] = {
         "num_pruned": num_pruned,
         "method": method,
+        "target_speedup": target_speedup,
         "max_latency": max_latency,
+        "front": front or None,
+        "search": search,
         "batch_size": batch_size,
         "workers": workers,
         "supernet_epochs": supernet_epochs,
@@ -109,7 +125,9 @@ def prune(
     from updp_rt.blocks import prunable_blocks
     from updp_rt.methods import find_method
     from updp_rt.pruning import Run
+    from updp_rt.pruning.latency import PLAIN
     from updp_rt.pruning.pipeline import default_folder, run_stages
+    from updp_rt.runtime import FUSED
 
     find_method(config.method)
     created, splits = open_start(
@@ -134,6 +152,7 @@ def prune(
         reuse=reuse,
         augmentation=splits.augmentation,
         notes=splits.describe(),
+        kernels=PLAIN if plain else FUSED,
     )
     run_stages(run, STAGES if stage == "all" else (stage,))
     if not run.main:
@@ -194,8 +213,8 @@ def _show_advice(folder: Path) -> None:
         table.add_row(str(count), *figures, ", ".join(best.blocks), style="bold" if best == search.chosen else None)
     seen = "" if search.signal is None else f"{search.signal.words()}. "
     table.caption = (
-        f"{seen}accuracies are the supernet's: training raises those of many blocks most. Another number: the same "
-        f"command with --num-pruned N --reuse {folder}"
+        f"{seen}accuracies are the supernet's: training raises those of many blocks most. Another goal: the same "
+        f"command with --num-pruned N or --target-speedup X and --reuse {folder}"
     )
     table.caption_justify = "left"
     out.print(table)

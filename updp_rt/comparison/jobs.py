@@ -31,6 +31,7 @@ from updp_rt.data import Splits, first_images, make_loader
 from updp_rt.pruning import Run, RunError, TrainConfig, train_baseline
 from updp_rt.pruning.claim import LOCK, differing, is_begun, read_identity
 from updp_rt.pruning.config import PruneConfig
+from updp_rt.pruning.latency import PLAIN, Kernels
 from updp_rt.pruning.pipeline import run_stages
 from updp_rt.pruning.progress import Progress
 from updp_rt.pruning.run import MERGED, SUMMARY
@@ -70,6 +71,7 @@ class Contest:
         create: the untrained model of a seed; or a trained one, the same for every seed, where `training` is None.
         name: what the model is called.
         show: whether to say on stderr how far each job is; logs are written all the same.
+        kernels: what searches go by the times of.
     """
 
     folder: Path
@@ -80,6 +82,7 @@ class Contest:
     create: Callable[[int], nn.Module]
     training: TrainConfig | None
     show: bool = True
+    kernels: Kernels = PLAIN
 
     def begin(self) -> None:
         """Make the folder this comparison's; raises `RunError` if it is another's, `ValueError` where one cannot be.
@@ -212,6 +215,7 @@ def _prune(contest: Contest, job: Job) -> Outcome:
         test=splits.test,
         augmentation=splits.augmentation,
         notes=splits.describe(),
+        kernels=contest.kernels,
         show_progress=contest.show,
     )
     run_stages(run)

@@ -29,12 +29,12 @@ from torch import nn
 
 from updp_rt.blocks import MergeOrigin, ProgressiveBlock, make_progressive, merge_model, progressive_blocks
 from updp_rt.blocks.progressive import Keep, Shrink
-from updp_rt.methods.programming import Entry, best_cover
 from updp_rt.methods.segments import make_segments, merge_segments
 from updp_rt.methods.tables import Dropped, SegmentTable, segment_table
 from updp_rt.pruning.config import PruneConfig
 from updp_rt.pruning.latency import LatencyTable
 from updp_rt.pruning.method import Method
+from updp_rt.pruning.programming import Entry, best_cover
 from updp_rt.pruning.recalibrate import recalibrate
 from updp_rt.pruning.run import Run
 from updp_rt.pruning.search import Candidate, SearchResult
@@ -49,6 +49,11 @@ class Programmed(Method):
 
     def passes(self, config: PruneConfig) -> int:
         return 0
+
+    def check(self, model: nn.Module, config: PruneConfig) -> None:
+        if config.front:
+            raise ValueError(f"the method {self.name} keeps to a latency: give num_pruned or target_speedup")
+        super().check(model, config)
 
     def chooser(self, model: nn.Module, bodies: Mapping[str, str]) -> nn.Module | None:
         return None
@@ -136,8 +141,9 @@ def changes_of(table: SegmentTable) -> list[float]:
 
 def allowed_ms(config: PruneConfig, table: LatencyTable) -> float:
     """The latency to keep to: as given, or what the number of blocks saves in the mean, by the table."""
-    if config.max_latency is not None:
-        return config.max_latency * table.model_ms
+    allowed = config.allowed_ms(table.model_ms)
+    if allowed is not None:
+        return allowed
     assert config.num_pruned is not None
     bodies = table.choose_bodies(table.blocks, config.body)
     saved = [max(0.0, table.blocks[name].saved_ms(body)) for name, body in bodies.items()]

@@ -24,10 +24,11 @@ from updp_rt.methods.units import (
     write_kept,
 )
 from updp_rt.pruning.config import PruneConfig
+from updp_rt.pruning.goals import check_num_pruned
 from updp_rt.pruning.latency import LatencyTable
 from updp_rt.pruning.method import Replacing, need_number
 from updp_rt.pruning.run import SUPERNET, Run
-from updp_rt.pruning.search import SearchResult, check_num_pruned
+from updp_rt.pruning.search import SearchResult
 
 
 class Narrowing(Replacing):

@@ -18,7 +18,6 @@ from updp_rt._copies import copy_model, copy_shapes
 from updp_rt._timing import time_side_by_side
 from updp_rt.artifacts.atomic import write_text
 from updp_rt.blocks import ProgressiveBlock, make_progressive, progressive_blocks, set_lambda
-from updp_rt.methods.programming import fastest_split
 from updp_rt.methods.segments import (
     APART,
     JOINED,
@@ -30,6 +29,7 @@ from updp_rt.methods.segments import (
     neighbours,
 )
 from updp_rt.pruning.latency import LatencyTable, block_inputs
+from updp_rt.pruning.programming import fastest_split
 from updp_rt.pruning.recalibrate import recalibrate
 from updp_rt.pruning.run import Run
 from updp_rt.pruning.trainer import rate, seed_everything

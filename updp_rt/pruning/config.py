@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 STAGES = ("supernet", "search", "train", "merge")
 Stage = Literal["supernet", "search", "train"]
 
-_SEARCH = {"num_pruned", "max_latency", "trials", "recalibration_batches"}
+_GOALS = ("num_pruned", "max_latency", "target_speedup", "front")
+_SEARCH = {*_GOALS, "search", "trials", "recalibration_batches"}
 _TRAIN = {"epochs", "lr", "ramp", "schedule", "direct", "distill"}
 
 
@@ -21,14 +22,17 @@ def first_stage(setting: str) -> Stage:
 class PruneConfig(BaseModel):
     """How a model is pruned. Epochs, rates and sizes are this project's choices.
 
-    Give exactly one goal: `num_pruned`, how many blocks to prune, or `max_latency`, the largest latency allowed as a
-    share of the baseline's, which searches the accuracy-latency front.
+    Give exactly one goal: `num_pruned`, how many blocks to prune; `max_latency`, the largest latency allowed as a share
+    of the baseline's; `target_speedup`, the baseline's latency over the largest allowed; or `front`, which prunes what
+    costs no accuracy that the validation images can show, and shows what more would cost.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     num_pruned: int | None = Field(None, ge=1, description="blocks to prune")
     max_latency: float | None = Field(None, gt=0, lt=1, description="latency allowed, as a share of the baseline's")
+    target_speedup: float | None = Field(None, gt=1, description="baseline's latency over the largest allowed")
+    front: bool = Field(False, description="no limit: the front of accuracy against latency")
     method: str = Field("updp", description="updp, or a rival of `updp_rt.methods`")
     body: str = Field("auto", description="pruned body if a family has several; auto takes the fastest measured")
     seed: int = Field(0, ge=0)
@@ -39,6 +43,9 @@ class PruneConfig(BaseModel):
     supernet_lr: float = Field(5e-4, gt=0)
     random_subnets: int = Field(1, ge=0, description="random subnets per step, beside the largest and the smallest")
 
+    search: Literal["auto", "genetic", "front", "dp"] = Field(
+        "auto", description="a genetic search, NSGA-II along the front, or dynamic programming over tables"
+    )
     trials: int = Field(24, ge=1, description="candidates the search evaluates")
     recalibration_batches: int = Field(4, ge=1, description="training batches that set BatchNorm statistics")
 
@@ -57,9 +64,21 @@ class PruneConfig(BaseModel):
 
     @model_validator(mode="after")
     def _one_goal(self) -> PruneConfig:
-        if (self.num_pruned is None) == (self.max_latency is None):
-            raise ValueError("give exactly one of num_pruned (how many blocks) and max_latency (share of baseline's)")
+        goals = [name for name in _GOALS if getattr(self, name)]
+        if len(goals) != 1:
+            raise ValueError(
+                "give exactly one of num_pruned (how many blocks), target_speedup (such as 1.3), max_latency (share of "
+                f"baseline's) and front, not {' and '.join(goals) or 'none'}"
+            )
+        if self.front and self.search == "genetic":
+            raise ValueError("search=genetic needs a number of blocks or a latency to keep to: leave it at auto")
         return self
+
+    def allowed_ms(self, model_ms: float) -> float | None:
+        """The latency allowed, of a baseline that takes `model_ms`; None where that is not the goal."""
+        if self.target_speedup is not None:
+            return model_ms / self.target_speedup
+        return None if self.max_latency is None else model_ms * self.max_latency
 
 
 class TrainConfig(BaseModel):

@@ -1,8 +1,9 @@
-"""Measured latency of every block: as it is, and in each of its merged forms."""
+"""Measured latency of every block, as it is and in each of its merged forms, and of the model around them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -11,12 +12,29 @@ from torch import Tensor, nn
 
 from updp_rt._copies import copy_model
 from updp_rt._timing import time_side_by_side
-from updp_rt.blocks import find_family, prunable_blocks, set_lambda
+from updp_rt.blocks import find_family, make_progressive, merge_model, prunable_blocks, set_lambda
 from updp_rt.blocks.inspect import form_label
 from updp_rt.blocks.progressive import ProgressiveBlock
 from updp_rt.pruning.progress import Progress
 
 Prepare = Callable[[nn.Module, Tensor], nn.Module]
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What runs the models that are timed: what will run the merged one.
+
+    Attributes:
+        prepare: makes a module ready before it is timed on an input.
+        version: what times depend on besides the model, for a device: tables are kept by it. None: they are not kept.
+    """
+
+    name: str
+    prepare: Prepare
+    version: Callable[[torch.device], str] | None = None
+
+
+PLAIN = Kernels("plain torch", lambda module, x: module)
 
 CLEARLY_FASTER = 0.9  # a form replaces the one listed before it only if it is at least 10% faster: noise decides less
 
@@ -51,7 +69,13 @@ class BlockLatency(BaseModel):
 
 
 class LatencyTable(BaseModel):
-    """Latencies of a model's prunable blocks on one device at one batch size."""
+    """Latencies of a model's prunable blocks on one device at one batch size.
+
+    Attributes:
+        fastest_ms: of the whole model with every block merged that is faster so; None where none is, or where it was
+            not measured.
+        kernels: what ran the models.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -59,26 +83,46 @@ class LatencyTable(BaseModel):
     batch_size: int
     model_ms: float
     blocks: dict[str, BlockLatency]
+    fastest_ms: float | None = None
+    kernels: str = "plain torch"
 
-    def estimate_ms(self, bodies: dict[str, str]) -> float:
-        """The model's latency with these blocks merged: its own, less what each block saves."""
-        return self.model_ms - sum(self.blocks[name].saved_ms(body) for name, body in bodies.items())
+    def estimate_ms(self, bodies: Mapping[str, str]) -> float:
+        """The model's latency with these blocks merged: its own, less what each block saves in the model.
+
+        Blocks are timed alone. In the model caches are warm or cold in other ways and kernels take in what lies between
+        blocks, so all together save more or less than that; each is taken to save as much more or less.
+        """
+        return self.model_ms - self.in_context * sum(self.blocks[name].saved_ms(body) for name, body in bodies.items())
+
+    @property
+    def in_context(self) -> float:
+        """What all blocks save in the model, over what they save alone."""
+        alone = sum(self.blocks[name].saved_ms(body) for name, body in self.saving().items())
+        if self.fastest_ms is None or alone <= 0:
+            return 1.0
+        return max(0.0, (self.model_ms - self.fastest_ms) / alone)
+
+    def saving(self) -> dict[str, str]:
+        """The blocks that are faster merged, and the body of each that is the fastest."""
+        bodies = self.choose_bodies(self.blocks)
+        return {name: body for name, body in bodies.items() if self.blocks[name].saved_ms(body) > 0}
 
     def choose_bodies(self, names: Iterable[str], body: str = "auto") -> dict[str, str]:
         """The pruned body of each block: the one named, or the one that merges into the fastest form."""
         return {name: self.blocks[name].best_body() if body == "auto" else body for name in names}
 
-    def choose_forms(self, bodies: dict[str, str]) -> dict[str, str]:
+    def choose_forms(self, bodies: Mapping[str, str]) -> dict[str, str]:
         """The fastest merged form of each block."""
         return {name: self.blocks[name].best_form(body) for name, body in bodies.items()}
 
 
 @torch.no_grad()
 def measure_latency(
-    model: nn.Module, example: Tensor, progress: Progress | None = None, prepare: Prepare = lambda module, x: module
+    model: nn.Module, example: Tensor, progress: Progress | None = None, prepare: Prepare = PLAIN.prepare
 ) -> LatencyTable:
     """Time every prunable block of a timm model on the input it sees for `example`, beside its merged forms.
 
+    The whole model is timed beside itself with every block merged that is faster so.
     Blocks of the same structure and input shape are timed once. `example` is ``[N, C, H, W]`` on the model's device.
     `prepare` makes a module ready before it is timed on an input: `updp_rt.accelerate` for times on fused kernels.
     """
@@ -97,10 +141,15 @@ def measure_latency(
                 measured[key] = measure_block(progressive, model.get_submodule(name), inputs[name], prepare)
             table[name] = measured[key]
             advance(name)
-    whole = time_side_by_side({"model": partial(prepare(model, example), example)}, device=device)
-    return LatencyTable(
-        device=describe_device(device), batch_size=len(example), model_ms=whole["model"] * 1e3, blocks=table
-    )
+    found = LatencyTable(device=describe_device(device), batch_size=len(example), model_ms=0.0, blocks=table)
+    models, saving = {"model": model}, found.saving()
+    if saving:
+        pruned = make_progressive(model, saving)
+        set_lambda(pruned, 1.0)
+        models["fastest"] = merge_model(pruned, found.choose_forms(saving))
+    calls = {name: partial(prepare(each, example), example) for name, each in models.items()}
+    ms = {name: seconds * 1e3 for name, seconds in time_side_by_side(calls, device=device).items()}
+    return found.model_copy(update={"model_ms": ms["model"], "fastest_ms": ms.get("fastest")})
 
 
 def describe_device(device: torch.device) -> str:

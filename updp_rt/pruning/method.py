@@ -19,10 +19,12 @@ from updp_rt.blocks import (
     set_lambda,
 )
 from updp_rt.pruning.config import PruneConfig, Stage, first_stage
+from updp_rt.pruning.goals import check_num_pruned
 from updp_rt.pruning.latency import LatencyTable
+from updp_rt.pruning.noise import Hits
 from updp_rt.pruning.progressive import progressive_losses
 from updp_rt.pruning.recalibrate import recalibrate
-from updp_rt.pruning.search import SearchResult, check_num_pruned, search_blocks
+from updp_rt.pruning.search import SearchResult, search_blocks
 from updp_rt.pruning.supernet import calibrate, sandwich_losses
 from updp_rt.pruning.trainer import Losses
 
@@ -68,6 +70,8 @@ class Method:
 
     def check(self, model: nn.Module, config: PruneConfig) -> None:
         """Raise `ValueError` where the method cannot do what is asked, before anything is trained."""
+        if config.search != "auto" and type(self).choose is not Method.choose:
+            raise ValueError(f"the method {self.name} chooses blocks in its own way: leave out search (--search)")
         check_num_pruned(self.names(model), config.num_pruned)
 
     def names(self, model: nn.Module) -> list[str]:
@@ -92,10 +96,10 @@ class Method:
         assert supernet is not None
         bodies = table.choose_bodies(run.names, config.body)
 
-        def judge(blocks: tuple[str, ...]) -> float:
+        def judge(blocks: tuple[str, ...]) -> Hits:
             set_lambda(supernet, 1.0, blocks)
             recalibrate(supernet, run.recalibration_batches)
-            return run.evaluate(supernet)
+            return run.judge(supernet)
 
         candidates, chosen, signal = search_blocks(
             run.names,
@@ -104,13 +108,13 @@ class Method:
             storage=run.folder / JOURNAL,
             trials=config.trials,
             seed=config.seed,
+            engine=None if config.search == "auto" else config.search,
             num_pruned=config.num_pruned,
-            max_latency_ms=None if config.max_latency is None else config.max_latency * table.model_ms,
-            images=run.val_images,
+            max_latency_ms=config.allowed_ms(table.model_ms),
             progress=run.progress,
         )
-        assert signal is not None
-        run.progress.log(f"search: {signal.words()}")
+        if signal is not None:
+            run.progress.log(f"search: {signal.words()}")
         chosen_bodies = {name: bodies[name] for name in chosen.blocks}
         return SearchResult(candidates=candidates, chosen=chosen, bodies=chosen_bodies, signal=signal)
 
@@ -183,9 +187,7 @@ def estimate_ms(table: LatencyTable, bodies: Mapping[str, str], blocks: tuple[st
 def need_number(name: str, config: PruneConfig) -> None:
     """Raise `ValueError` where a method that takes a number of blocks is given another goal."""
     if config.num_pruned is None:
-        raise ValueError(
-            f"the method {name} prunes a number of blocks: give num_pruned (--num-pruned), not max_latency"
-        )
+        raise ValueError(f"the method {name} prunes a number of blocks: give num_pruned (--num-pruned) as its goal")
 
 
 METHODS: dict[str, Method] = {Method.name: Method()}

@@ -16,6 +16,7 @@ from updp_rt.artifacts.describe import skeleton
 from updp_rt.artifacts.manifest import Description
 from updp_rt.blocks.inspect import architecture
 from updp_rt.pruning.config import STAGES, PruneConfig
+from updp_rt.pruning.latency import PLAIN, Kernels
 from updp_rt.pruning.run import MERGED, SEARCH, SUBNET, SUMMARY, SUPERNET, Data, Run, read_result, read_run
 from updp_rt.pruning.search import SearchResult
 from updp_rt.pruning.stages import (
@@ -61,8 +62,13 @@ def _work(run: Run, stages: Sequence[str]) -> dict[str, float]:
 
 
 def default_folder(model: nn.Module, config: PruneConfig) -> Path:
-    """``runs/<architecture>-p<blocks>``, or ``-x<share>`` for a latency goal; then a rival's name, and ``-direct``."""
-    goal = f"p{config.num_pruned}" if config.num_pruned else f"x{config.max_latency:g}"
+    """``runs/<architecture>-p<blocks>``, ``-s<speed-up>``, ``-x<share>`` or ``-front``; a rival's name, ``-direct``."""
+    if config.num_pruned:
+        goal = f"p{config.num_pruned}"
+    elif config.target_speedup:
+        goal = f"s{config.target_speedup:g}"
+    else:
+        goal = f"x{config.max_latency:g}" if config.max_latency else "front"
     how = "" if config.method == "updp" else f"-{config.method}"
     return Path("runs") / f"{architecture(model)}-{goal}{how}{'-direct' if config.direct else ''}"
 
@@ -133,11 +139,14 @@ def prune(
     *,
     test: Data | None = None,
     num_pruned: int | None = None,
+    target_speedup: float | None = None,
     max_latency: float | None = None,
+    front: bool = False,
     out: str | Path | None = None,
     config: PruneConfig | None = None,
     model_args: dict[str, Any] | None = None,
     reuse: str | Path | None = None,
+    kernels: Kernels = PLAIN,
     show_progress: bool = True,
     **settings: Any,
 ) -> PruneResult:
@@ -147,12 +156,15 @@ def prune(
         model: timm model of a known family, with the weights to start from; left untouched.
         train, val: data sets (or loaders) of ``(image [C, H, W], label)``. `val` chooses between subnets.
         test: split for the last figures, which nothing is chosen by; without it they are taken on `val`.
-        num_pruned: how many blocks to prune. Or else `max_latency`: latency allowed, as a share of the baseline's.
+        num_pruned: how many blocks to prune. Or else `target_speedup`: how many times as fast as the baseline by the
+            latency table, at least; `max_latency`: latency allowed, as a share of the baseline's; or `front`: what
+            costs no accuracy that the validation images can show.
         out: folder for results; ``runs/<architecture>-p<num_pruned>`` by default. The same call with the same folder
             goes on where a killed run stopped and ends, on a CPU, with the same bits.
         model_args: arguments `model` was created with, if they cannot be read off it (``{"depths": (2, 2)}``).
         reuse: folder of another run of this model: its latencies, supernet and search are taken over as far as the
             settings they depend on are the same, so that only training is repeated (``direct=True, lr=1e-3``).
+        kernels: what models are timed on: ``updp_rt.runtime.FUSED`` where the merged model will run accelerated.
         config: all settings at once; `settings` are single fields of `PruneConfig` (``epochs=30, lr=1e-3``).
 
     Raises:
@@ -160,15 +172,25 @@ def prune(
         ArtifactError: the model could not be saved afterwards (not created by timm).
         RunError: `out` is in use or holds another run.
         DivergedError: training met NaN or infinity.
-        ValueError: no subnet is as fast as `max_latency`; said before anything is trained.
+        ValueError: no subnet is as fast as wanted; said before anything is trained, with what can be reached.
         pydantic.ValidationError: a setting is unknown or out of range.
     """
-    given = {"num_pruned": num_pruned, "max_latency": max_latency, **settings}
+    goals = {"num_pruned": num_pruned, "target_speedup": target_speedup, "max_latency": max_latency}
+    given = {**goals, "front": front or None, **settings}
     given = {key: value for key, value in given.items() if value is not None}
     config = PruneConfig.model_validate({**(config.model_dump(exclude_none=True) if config else {}), **given})
     out = out or default_folder(model, config)
     run = Run(
-        model, train, val, out, config, test=test, model_args=model_args, reuse=reuse, show_progress=show_progress
+        model,
+        train,
+        val,
+        out,
+        config,
+        test=test,
+        model_args=model_args,
+        reuse=reuse,
+        kernels=kernels,
+        show_progress=show_progress,
     )
     run_stages(run)
     return PruneResult(run)

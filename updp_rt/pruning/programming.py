@@ -1,4 +1,4 @@
-"""Dynamic programming over tables of latency and importance: where to split a segment, and which segments to take.
+"""Dynamic programming over tables of latency and importance: where to split a segment, and which blocks to prune.
 
 Both programs are those of Kim et al. (ICML 2023, arXiv 2301.12187): the first gives the least latency of a run of
 layers that no activation divides, by where it is split into merged layers; the second takes segments that cover all
@@ -8,8 +8,9 @@ layers, the most important in a latency. LayerMerge (Oh et al., ICML 2024) has s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 TICKS = 4000  # of the latency allowed: an entry's is rounded up to whole ones, so that the sum stays within it
 
@@ -82,3 +83,22 @@ def _undominated(states: dict[int, tuple[float, Entry | None, int]]) -> dict[int
             kept[ticks] = states[ticks]
             best = states[ticks][0]
     return kept
+
+
+def best_subsets(values: Sequence[float], size: int) -> Iterator[tuple[int, ...]]:
+    """The subsets of so many of these, as indices in order, by falling sums of their values."""
+    order = sorted(range(len(values)), key=lambda index: -values[index])
+    # A subset is the ranks of its members. Each other one is reached from the best by moving members down the ranks one
+    # at a time, and no move raises the sum.
+    first = tuple(range(size))
+    waiting, known = [(-sum(values[order[rank]] for rank in first), first)], {first}
+    while waiting:
+        total, ranks = heappop(waiting)
+        yield tuple(sorted(order[rank] for rank in ranks))
+        for place, rank in enumerate(ranks):
+            after = ranks[place + 1] if place + 1 < size else len(values)
+            if rank + 1 < after:
+                moved = (*ranks[:place], rank + 1, *ranks[place + 1 :])
+                if moved not in known:
+                    known.add(moved)
+                    heappush(waiting, (total + values[order[rank]] - values[order[rank + 1]], moved))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -25,9 +25,11 @@ from updp_rt.blocks import pruned_bodies
 from updp_rt.data import Loader, first_images, make_loader
 from updp_rt.pruning.claim import RunError, differing, is_begun, locked, read_identity
 from updp_rt.pruning.config import PruneConfig
+from updp_rt.pruning.latency import PLAIN, Kernels
 from updp_rt.pruning.method import JOURNAL, find_method
+from updp_rt.pruning.noise import Hits
 from updp_rt.pruning.progress import Progress
-from updp_rt.pruning.trainer import evaluate, find_non_finite, make_accelerator, seed_everything
+from updp_rt.pruning.trainer import evaluate, find_non_finite, make_accelerator, predict, seed_everything
 
 Data = Dataset[Any] | Loader
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -58,6 +60,7 @@ class Run:
             settings that they depend on are the same.
         augmentation: what is done to training images, recorded: a run goes on with the same.
         notes: lines on the data, for the log.
+        kernels: what models are timed on.
 
     Raises:
         `ArtifactError`, `UnsupportedModelError`: the model cannot be pruned or could not be saved afterwards.
@@ -78,9 +81,10 @@ class Run:
         reuse: str | Path | None = None,
         augmentation: Augmentation | None = None,
         notes: Sequence[str] = (),
+        kernels: Kernels = PLAIN,
         show_progress: bool = True,
     ) -> None:
-        self.augmentation, self.notes = augmentation, notes
+        self.augmentation, self.notes, self.kernels = augmentation, notes, kernels
         self.model, self.folder, self.config = copy_model(model), Path(folder), config
         self.reuse = None if reuse is None else Path(reuse)
         self.method = find_method(config.method)
@@ -157,15 +161,19 @@ class Run:
         images = self.training_images(self.config.recalibration_batches * size)
         return list(torch.split(images, size))
 
-    @cached_property
-    def val_images(self) -> int:
-        """How many images the validation split has."""
-        data = getattr(self.val_loader, "dataset", None)
-        return len(data) if isinstance(data, Sized) else sum(len(labels) for _, labels in self.val_loader)
-
     def evaluate(self, model: nn.Module) -> float:
         """Accuracy on the validation split."""
         return evaluate(model, self.val_loader, self.device, self.progress.still_here)
+
+    def judge(self, model: nn.Module) -> Hits:
+        """Which images of the validation split a model gets right."""
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for batch in predict(model, self.val_loader, self.device):
+                self.progress.still_here()
+                yield batch
+
+        return Hits.of(batches())
 
     # What stages store: each file is wholly there or not at all.
 
@@ -283,5 +291,11 @@ def _existing(path: Path) -> Path:
 
 
 def _compare(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, str]:
-    """What differs between two runs and matters: not by how many processes images are loaded."""
-    return {key: words for key, words in differing(ours, theirs).items() if key != "workers"}
+    """What differs between two runs and matters: not by how many processes images are loaded.
+
+    A setting that was not there yet when the other was begun has its default.
+    """
+    known = theirs["config"] if isinstance(theirs["config"], Mapping) else {}
+    defaults = {name: field.default for name, field in PruneConfig.model_fields.items()}
+    changed = differing(ours, {**theirs, "config": {**defaults, **known}})
+    return {key: words for key, words in changed.items() if key != "workers"}

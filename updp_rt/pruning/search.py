@@ -1,4 +1,4 @@
-"""Stage 2: which blocks to prune, by a genetic search over the supernet's subnets."""
+"""Stage 2: which blocks to prune, by a search over the supernet's subnets: genetic, or by tables of single blocks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from filelock import FileLock
@@ -21,7 +22,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import BaseModel, ConfigDict
 
 from updp_rt.artifacts.atomic import is_alive
+from updp_rt.pruning.goals import check_latency, check_num_pruned, fastest_blocks
+from updp_rt.pruning.noise import Hits, compare
 from updp_rt.pruning.progress import Progress
+from updp_rt.pruning.tabulated import count_by_tables, next_by_tables
+
+Engine = Literal["genetic", "front", "dp"]
+Propose = Callable[[Mapping[tuple[str, ...], float | None]], tuple[str, ...] | None]
 
 STUDY = "updp"
 ALIKE = 1.01  # latencies by a table of measured ones tell no less apart
@@ -42,8 +49,10 @@ class Signal(BaseModel):
 
     Attributes:
         images: how many they were taken on.
-        standard_error: of the best accuracy p, as n images drawn at random have it: ``sqrt(p·(1 - p) / n)``.
-        level: how many candidates are within it of the best, itself among them; only those that are fast enough count.
+        standard_error: of the best accuracy, as that many images drawn at random have it; or, `paired`, of its
+            differences to the others, compared image by image, in the median: see `updp_rt.pruning.noise`.
+        level: how many candidates are within one standard error of the best, itself among them; only those that meet
+            the goal count.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -51,10 +60,12 @@ class Signal(BaseModel):
     images: int
     standard_error: float
     level: int
+    paired: bool = False
 
     def words(self) -> str:
         """The same, as a sentence goes on."""
         margin = f"±{100 * self.standard_error:.2g} points on {self.images} validation images"
+        margin += ", compared one by one" if self.paired else ""
         if self.level == 1:
             return f"the best candidate is ahead of all others by more than the noise ({margin})"
         return f"{self.level} candidates are within the noise of the best ({margin}): the fastest of them was chosen"
@@ -87,58 +98,85 @@ class SearchResult(BaseModel):
         return {len(candidate.blocks): candidate for candidate in ranked}
 
 
-def pick(candidates: Sequence[Candidate], images: int | None = None) -> tuple[Candidate, Signal | None]:
+def pick(
+    candidates: Sequence[Candidate], hits: Mapping[tuple[str, ...], Hits] | None = None
+) -> tuple[Candidate, Signal | None]:
     """The candidate to choose: the fastest of those that are as accurate as the best, as far as can be seen.
 
-    Accuracies are taken on so many images; None: they are exact. Of candidates whose latencies are less than `ALIKE`
-    apart from the fastest's, the most accurate: a little time more or less is noise too.
+    Of candidates whose latencies are less than `ALIKE` apart from the fastest's, the most accurate: a little time more
+    or less is noise too.
+
+    Args:
+        hits: by blocks, which images each candidate got right; None: accuracies are exact.
     """
-    best = max(candidate.accuracy for candidate in candidates)
-    error = 0.0 if images is None else math.sqrt(max(0.0, best * (1 - best)) / images)
-    level = [candidate for candidate in candidates if candidate.accuracy >= best - error]
+    if hits is None:
+        best = max(candidate.accuracy for candidate in candidates)
+        level, signal = [candidate for candidate in candidates if candidate.accuracy == best], None
+    else:
+        judged = [hits[candidate.blocks] for candidate in candidates]
+        noise = compare(judged)
+        level = [candidates[index] for index in noise.level]
+        images = len(judged[0].right)
+        signal = Signal(images=images, standard_error=noise.error, level=len(level), paired=noise.paired)
     fastest = min(candidate.latency_ms for candidate in level)
-    chosen = max((c for c in level if c.latency_ms <= ALIKE * fastest), key=lambda c: c.accuracy)
-    signal = None if images is None else Signal(images=images, standard_error=error, level=len(level))
-    return chosen, signal
+    return max((c for c in level if c.latency_ms <= ALIKE * fastest), key=lambda c: c.accuracy), signal
 
 
 def search_blocks(
     names: Sequence[str],
-    evaluate: Callable[[tuple[str, ...]], float],
+    evaluate: Callable[[tuple[str, ...]], float | Hits],
     latency_ms: Callable[[tuple[str, ...]], float],
     *,
     storage: Path,
     trials: int,
     seed: int = 0,
+    engine: Engine | None = None,
     num_pruned: int | None = None,
     max_latency_ms: float | None = None,
-    images: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[Candidate], Candidate, Signal | None]:
     """Search the subsets of `names` to prune; returns all candidates, the chosen one, and what could be told apart.
 
+    The goal is `num_pruned`, a number of blocks; or `max_latency_ms`, the latency allowed; or neither, and then what
+    counts is the front of accuracy against latency. `pick` chooses among the candidates that meet it.
+
     With `num_pruned`, a genome is one random key a block and the largest keys are pruned, so every genome is
-    feasible. Otherwise a genome is one bit a block, and NSGA-II follows the accuracy-latency front. There the first
-    generation is the fastest subnet and others of all sizes, so something is within the limit and the front is wide.
-    `pick` chooses, among all or those within `max_latency_ms`.
+    feasible. Otherwise a genome is one bit a block. There the first generation is the fastest subnet and others of all
+    sizes, so something is within the limit and the front is wide.
 
     The study lives in `storage`; a run that was killed goes on to the same result, and several processes may run
     this at once on one file to share the work.
 
     Args:
-        evaluate: accuracy of a subnet on images that are neither trained nor tested on.
-        latency_ms: of a subnet, from the table.
-        trials: candidates in all, whoever evaluates them, each another one; fewer where there are not so many.
-        images: how many images accuracies are taken on; None: they are exact.
+        evaluate: accuracy of a subnet on images that are neither trained nor tested on, if it is exact; or which of
+            them it got right.
+        latency_ms: of a subnet, from the table: a sum over its blocks.
+        trials: candidates in all, whoever evaluates them, each another one; fewer where there are not so many. By
+            tables they are at least two more than there are blocks.
+        engine: genetic follows accuracy alone, with all else below what is within the limit; front is NSGA-II, which
+            follows the front; dp goes by tables, see `updp_rt.pruning.tabulated`. None: genetic for a number of
+            blocks, front otherwise.
 
     Raises:
-        ValueError: more blocks to prune than there are, or no subnet is fast enough.
+        ValueError: more blocks to prune than there are, no subnet is fast enough, or none faster than the model.
     """
     check_num_pruned(names, num_pruned)
-    space = _Space(names, num_pruned, fastest_blocks(names, latency_ms))
-    if max_latency_ms is not None:
-        check_max_latency(latency_ms(()), latency_ms(space.fastest), max_latency_ms)
-    trials = min(trials, space.size)
+    engine = engine or ("front" if num_pruned is None else "genetic")
+    fastest = fastest_blocks(names, latency_ms)
+    if num_pruned is None:
+        check_latency(latency_ms(()), latency_ms(fastest), max_latency_ms)
+    space = _Space(names, None if engine == "dp" else num_pruned, fastest)
+    trials = min(count_by_tables(names, trials) if engine == "dp" else trials, space.size)
+    propose: Propose | None = None
+    if engine == "dp":
+        propose = partial(
+            next_by_tables,
+            names,
+            latency_ms=latency_ms,
+            trials=trials,
+            num_pruned=num_pruned,
+            max_latency_ms=max_latency_ms,
+        )
     progress = progress or Progress(show=False)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage.parent.mkdir(parents=True, exist_ok=True)
@@ -147,51 +185,43 @@ def search_blocks(
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(storage), lock_obj=lock)),
         study_name=STUDY,
-        directions=["maximize"] if num_pruned is not None else ["maximize", "minimize"],
+        directions=["maximize"] if engine == "genetic" else ["maximize", "minimize"],
         load_if_exists=True,
     )
     best = max((candidate.accuracy for candidate in _candidates(study)), default=0.0)
     with progress.task("search", trials, len(_candidates(study))) as advance:
         while True:
-            trial = _next_trial(study, lock, space, trials, seed)
+            trial = _next_trial(study, lock, space, trials, seed, propose)
             if trial is None and not _running(study):
                 break
             if trial is None:  # another process is at the last ones
                 time.sleep(0.1)
                 continue
             blocks = tuple(trial.user_attrs["blocks"])
-            accuracy, latency = evaluate(blocks), latency_ms(blocks)
+            found, latency = evaluate(blocks), latency_ms(blocks)
+            if isinstance(found, Hits):
+                trial.set_user_attr("hits", found.to_text())
+            accuracy = found.accuracy if isinstance(found, Hits) else found
             trial.set_user_attr("accuracy", accuracy)
             trial.set_user_attr("latency_ms", latency)
-            study.tell(trial, [accuracy] if num_pruned is not None else [accuracy, latency])
+            if engine != "genetic":
+                values = [accuracy, latency]
+            elif max_latency_ms is None or latency <= max_latency_ms:
+                values = [accuracy]
+            else:  # below all that is within the limit, the further the lower (Deb 2000)
+                values = [-latency / max_latency_ms]
+            study.tell(trial, values)
             best = max(best, accuracy)
             progress.log(f"search: {len(blocks)} blocks, accuracy {accuracy:.4g}, {latency:.3g} ms")
             advance(f"best {best:.3f}")
     candidates = _candidates(study)
-    fast = [c for c in candidates if max_latency_ms is None or c.latency_ms <= max_latency_ms]
-    return candidates, *pick(fast, images)
-
-
-def check_num_pruned(names: Sequence[str], num_pruned: int | None) -> None:
-    """Raise `ValueError` where there are not so many blocks to prune."""
-    if num_pruned is not None and not 1 <= num_pruned <= len(names):
-        raise ValueError(f"num_pruned is {num_pruned}, but this model has {len(names)} prunable blocks")
-
-
-def fastest_blocks(names: Sequence[str], latency_ms: Callable[[tuple[str, ...]], float]) -> tuple[str, ...]:
-    """The blocks that make the model faster when they are pruned: all of them together are the fastest subnet."""
-    return tuple(name for name in names if latency_ms((name,)) < latency_ms(()))
-
-
-def check_max_latency(model_ms: float, fastest_ms: float, max_latency_ms: float) -> None:
-    """Raise `ValueError` where no subnet is within `max_latency_ms`."""
-    if fastest_ms > max_latency_ms:
-        least = math.ceil(100 * fastest_ms / model_ms) / 100
-        raise ValueError(
-            f"no subnet is within {max_latency_ms:.3g} ms ({max_latency_ms / model_ms:.3g} of the model's "
-            f"{model_ms:.3g} ms): with every block pruned that helps it takes {fastest_ms:.3g} ms by the latency "
-            + (f"table; allow {least:g} or more" if least < 1 else "table; no block is faster pruned")
-        )
+    meeting = [
+        candidate
+        for candidate in candidates
+        if len(candidate.blocks) == (num_pruned or max(1, len(candidate.blocks)))
+        and candidate.latency_ms <= (max_latency_ms or candidate.latency_ms)
+    ]
+    return candidates, *pick(meeting, _hits(study))
 
 
 @dataclass(frozen=True)
@@ -228,7 +258,9 @@ class _Space:
                 return blocks
 
 
-def _next_trial(study: optuna.Study, lock: FileLock, space: _Space, trials: int, seed: int) -> Trial | None:
+def _next_trial(
+    study: optuna.Study, lock: FileLock, space: _Space, trials: int, seed: int, propose: Propose | None
+) -> Trial | None:
     """A trial of this process, its blocks chosen, or None where all are taken; one process at a time may ask.
 
     Where a genome stands for blocks that are known already, its trial is given up, and the next is a random subset.
@@ -244,7 +276,11 @@ def _next_trial(study: optuna.Study, lock: FileLock, space: _Space, trials: int,
             count, population = len(asked), max(4, min(20, trials // 4))
             study.sampler = NSGAIISampler(seed=seed * 100_003 + count, population_size=population)
             rng, given = random.Random(f"{seed}/{count}"), None
-            if asked and asked[-1].state == TrialState.PRUNED:
+            if propose is not None:
+                given = propose({tuple(t.user_attrs["blocks"]): t.user_attrs.get("accuracy") for t in asked})
+                if given is None:
+                    return None
+            elif asked and asked[-1].state == TrialState.PRUNED:
                 given = space.draw(seen, rng)
             elif space.num_pruned is None and count < population:
                 size = len(space.names) - round((len(space.names) - 1) * count / (population - 1))
@@ -276,6 +312,14 @@ def _candidates(study: optuna.Study) -> list[Candidate]:
         )
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     ]
+
+
+def _hits(study: optuna.Study) -> dict[tuple[str, ...], Hits] | None:
+    """Which images each candidate got right; None where that is not known of all."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not all("hits" in trial.user_attrs for trial in trials):
+        return None
+    return {tuple(trial.user_attrs["blocks"]): Hits.from_text(trial.user_attrs["hits"]) for trial in trials}
 
 
 def _worker() -> str:

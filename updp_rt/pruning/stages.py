@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,11 @@ from torch import nn
 from updp_rt._timing import time_side_by_side
 from updp_rt.artifacts import save, versions
 from updp_rt.artifacts.atomic import write_json, write_text
+from updp_rt.artifacts.manifest import Description
 from updp_rt.blocks import count_costs, count_depth, set_lambda
-from updp_rt.pruning.latency import LatencyTable, describe_device, measure_latency
+from updp_rt.pruning.goals import check_latency, fastest_blocks
+from updp_rt.pruning.kept import kept_table
+from updp_rt.pruning.latency import PLAIN, LatencyTable, describe_device, measure_latency
 from updp_rt.pruning.method import Method, estimate_ms, find_method
 from updp_rt.pruning.progressive import FEWEST, ramp_steps
 from updp_rt.pruning.run import (
@@ -33,7 +36,7 @@ from updp_rt.pruning.run import (
     read_result,
     read_run,
 )
-from updp_rt.pruning.search import SearchResult, check_max_latency, fastest_blocks
+from updp_rt.pruning.search import SearchResult
 from updp_rt.pruning.trainer import DivergedError, Recipe, find_non_finite, fit, predict, to_csv
 
 _POINTS = 100  # of λ in an epoch that are kept: a picture needs no more
@@ -41,14 +44,30 @@ _POINTS = 100  # of λ in an epoch that are kept: a picture needs no more
 
 def latency_table(run: Run) -> LatencyTable:
     """Per-block latencies, measured once a run; raises `ValueError` where no subnet can be as fast as the run wants."""
-    model = run.model.to(run.device)
-    run.on_main(LATENCY, lambda: run.store(LATENCY, measure_latency(model, run.example, run.progress)))
-    table, allowed = run.load(LATENCY, LatencyTable), run.config.max_latency
-    if allowed is not None:
-        bodies = table.choose_bodies(table.blocks, run.config.body)
+    run.model.to(run.device)
+    run.on_main(LATENCY, lambda: run.store(LATENCY, _measured(run)))
+    table, config = run.load(LATENCY, LatencyTable), run.config
+    if config.num_pruned is None:
+        bodies = table.choose_bodies(table.blocks, config.body)
         fastest = fastest_blocks(tuple(bodies), partial(estimate_ms, table, bodies))
-        check_max_latency(table.model_ms, estimate_ms(table, bodies, fastest), allowed * table.model_ms)
+        allowed, speedup = config.allowed_ms(table.model_ms), config.target_speedup is not None
+        check_latency(table.model_ms, estimate_ms(table, bodies, fastest), allowed, speedup=speedup)
     return table
+
+
+def _measured(run: Run) -> LatencyTable:
+    """The table as it is measured now, or as one was of the same model on the same device and kernels."""
+    kernels = run.kernels
+
+    def measure() -> LatencyTable:
+        found = measure_latency(run.model, run.example, run.progress, kernels.prepare)
+        return found.model_copy(update={"kernels": kernels.name})
+
+    if kernels.version is None:
+        return measure()
+    known = {key: run.identity[key] for key in Description.model_fields if key in run.identity}
+    what = {**known, "batch_size": run.config.batch_size, "kernels": [kernels.name, kernels.version(run.device)]}
+    return kept_table(what, measure, run.progress)
 
 
 def train_supernet(run: Run) -> None:
@@ -227,12 +246,40 @@ def summarize(run: Run, subnet: nn.Module, merged: nn.Module) -> dict[str, Any]:
         "blocks": blocks,
         **rows,
         "predicted_ms": search.chosen.latency_ms,
+        "prediction": predicted_and_measured(run, merged, times),
         "predictions_that_differ": int((predicted["subnet"] != predicted["merged"]).sum()),
         "evaluated_on": "test" if run.has_test else "validation (no test split was given)",
         "images": len(predicted["merged"]),
         "batch_size": run.config.batch_size,
         "device": describe_device(run.device),
         "versions": versions(),
+    }
+
+
+def predicted_and_measured(run: Run, merged: nn.Module, plain: Mapping[str, float]) -> dict[str, Any] | None:
+    """How far the search's prediction of the merged model's speed-up is from what is measured now on the same kernels.
+
+    Args:
+        plain: seconds of baseline and merged model in plain torch, measured in turn.
+
+    Returns:
+        None: the table is of other kernels than this process has.
+    """
+    table, chosen = run.load(LATENCY, LatencyTable), run.load(SEARCH, SearchResult).chosen
+    times = plain
+    if table.kernels != PLAIN.name:
+        if run.kernels.name != table.kernels:
+            return None
+        models = {"baseline": run.model, "merged": merged}
+        calls = {key: partial(run.kernels.prepare(model, run.example), run.example) for key, model in models.items()}
+        with torch.no_grad():
+            times = time_side_by_side(calls, device=run.device)
+    predicted, measured = table.model_ms / chosen.latency_ms, times["baseline"] / times["merged"]
+    return {
+        "kernels": table.kernels,
+        "predicted_speedup": predicted,
+        "measured_speedup": measured,
+        "off": predicted / measured - 1,  # of the latency: above 0 where it takes longer than predicted
     }
 
 

@@ -23,7 +23,8 @@ class Identity(Description):
     @property
     def max_latency(self) -> float | None:
         """The run's goal, as a share of the baseline's latency, if it had such a goal."""
-        goal = self.config.get("max_latency")
+        share, speedup = self.config.get("max_latency"), self.config.get("target_speedup")
+        goal = 1 / speedup if isinstance(speedup, float) and speedup > 1 else share
         return goal if isinstance(goal, float) and 0 < goal < 1 else None
 
 
@@ -38,6 +39,15 @@ class Figures(BaseModel):
     val_accuracy: Share | None = None
 
 
+class Prediction(BaseModel):
+    """What the search predicted and what was measured, on the same kernels; `off`: by how much it takes longer."""
+
+    kernels: str
+    predicted_speedup: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    measured_speedup: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    off: Annotated[float, Field(allow_inf_nan=False)]
+
+
 class Summary(BaseModel):
     """``summary.json``: what a finished run found."""
 
@@ -45,7 +55,7 @@ class Summary(BaseModel):
     baseline: Figures
     subnet: Figures
     merged: Figures
-    predicted_ms: float | None = None  # the merged model's latency by the run's table
+    prediction: Prediction | None = None
     predictions_that_differ: Count
     evaluated_on: str
     images: Count

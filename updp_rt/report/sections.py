@@ -15,7 +15,7 @@ from updp_rt.report.charts.strip import draw_strips
 from updp_rt.report.charts.svg import Cell, Chart, Table
 from updp_rt.report.charts.training import draw_subnet, draw_supernet
 from updp_rt.report.collect import Certified, Missing, Parts, Training, profile_doubt
-from updp_rt.report.schema import Identity, Profile, Summary
+from updp_rt.report.schema import Identity, Prediction, Profile, Summary
 from updp_rt.report.strips import find_strips
 from updp_rt.verification import Certificate, Logits
 
@@ -115,21 +115,19 @@ def _accuracy_table(found: Summary | Missing) -> tuple[str, Table] | Missing:
         f"On {describe_images(found)}; the merged model {agreement}. Depth counts convolutions and "
         f"linear layers. Latency in plain torch on {found.device}, all three in turn."
     )
-    if found.predicted_ms is not None and found.predicted_ms > 0:
-        lead += f" {_prediction(found.predicted_ms, found.baseline.latency_ms, found.merged.latency_ms)}"
+    if found.prediction is not None:
+        lead += f" {_prediction(found.prediction)}"
     caption = "Baseline, pruned subnet and merged model"
     return lead, Table(caption, columns, rows, frozenset(range(1, 7)))
 
 
-def _prediction(predicted: float, baseline: float, merged: float) -> str:
-    """A word on the latency that the search went by, and what came of it."""
-    away = predicted / merged - 1
-    return (
-        f"The search predicted {milliseconds(predicted)} for the merged model, by times of its blocks alone; measured "
-        f"whole it takes {milliseconds(merged)} "
-        + ("as predicted" if abs(away) < 0.05 else f"({100 * abs(away):.0f}% {'more' if away < 0 else 'less'})")
-        + f", {times(baseline / merged)} as fast as the baseline."
-    )
+def _prediction(found: Prediction) -> str:
+    """A word on the speed-up that the search went by, and what came of it."""
+    what = f"On {found.kernels} the search predicted {times(found.predicted_speedup)} for the merged model; measured "
+    what += f"beside the baseline it is {times(found.measured_speedup)}: its latency is "
+    if abs(found.off) < 0.05:
+        return what + "as predicted, within 5%."
+    return what + f"{100 * abs(found.off):.0f}% {'more' if found.off > 0 else 'less'} than predicted."
 
 
 def _advice(search: SearchResult, model_ms: float, accuracy: float | None) -> Table:

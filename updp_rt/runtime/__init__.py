@@ -9,8 +9,10 @@ from updp_rt.runtime.fastest import EngineLimits
 from updp_rt.runtime.inductor import register_with_inductor
 from updp_rt.runtime.lowering import accelerate, prewarm, refresh, restore
 from updp_rt.runtime.swapping import Swapped, swap
+from updp_rt.runtime.timed import FUSED
 
 __all__ = [
+    "FUSED",
     "AccelerationError",
     "EngineLimits",
     "Explanation",

@@ -1,0 +1,135 @@
+"""What the table says of a whole model: in context, on which kernels, measured once a device; and how far that is off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from updp_rt.pruning import kept, latency, stages
+from updp_rt.pruning.kept import kept_table
+from updp_rt.pruning.latency import PLAIN, BlockLatency, Kernels, LatencyTable, measure_latency
+from updp_rt.pruning.progress import Progress
+from updp_rt.pruning.run import LATENCY
+from updp_rt.pruning.search import Candidate, SearchResult
+
+QUIET = Progress(show=False)
+
+
+def block(baseline: float, merged: float) -> BlockLatency:
+    return BlockLatency(baseline_ms=baseline, merged_ms={"full": {"conv": merged}})
+
+
+BLOCKS = {"a": block(3.0, 1.0), "b": block(2.0, 1.0), "c": block(1.0, 1.5)}
+
+
+def test_what_blocks_save_is_what_they_save_in_the_model() -> None:
+    """Alone a and b save 3 ms, in the model 2; c is slower merged, and not among the fastest."""
+    alone = LatencyTable(device="d", batch_size=1, model_ms=10.0, blocks=BLOCKS)
+    assert alone.estimate_ms({"a": "full", "b": "full"}) == 7.0
+    table = alone.model_copy(update={"fastest_ms": 8.0})
+    assert table.saving() == {"a": "full", "b": "full"}
+    assert table.estimate_ms({}) == 10.0
+    assert table.estimate_ms({"a": "full", "b": "full"}) == pytest.approx(8.0)
+    assert table.estimate_ms({"a": "full"}) == pytest.approx(10 - 2 * 2 / 3)
+    assert table.estimate_ms({"c": "full"}) > 10.0
+    nothing = table.model_copy(update={"fastest_ms": 11.0})
+    assert nothing.estimate_ms({"a": "full"}) == 10.0, "what is slower in the model is no faster in part"
+    assert alone.model_copy(update={"blocks": {"c": BLOCKS["c"]}, "fastest_ms": 9.0}).in_context == 1.0
+    assert LatencyTable.model_validate_json(table.model_dump_json()) == table
+    old = alone.model_dump(exclude={"fastest_ms", "kernels"})
+    assert LatencyTable.model_validate(old) == alone, "tables that were stored before"
+
+
+def test_the_whole_model_is_timed_beside_its_fastest_form_on_the_kernels_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an EfficientNet's blocks those that are faster merged are merged, and run as `prepare` makes them."""
+    model = timm.create_model("mobilenetv2_035", depth_multiplier=0.4).eval()
+    example = torch.randn(2, 3, 32, 32)
+    prepared: list[nn.Module] = []
+
+    def times(calls: dict[str, Any], **_: object) -> dict[str, float]:
+        for call in calls.values():
+            call()
+        if set(calls) == {"model", "fastest"}:
+            return {"model": 8e-3, "fastest": 6e-3}
+        fast = calls["baseline"].func.in_channels > 16
+        return {name: 1e-3 if name == "baseline" or not fast else 0.5e-3 for name in calls}
+
+    class Prepared(nn.Module):
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self.module = module
+            self.in_channels = next(m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.module(x)
+
+    def prepare(module: nn.Module, x: Tensor) -> nn.Module:
+        prepared.append(module)
+        return Prepared(module)
+
+    monkeypatch.setattr(latency, "time_side_by_side", times)
+    table = measure_latency(model, example, None, prepare)
+    saving = set(table.saving())
+    assert 0 < len(saving) < len(table.blocks)
+    assert (table.model_ms, table.fastest_ms) == (8.0, 6.0)
+    whole, fastest = prepared[-2:]
+    for name in table.blocks:
+        changed = type(whole.get_submodule(name)) is not type(fastest.get_submodule(name))
+        assert changed == (name in saving)
+    assert table.estimate_ms(table.saving()) == pytest.approx(6.0)
+
+
+def test_a_table_is_measured_once_a_device_and_a_damaged_one_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "cache_folder", lambda: tmp_path)
+    measured = 0
+
+    def measure() -> LatencyTable:
+        nonlocal measured
+        measured += 1
+        return LatencyTable(device="d", batch_size=1, model_ms=float(measured), blocks=BLOCKS)
+
+    what = {"architecture": "resnet18", "batch_size": 4}
+    assert kept_table(what, measure, QUIET).model_ms == kept_table(dict(what), measure, QUIET).model_ms == 1.0
+    assert kept_table({**what, "batch_size": 8}, measure, QUIET).model_ms == 2.0
+    for path in (tmp_path / "latency").iterdir():
+        path.write_text("{}")
+    assert kept_table(what, measure, QUIET).model_ms == 3.0
+    monkeypatch.setattr(kept, "cache_folder", lambda: next((tmp_path / "latency").iterdir()))  # a file
+    assert kept_table(what, measure, QUIET).model_ms == 4.0
+
+
+def test_predicted_is_compared_with_measured_on_the_same_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = LatencyTable(device="d", batch_size=1, model_ms=10.0, blocks=BLOCKS, kernels="fast ones")
+    chosen = Candidate(blocks=("a",), accuracy=0.5, latency_ms=8.0)
+    stored = {LATENCY: table}
+    search = SearchResult(candidates=[chosen], chosen=chosen, bodies={"a": "full"})
+    fast = Kernels("fast ones", lambda module, x: module)
+    run: Any = SimpleNamespace(
+        load=lambda name, kind: stored.get(name, search),
+        kernels=fast,
+        model=nn.Identity(),
+        example=torch.zeros(1),
+        device=torch.device("cpu"),
+    )
+    monkeypatch.setattr(stages, "time_side_by_side", lambda calls, **_: {"baseline": 0.05, "merged": 0.05})
+    found = stages.predicted_and_measured(run, nn.Identity(), {"baseline": 0.2, "merged": 0.1})
+    assert found == {
+        "kernels": "fast ones",
+        "predicted_speedup": 1.25,
+        "measured_speedup": 1.0,
+        "off": pytest.approx(0.25),
+    }
+    run.kernels = PLAIN
+    assert stages.predicted_and_measured(run, nn.Identity(), {"baseline": 0.2, "merged": 0.1}) is None
+    stored[LATENCY] = table.model_copy(update={"kernels": PLAIN.name})
+    found = stages.predicted_and_measured(run, nn.Identity(), {"baseline": 0.25, "merged": 0.2})
+    assert found is not None
+    assert found["off"] == pytest.approx(0.0)
