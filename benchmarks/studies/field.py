@@ -8,6 +8,7 @@ timed in turn, both on fused kernels, once they have passed their certificates.
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -31,15 +32,16 @@ from updp_rt.blocks import find_family, prunable_blocks
 from updp_rt.comparison import WIDTHS, CompareConfig, Contest, Job, published_rows
 from updp_rt.comparison.jobs import do_job, model_folder
 from updp_rt.data import Splits
+from updp_rt.pruning.run import SUMMARY
 from updp_rt.runtime import FUSED
 
 # All of a study within six hours of two single-thread processes: pruning sees half of the baseline's images.
 PRUNING_IMAGES, TEST_IMAGES = 6_000, 5_000
 SUPERNET_EPOCHS, EPOCHS, TRIALS = 1, 3, 16
 SHARES = (0.5, 1 / 3)
-DIRECT = "updp:direct=true"
-_CNN = ("updp", DIRECT, "drop", "depthshrinker", "layer-folding", "dp", "layermerge", "toast")
-_VIT = ("updp", DIRECT, "drop", "depthshrinker", "layer-folding", "hetdpt", "nose", "dp", "toast")
+UPDP, DIRECT = "updp", "updp:direct=true"
+_CNN = (UPDP, DIRECT, "drop", "depthshrinker", "layer-folding", "dp", "layermerge", "toast")
+_VIT = (UPDP, DIRECT, "drop", "depthshrinker", "layer-folding", "hetdpt", "nose", "dp", "toast")
 # Their goal is what UPDP saves in arithmetic: at one share, so that the table ends in time.
 NARROWING = ("wdpruning", "wdpruning-as-coded", "s2vite", "scop", "xpruner", "hvt")
 TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -82,11 +84,18 @@ def measure(name: str, method: str, share: float, seed: int, record: Record) -> 
     with torch.no_grad():
         samples = settings.sample(calls, 0.02)
     figures = {"depth": outcome.depth, "params": outcome.params, "macs": outcome.macs, "seconds": outcome.seconds}
+    figures |= predicted(model_folder(contest.folder, job).with_name(SUMMARY)) if method in (UPDP, DIRECT) else {}
     return Measured(
         samples=samples,
         values={"baseline": {"accuracy": accuracy}, "pruned": {"accuracy": outcome.accuracy, **figures}},
         about={"pruned": outcome.pruned, "blocks": blocks, "family": find_family(model).name},
     )
+
+
+def predicted(summary: Path) -> dict[str, float]:
+    """The speed-up that a run's search predicted for what it chose; nothing where it does not say."""
+    found = json.loads(summary.read_text(encoding="utf-8")).get("prediction") if summary.exists() else None
+    return {"predicted_speedup": found["predicted_speedup"]} if found else {}
 
 
 def contest_of(record: Record, name: str, model: nn.Module, splits: Splits, lr: float) -> Contest:
@@ -142,6 +151,7 @@ def tables(rows: Sequence[Row]) -> list[Grid]:
         )
         grid = Grid(f"{model} on {data}, a share of {float(str(share)):.2f}, {epochs} epochs", columns)
         before: dict[object, float] = {}
+        off: list[float] = []
         for (method,), chosen in grouped(members, "method").items():
             found = [case for case in by_case(chosen).values() if {"baseline", "pruned"} <= set(case)]
             if not found:
@@ -149,6 +159,8 @@ def tables(rows: Sequence[Row]) -> list[Grid]:
             before |= {case["baseline"]["seed"]: case["baseline"]["accuracy"] for case in found}
             changes = [case["pruned"]["accuracy"] - case["baseline"]["accuracy"] for case in found]
             ratios = [case["baseline"]["median_ms"] / case["pruned"]["median_ms"] for case in found]
+            guesses = [case["pruned"].get("predicted_speedup") for case in found]
+            off += [abs(guess / ratio - 1) for guess, ratio in zip(guesses, ratios, strict=True) if guess]
             counts = sorted({case["pruned"]["pruned"] for case in found})
             pruned = "-" if method in WIDTHS else " or ".join(map(str, counts))
             seeds = ", ".join(str(case["pruned"]["seed"]) for case in found)
@@ -163,6 +175,11 @@ def tables(rows: Sequence[Row]) -> list[Grid]:
         if before:
             blocks, words = members[0]["blocks"], spread(list(before.values()))
             grid.notes.append(f"Baselines, of {blocks} blocks: {words} over {len(before)} seeds.")
+        if off:
+            grid.notes.append(
+                f"UPDP's search predicted these speed-ups of what it chose within {100 * statistics.mean(off):.1f}% in "
+                f"the mean, and {100 * max(off):.1f}% at most ({len(off)} models)."
+            )
         grids.append(grid)
     grids = grids or [Grid("accuracy in %", ("method",))]
     grids[-1].notes += what_is_missing(rows)

@@ -105,3 +105,24 @@ def test_a_table_from_its_training_on(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not [row for row in record.rows if "wrong" in row]
     (grid,) = field.tables(record.rows)
     assert [tuple(row[:2]) for row in grid.rows] == [("updp", "4"), ("toast", "4")]
+
+
+def test_predicted_speed_ups_are_told_beside_those_measured(tmp_path: Path) -> None:
+    summary = tmp_path / "summary.json"
+    assert field.predicted(summary) == {}
+    for written, found in (("{}", {}), ('{"prediction": null}', {})):
+        summary.write_text(written)
+        assert field.predicted(summary) == found
+    summary.write_text('{"prediction": {"predicted_speedup": 1.3, "off": 0.0}}')
+    assert field.predicted(summary) == {"predicted_speedup": 1.3}
+    about = {"model": "m", "data": "d", "share": 0.5, "epochs": 1, "method": "updp", "blocks": 8, "family": "resnet"}
+    rows: list[dict[str, Any]] = []
+    for seed, guess in enumerate((1.32, 1.2, None)):
+        case = {"case": f"seed {seed}", **about, "seed": seed, "accuracy": 0.9}
+        rows.append({**case, "candidate": "baseline", "median_ms": 12.0})
+        rows.append({**case, "candidate": "pruned", "median_ms": 10.0, "pruned": 4})
+        rows[-1] |= {"predicted_speedup": guess} if guess else {}
+    (grid,) = field.tables(rows)
+    assert grid.notes[1] == (
+        "UPDP's search predicted these speed-ups of what it chose within 5.0% in the mean, and 10.0% at most (2 models)."
+    )

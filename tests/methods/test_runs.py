@@ -156,6 +156,10 @@ def test_another_method_is_another_run(tmp_path: Path) -> None:
         run_method(tmp_path / "other", "magic", made("test_vit"))
     with pytest.raises(ValueError, match="the method drop prunes a number of blocks: give num_pruned"):
         run_method(tmp_path / "other", "drop", made("test_vit"), num_pruned=None, max_latency=0.9)
+    with pytest.raises(ValueError, match="the method drop chooses blocks in its own way: leave out search"):
+        run_method(tmp_path / "other", "drop", made("test_vit"), search="dp")
+    with pytest.raises(ValueError, match="the method dp keeps to a latency: give num_pruned or target_speedup"):
+        run_method(tmp_path / "other", "dp", made("resnet18"), num_pruned=None, front=True)
 
 
 def test_drop_leaves_out_what_is_missed_least(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from tests.report.html import Node, read_html
 from updp_rt.report import write_report
 from updp_rt.report.collect import collect
 from updp_rt.report.page import render
+from updp_rt.report.schema import Identity
 
 Copy = Callable[[Path], Path]
 CHARTS = ["strip", "speed", "search", "supernet", "subnet", "block-times", "roofline", "errors", "ulps"]
@@ -370,3 +371,16 @@ def test_a_folder_that_holds_nothing_of_ours(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="manifest"):
         write_report(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_a_goal_is_a_share_of_the_latency_however_it_was_given() -> None:
+    known = {"architecture": "resnet18", "model_args": {}, "input_size": (3, 32, 32)}
+    goals: list[tuple[dict[str, object], float | None]] = [
+        ({"max_latency": 0.7}, 0.7),
+        ({"max_latency": None, "target_speedup": 1.25}, 0.8),
+        ({"front": True}, None),
+        ({"num_pruned": 3, "target_speedup": None}, None),
+        ({"target_speedup": "fast"}, None),
+    ]
+    for config, share in goals:
+        assert Identity.model_validate({**known, "config": config}).max_latency == share

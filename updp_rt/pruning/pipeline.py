@@ -27,6 +27,7 @@ from updp_rt.pruning.stages import (
     train_subnet,
     train_supernet,
 )
+from updp_rt.pruning.tabulated import count_by_tables
 
 _STAGES: dict[str, Callable[[Run], None]] = {
     "supernet": train_supernet,
@@ -52,9 +53,10 @@ def run_stages(run: Run, stages: Sequence[str] = STAGES) -> None:
 def _work(run: Run, stages: Sequence[str]) -> dict[str, float]:
     """What is still to do, in batches that pass forward once: a step of training is three of them."""
     config, train, val = run.config, len(run.train_loader), len(run.val_loader)
+    trials = count_by_tables(run.names, config.trials) if config.search == "dp" else config.trials
     work = {
         "supernet": (SUPERNET, config.supernet_epochs * train * 3 * run.method.passes(config)),
-        "search": (SEARCH, config.trials * (config.recalibration_batches + val)),
+        "search": (SEARCH, trials * (config.recalibration_batches + val)),
         "train": (SUBNET, config.epochs * (train * (3 + (config.distill > 0)) + val)),
     }
     left = {stage: amount for stage, (result, amount) in work.items() if stage in stages and not run.has(result)}
