@@ -53,8 +53,7 @@ SUITES = {
     )
 }
 STUDIES = {
-    suite.name: suite
-    for suite in (progressive_vs_direct.SUITE, kendall.SUITE, channels_accuracy.SUITE, *field.SUITES)
+    suite.name: suite for suite in (progressive_vs_direct.SUITE, kendall.SUITE, channels_accuracy.SUITE, *field.SUITES)
 }
 
 app = typer.Typer(

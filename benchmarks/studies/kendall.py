@@ -16,6 +16,7 @@ What judges a subset:
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Iterator, Sequence
@@ -247,6 +248,10 @@ def _chance(count: int) -> float:
 
 
 def _mean(values: Sequence[float]) -> str:
+    """Of those that there are: a judge that tells nothing apart has no τ."""
+    values = [value for value in values if not math.isnan(value)]
+    if not values:
+        return "-"
     words = f"{statistics.mean(values):.2f}"
     return f"{words} ± {statistics.stdev(values):.2f}" if len(values) > 1 else words
 

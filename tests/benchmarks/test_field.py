@@ -124,5 +124,6 @@ def test_predicted_speed_ups_are_told_beside_those_measured(tmp_path: Path) -> N
         rows[-1] |= {"predicted_speedup": guess} if guess else {}
     (grid,) = field.tables(rows)
     assert grid.notes[1] == (
-        "UPDP's search predicted these speed-ups of what it chose within 5.0% in the mean, and 10.0% at most (2 models)."
+        "UPDP's search predicted these speed-ups of what it chose within 5.0% in the mean, and 10.0% at most "
+        "(2 models)."
     )

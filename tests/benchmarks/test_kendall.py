@@ -68,7 +68,7 @@ def test_tables_tell_how_far_each_choice_is_from_the_best(tmp_path: Path) -> Non
     found = {row[0]: tuple(row[1:]) for row in grid.rows}
     assert found["supernet"] == ("0, 1", "0.00 ± 0.47", "2.00 ± 0.00")
     assert found["loss"] == ("0, 1", "0.00 ± 1.41", "5.00 ± 7.07")
-    assert found["table"][1] == "nan ± nan"
+    assert found["table"][1] == "-"
     assert "Seed 0: 3 subsets, alone 80.00 to 90.00%" in grid.notes[0]
     assert grid.notes[-1] == "Seeds 0 and 1, alone against alone: τ -1.00."
     (one,) = kendall.tables([row for row in rows if row["seed"] == 0 and row["blocks"] != "1 2"])

@@ -1,4 +1,4 @@
-"""What the table says of a whole model: in context, on which kernels, measured once a device; and how far that is off."""
+"""What the table says of a whole model: in context, on which kernels, measured once a device; and how far off it is."""
 
 from __future__ import annotations
 

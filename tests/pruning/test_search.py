@@ -195,6 +195,7 @@ def test_only_candidates_that_are_fast_enough_are_compared(tmp_path: Path) -> No
     assert search_blocks(NAMES, seen, latency, **goal) == (candidates, chosen, signal), "hits are kept in the study"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["genetic", "front"])
 @pytest.mark.parametrize("goal", [{"num_pruned": 3}, {"max_latency_ms": 6.0}])
 def test_every_engine_meets_every_goal(tmp_path: Path, engine: Any, goal: dict[str, Any]) -> None:
@@ -205,32 +206,33 @@ def test_every_engine_meets_every_goal(tmp_path: Path, engine: Any, goal: dict[s
         assert chosen.blocks == ("block.1", "block.3", "block.5", "block.6")
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def test_the_optimum_of_all_there_are_is_found(tmp_path: Path, seed: int) -> None:
-    """Of 70 subsets, whose blocks hurt more beside each other, 45 are looked at."""
+    """Of 35 subsets, whose blocks hurt more beside each other, 24 are looked at."""
+    names = NAMES[:7]
     draw = np.random.default_rng(seed)
-    harm = dict(zip(NAMES, draw.exponential(0.03, len(NAMES)), strict=True))
-    beside = dict(zip(pairwise(NAMES), draw.exponential(0.03, len(NAMES) - 1), strict=True))
+    harm = dict(zip(names, draw.exponential(0.03, 7), strict=True))
+    beside = dict(zip(pairwise(names), draw.exponential(0.03, 6), strict=True))
 
     def worth(blocks: tuple[str, ...]) -> float:
         return 0.9 - sum(harm[name] for name in blocks) - sum(beside[pair] for pair in beside if set(pair) <= {*blocks})
 
     path = tmp_path / "s.journal"
-    candidates, chosen, _ = search_blocks(NAMES, worth, latency, storage=path, trials=45, seed=seed, num_pruned=4)
-    assert len(candidates) == 45
-    assert chosen.blocks == max(combinations(NAMES, 4), key=worth)
+    candidates, chosen, _ = search_blocks(names, worth, latency, storage=path, trials=24, seed=seed, num_pruned=3)
+    assert len(candidates) == 24
+    assert chosen.blocks == max(combinations(names, 3), key=worth)
 
 
 def test_without_a_limit_what_is_pruned_costs_nothing_and_something_is(tmp_path: Path) -> None:
-    _, chosen, _ = search(tmp_path, trials=60, num_pruned=None)
+    _, chosen, _ = search(tmp_path, trials=12, num_pruned=None, engine="dp")
     assert chosen.blocks == ("block.1",)
 
 
 def test_a_speed_up_out_of_reach_is_told_with_what_can_be_reached() -> None:
-    message = r"no subnet is 1.5 times as fast as the model \(10 ms\).* takes 8.5 ms .* 1.17 times as fast; ask for 1.17"
+    message = r"no subnet is 1.5 times as fast as the model \(10 ms\).* takes 8.5 ms .* 1.17 times as fast; ask for"
     with pytest.raises(ValueError, match=message):
         check_latency(10.0, 8.5, 10 / 1.5, speedup=True)
     check_latency(10.0, 8.5, 10 / 1.17, speedup=True)
     check_latency(10.0, 9.99, None)
-    with pytest.raises(ValueError, match="no subnet is faster than the model .* give a number of blocks"):
+    with pytest.raises(ValueError, match=r"no subnet is faster than the model .* give a number of blocks"):
         check_latency(10.0, 10.0, None)

@@ -140,6 +140,7 @@ def summary_table(summary: dict[str, Any], accelerated: Sequence[Accelerated] = 
     table.caption_justify = "left"
     return table
 
+
 def _prediction(summary: dict[str, Any]) -> str:
     """What the search predicted, and what came of it."""
     found = summary.get("prediction")
@@ -150,4 +151,3 @@ def _prediction(summary: dict[str, Any]) -> str:
         f"{found['measured_speedup']:.2f}× (its latency {100 * abs(found['off']):.0f}% "
         f"{'more' if found['off'] > 0 else 'less'})"
     )
-
