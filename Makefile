@@ -22,6 +22,9 @@ MATRIX_TRITON := $(TRITONS:%=matrix-triton-%)
 MATRIX_TORCH := $(TORCHES:%=matrix-torch-%)
 TRITON_TESTS := $(wildcard tests/kernels/test_*.py) tests/emulator/test_triton.py tests/backends/test_triton_backend.py
 
+# Compiled Python is kept whatever the caller's environment says: the tests start many processes.
+export PYTHONDONTWRITEBYTECODE :=
+
 SUITES := micro blocks paper gpu $(MEASURED)
 
 .PHONY: demo test test-slow test-deploy lint bench $(SUITES:%=bench-%) projection wheel setup clean
