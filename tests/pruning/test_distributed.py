@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import save_file
 
 import updp_rt
 from tests.processes import finish, start
 from tests.pruning.conftest import small_model
+from tests.pruning.launching import be_rank, free_port
 from updp_rt.cli import app
 
 
 def _rank(rank: int, port: int, arguments: list[str], output: str) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
+    be_rank(rank, port)
     with open(output, "w") as stdout:
         os.dup2(stdout.fileno(), 1)
         app(arguments, standalone_mode=False)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @pytest.mark.slow
@@ -39,7 +29,7 @@ def test_prune_in_two_processes(tmp_path: Path) -> None:
     command = ["prune", "test_vit", "--checkpoint", str(tmp_path / "start.safetensors")]
     command += ["--img-size", "32", "--num-pruned", "2", "--epochs", "2", "--trials", "4", "--batch-size", "64"]
     command += ["--set", "supernet_epochs=1", "--plain", "--out", str(tmp_path / "run"), "--json"]
-    port = _free_port()
+    port = free_port()
     for process in [start(_rank, rank, port, command, str(tmp_path / f"{rank}.txt")) for rank in range(2)]:
         finish(process)
     assert (tmp_path / "1.txt").read_text() == "", "one of them speaks"

@@ -48,6 +48,9 @@ _TRAINING: dict[str, tuple[str, type, str]] = {
 }
 
 
+TRANSFORMS = (*_EVALUATION, *_TRAINING)
+
+
 @dataclass(frozen=True)
 class ImageOptions:
     """What was asked for on the command line; the rest is the model's own or suits the pictures."""
@@ -60,6 +63,10 @@ class ImageOptions:
         from updp_rt.data import load_splits
 
         return load_splits(data, input_size, transforms=self.transforms, class_map=self.class_map, **settings)
+
+    def over(self, transforms: dict[str, Any], class_map: Path | None) -> ImageOptions:
+        """These, and others where these say nothing."""
+        return ImageOptions({**transforms, **self.transforms}, self.class_map or class_map)
 
     def need(self, data: str | None) -> None:
         """Raise `ValueError` where options of pictures are given and no pictures."""

@@ -11,9 +11,11 @@ import typer
 from updp_rt.cli.app import app
 from updp_rt.cli.common import out, parse_size, print_json, summary_table
 from updp_rt.cli.images import ImageOptions, reads_images
-from updp_rt.cli.options import AsJson, Channels, ModelOrFolder, Size
+from updp_rt.cli.options import MODEL_OR_FOLDER, AsJson, Channels, Size, model_or_folder
+from updp_rt.cli.plan import show_plan
+from updp_rt.cli.recipe import RecipeFile, read_recipe
 from updp_rt.cli.settings import read_settings
-from updp_rt.cli.start import Data, NumClasses, open_start
+from updp_rt.cli.start import DATA, NumClasses, open_start
 
 Folder = Annotated[Path | None, typer.Option("--out", help="Folder for results; the same folder again resumes.")]
 Settings = Annotated[
@@ -24,12 +26,19 @@ Settings = Annotated[
 
 @app.command(
     epilog="Example: updp-rt prune deit_tiny_patch16_224 --pretrained --data imagenet/ --num-pruned 6"
-    "\n\nOn several GPUs: torchrun --nproc-per-node 8 -m updp_rt.cli prune ..."
+    "\n\nOn several GPUs: torchrun --nproc-per-node 8 -m updp_rt.cli prune --config recipes/resnet34_8.yaml"
 )
 @reads_images(training=True)
 def prune(
-    model: ModelOrFolder,
-    data: Data = "digits",
+    model: Annotated[str | None, typer.Argument(help=f"{MODEL_OR_FOLDER} Or the recipe's.", show_default=False)] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="A recipe (YAML): options and settings, below those given here."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check all, try a step, tell steps, cost and memory; write nothing.")
+    ] = False,
+    data: Annotated[str | None, typer.Option(help=f"{DATA} Default: digits.")] = None,
     num_pruned: Annotated[int | None, typer.Option(help="How many blocks to prune.")] = None,
     target_speedup: Annotated[
         float | None, typer.Option(help="Or how many times as fast, such as 1.3, by latencies measured here.")
@@ -74,6 +83,12 @@ def prune(
     distill: Annotated[float | None, typer.Option(help="Weight of the baseline's outputs as targets, 0 to 1.")] = None,
     mixed_precision: Annotated[str | None, typer.Option(help="no, fp16 or bf16.")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Batches per step of the optimizer.")] = None,
+    sync_batch_norm: Annotated[
+        bool, typer.Option("--sync-batch-norm", help="BatchNorm over the images of all processes.")
+    ] = False,
+    grad_checkpointing: Annotated[
+        bool, typer.Option("--grad-checkpointing", help="Less memory, more time: blocks run again going backward.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, batches and the search. Default: 0.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Go by times in plain torch, not on fused kernels.")] = False,
     settings: Settings = None,
@@ -93,7 +108,13 @@ def prune(
 
     if stage != "all" and stage not in STAGES:
         raise ValueError(f"--stage takes all, {', '.join(STAGES)}; not {stage!r}")
-    if pretrained + (checkpoint is not None) + Path(model).is_dir() != 1:
+    file, written = (RecipeFile(), {}) if recipe is None else read_recipe(recipe)
+    if pretrained or checkpoint is not None or (model is not None and Path(model).is_dir()):
+        file = file.model_copy(update={"pretrained": pretrained, "checkpoint": checkpoint})
+    pretrained, checkpoint, name = file.pretrained, file.checkpoint, model_or_folder(model or file.model)
+    if name is None:
+        raise ValueError("give a MODEL, or with --config a recipe that names one")
+    if pretrained + (checkpoint is not None) + Path(name).is_dir() != 1:
         raise ValueError(
             "pruning starts from a trained model: give --pretrained or --checkpoint FILE (one of them), "
             "or give the folder of a saved model as MODEL (and neither)"
@@ -116,9 +137,12 @@ def prune(
         "distill": distill,
         "mixed_precision": mixed_precision,
         "accumulate": accumulate,
+        "sync_batch_norm": sync_batch_norm or None,
+        "grad_checkpointing": grad_checkpointing or None,
         "seed": seed,
     }
-    config, size = read_settings(PruneConfig, named, settings or []), parse_size(img_size)
+    config = read_settings(PruneConfig, named, settings or [], recipe, written)
+    size = parse_size(img_size or file.img_size)
     if checkpoint is not None and not checkpoint.exists():
         raise ValueError(f"{checkpoint}: no such checkpoint")
 
@@ -131,17 +155,17 @@ def prune(
 
     find_method(config.method)
     created, splits = open_start(
-        model,
-        data,
-        images,
+        name,
+        data or file.data or "digits",
+        images.over(file.pictures, file.class_map),
         size=size,
-        num_classes=num_classes,
-        in_chans=in_chans,
+        num_classes=num_classes or file.num_classes,
+        in_chans=in_chans or file.in_chans,
         pretrained=pretrained,
         checkpoint=checkpoint,
         check=prunable_blocks,
     )
-    folder = out_folder or default_folder(created, config)
+    folder = out_folder or file.out or default_folder(created, config)
     run = Run(
         created,
         splits.train,
@@ -154,6 +178,13 @@ def prune(
         notes=splits.describe(),
         kernels=PLAIN if plain else FUSED,
     )
+    if dry_run:
+        from updp_rt.pruning.plan import make_plan
+
+        plan = make_plan(run)
+        if run.main:
+            show_plan(run, plan, file.about, json)
+        return
     run_stages(run, STAGES if stage == "all" else (stage,))
     if not run.main:
         return

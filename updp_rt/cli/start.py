@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from updp_rt.data import Splits
 
-Data = Annotated[str, typer.Option(help="digits, fashion-mnist, an image folder, idx/FOLDER, wds/PATH or hfds/NAME.")]
+DATA = "digits, fashion-mnist, an image folder, idx/FOLDER, wds/PATH or hfds/NAME."
+Data = Annotated[str, typer.Option(help=DATA)]
 NumClasses = Annotated[int | None, typer.Option(help="Number of classes, if the data's folders don't say.")]
 
 

@@ -35,7 +35,7 @@ from updp_rt.pruning.latency import PLAIN, Kernels
 from updp_rt.pruning.pipeline import run_stages
 from updp_rt.pruning.progress import Progress
 from updp_rt.pruning.run import MERGED, SUMMARY
-from updp_rt.pruning.trainer import Recipe, evaluate, fit, label_losses, make_accelerator, seed_everything
+from updp_rt.pruning.trainer import evaluate, fit, label_losses, make_accelerator, recipe_of, seed_everything
 
 IDENTITY, ROWS, RUNS, BASELINES = "compare.json", "rows", "runs", "baselines"
 CHOOSING = 64  # training images that channels are chosen by
@@ -229,7 +229,7 @@ def _narrow(contest: Contest, job: Job) -> Outcome:
     splits, folder = contest.splits, contest.folder / RUNS / job.key
     config = _shared(contest.config, job.seed)
     model = contest.baseline(job.seed)
-    accelerator = make_accelerator(config.mixed_precision, config.accumulate)
+    accelerator = make_accelerator(config.mixed_precision)
     loader = make_loader(splits.train, config.batch_size, training=True, seed=job.seed, workers=config.workers)
     seed_everything(job.seed, "images", 0)
     images = first_images(loader, CHOOSING)
@@ -238,7 +238,7 @@ def _narrow(contest: Contest, job: Job) -> Outcome:
         model,
         loader,
         label_losses(config.label_smoothing),
-        Recipe(width_epochs(contest.config), config.lr, config.weight_decay, config.warmup, seed=job.seed),
+        recipe_of(config, width_epochs(contest.config), config.lr),
         stage="train",
         accelerator=accelerator,
         progress=Progress(folder / "log.txt", show=contest.show),

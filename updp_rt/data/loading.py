@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,14 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from updp_rt.artifacts.preprocessing import Augmentation, Preprocessing
 from updp_rt.data import scans
 from updp_rt.data.digits import MEAN, NUM_CLASSES, STD, Digits
 from updp_rt.data.folders import read_class_map
+from updp_rt.data.order import EpochSampler, SeededImages
 from updp_rt.data.pictures import check_channels
 from updp_rt.data.scans import ScanImages, names_scans
+from updp_rt.data.sharing import PartedImages
 from updp_rt.data.sources import open_folder, open_hub
 from updp_rt.data.transforms import choose_transforms, enlargement, make_transform
 
@@ -176,27 +178,11 @@ def _first(data: Dataset[Any], count: int) -> Dataset[Any]:
     return Subset(data, range(min(count, len(data))))  # type: ignore[arg-type]
 
 
-class EpochSampler(Sampler[int]):
-    """A shuffle that depends on the seed and the epoch alone, so that a resumed epoch sees the same order."""
-
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        yield from torch.randperm(self.length, generator=generator).tolist()
-
-
 def first_images(loader: Loader, count: int) -> Tensor:
     """The first `count` images of a loader's first epoch (or as many as it has), however far training has got."""
-    if isinstance(loader.sampler, EpochSampler):
-        loader.sampler.set_epoch(0)
+    for each in (loader.sampler, loader.dataset):
+        if hasattr(each, "set_epoch"):
+            each.set_epoch(0)
     taken: list[Tensor] = []
     for images, _ in loader:
         taken.append(images)
@@ -210,17 +196,20 @@ def first_images(loader: Loader, count: int) -> Tensor:
 def make_loader(
     data: Dataset[Any] | Loader, batch_size: int, *, training: bool, seed: int = 0, workers: int = 0
 ) -> Loader:
-    """A loader over `data`: shuffled by `EpochSampler` and without a last partial batch when training.
+    """A loader over `data`: for training shuffled by `EpochSampler`, changed as `SeededImages` says, in whole batches.
 
     A DataLoader is taken as it is: its batch size and order are the user's.
     """
     if isinstance(data, DataLoader):
         return data
     if isinstance(data, IterableDataset):
-        return DataLoader(data, batch_size, num_workers=workers)
+        arranged = data.arranged(batch_size, seed) if isinstance(data, PartedImages) else data
+        return DataLoader(arranged, batch_size, num_workers=workers)
     length = len(data)  # type: ignore[arg-type]
     if length == 0:
         raise ValueError("the data set holds no images")
-    sampler = EpochSampler(length, seed) if training else None
-    drop_last = training and length >= batch_size
-    return DataLoader(data, batch_size, sampler=sampler, drop_last=drop_last, num_workers=workers)
+    if not training:
+        return DataLoader(data, batch_size, num_workers=workers)
+    order = EpochSampler(length, seed)
+    images, drop_last = SeededImages(data, order), length >= batch_size
+    return DataLoader(images, batch_size, sampler=order, drop_last=drop_last, num_workers=workers)

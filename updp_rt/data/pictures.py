@@ -28,7 +28,16 @@ class PicturesError(ValueError):
     """Pictures that cannot be read; the message is one line in whatever process it was raised."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message.rpartition("PicturesError: ")[2].strip())  # a loader's worker adds a traceback
+        own = message.rpartition(f"{type(self).__name__}: ")[2]  # a loader's worker adds a traceback
+        super().__init__(own.strip())
+
+
+class EmptyBatchError(PicturesError):
+    """No picture of a batch can be read; those that cannot were named."""
+
+    @classmethod
+    def of(cls, size: int) -> EmptyBatchError:
+        return cls(f"no picture of a batch of {size} can be read; see the files named above")
 
 
 class Reader(Protocol):
@@ -107,7 +116,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
             except PicturesError as error:
                 self._leave_out(index, error)
         if not found:
-            raise PicturesError(f"no picture of a batch of {len(indices)} can be read; see the files named above")
+            raise EmptyBatchError.of(len(indices))
         return found
 
     def _leave_out(self, index: int, error: PicturesError) -> None:

@@ -91,9 +91,10 @@ class Programmed(Method):
             raise ValueError(f"the method {self.name} finds no block that is faster pruned, by the run's latency table")
         bodies = {name: bodies[name] for name in run.names if name in bodies}
         subnet = self.finish(self.subnet(run.model, bodies)).to(run.device)
-        recalibrate(subnet, run.recalibration_batches)
+        recalibrate(subnet, run.recalibration_batches, together=True)
+        accuracy = run.evaluate(subnet, together=True)
         latency = around + sum(entry.ms for entry in cover)
-        chosen = Candidate(blocks=tuple(bodies), accuracy=run.evaluate(subnet), latency_ms=latency)
+        chosen = Candidate(blocks=tuple(bodies), accuracy=accuracy, latency_ms=latency)
         run.progress.log(f"{self.name}: {'; '.join(sorted(taken - {''}))}")
         return SearchResult(candidates=[chosen], chosen=chosen, bodies=bodies)
 

@@ -19,8 +19,10 @@ from updp_rt._copies import copy_model
 from updp_rt._marks import to_source
 from updp_rt._timing import time_side_by_side
 from updp_rt.blocks import UnsupportedModelError, model_input_size, prunable_blocks
+from updp_rt.data.sharing import part_of
 from updp_rt.pruning.latency import LatencyTable
 from updp_rt.pruning.method import Replacing
+from updp_rt.pruning.ranks import added, processes, rank
 from updp_rt.pruning.recalibrate import recalibrate
 from updp_rt.pruning.run import Run
 from updp_rt.pruning.search import Candidate, SearchResult
@@ -61,15 +63,16 @@ class Drop(Replacing):
 
 @torch.no_grad()
 def missing(run: Run, model: nn.Module) -> float:
-    """Mean cross entropy on the validation images, BatchNorm recalibrated."""
+    """Mean cross entropy on the validation images, BatchNorm recalibrated: by all processes of the run together."""
     model = model.to(run.device).eval()
-    recalibrate(model, run.recalibration_batches)
+    recalibrate(model, run.recalibration_batches, together=True)
     total, count = 0.0, 0
-    for images, labels in run.val_loader:
+    for images, labels in part_of(run.val_loader, rank(), processes()):
         logits = model(images.to(run.device))
         total += float(F.cross_entropy(logits, labels.to(run.device), reduction="sum"))
         count += len(labels)
-    return total / count
+    total, images_seen = added([total, count], run.device)
+    return total / images_seen
 
 
 def judge_one(run: Run, subnet: nn.Module, bodies: Mapping[str, str]) -> SearchResult:
@@ -77,8 +80,9 @@ def judge_one(run: Run, subnet: nn.Module, bodies: Mapping[str, str]) -> SearchR
     subnet = subnet.to(run.device).eval()
     with torch.no_grad():
         times = time_side_by_side({"subnet": partial(subnet, run.example)}, device=run.device)
-    recalibrate(subnet, run.recalibration_batches)
-    chosen = Candidate(blocks=tuple(bodies), accuracy=run.evaluate(subnet), latency_ms=times["subnet"] * 1e3)
+    recalibrate(subnet, run.recalibration_batches, together=True)
+    accuracy = run.evaluate(subnet, together=True)
+    chosen = Candidate(blocks=tuple(bodies), accuracy=accuracy, latency_ms=times["subnet"] * 1e3)
     return SearchResult(candidates=[chosen], chosen=chosen, bodies=dict(bodies))
 
 

@@ -76,9 +76,10 @@ class Gated(Method):
         open_ = set(furthest_open(values, run.config.num_pruned, run.config.seed))
         blocks = tuple(name for name in run.names if name in open_)
         set_lambda(chooser, 1.0, blocks)
-        recalibrate(chooser, run.recalibration_batches)
+        recalibrate(chooser, run.recalibration_batches, together=True)
         latency = partial(estimate_ms, table, bodies)
-        chosen = Candidate(blocks=blocks, accuracy=run.evaluate(chooser), latency_ms=latency(blocks))
+        accuracy = run.evaluate(chooser, together=True)
+        chosen = Candidate(blocks=blocks, accuracy=accuracy, latency_ms=latency(blocks))
         run.progress.log("gates: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()))
         return SearchResult(candidates=[chosen], chosen=chosen, bodies={name: bodies[name] for name in blocks})
 

@@ -15,12 +15,12 @@ from updp_rt.artifacts.atomic import write_json, write_text
 from updp_rt.artifacts.describe import describe_model
 from updp_rt.artifacts.preprocessing import Augmentation
 from updp_rt.artifacts.store import MANIFEST
-from updp_rt.data import make_loader
+from updp_rt.data import Loader, make_loader
 from updp_rt.pruning.claim import RunError, differing, is_begun, locked, read_identity
-from updp_rt.pruning.config import TrainConfig
+from updp_rt.pruning.config import SAME_RESULTS, TrainConfig
 from updp_rt.pruning.progress import Progress
 from updp_rt.pruning.run import HISTORY, Data, check_start
-from updp_rt.pruning.trainer import Recipe, evaluate, fit, label_losses, make_accelerator, to_csv
+from updp_rt.pruning.trainer import evaluate, fit, label_losses, make_accelerator, recipe_of, to_csv
 
 TRAIN, CHECKPOINT = "train.json", "train.ckpt"
 
@@ -56,8 +56,8 @@ def train_baseline(
         ValueError: weights that are not finite, or a batch larger than the training images.
     """
     folder, config = Path(folder), config or TrainConfig.model_validate({})
+    accelerator = make_accelerator(config.mixed_precision)
     check_start(model, train, config.batch_size)
-    accelerator = make_accelerator(config.mixed_precision, config.accumulate)
     main = accelerator.is_main_process
     progress = Progress(folder / "log.txt" if main else None, show=show_progress and main)
     train_loader = make_loader(train, config.batch_size, training=True, seed=config.seed, workers=config.workers)
@@ -72,6 +72,10 @@ def train_baseline(
         **({"augmentation": augmentation.model_dump(mode="json")} if augmentation else {}),
         "config": config.model_dump(),
     }
+
+    def judge(trained: nn.Module, loader: Loader) -> float:
+        return evaluate(trained, loader, each_batch=progress.still_here, together=True)
+
     with ExitStack() as held:
         if main:
             is_begun(folder, TRAIN)  # before a lock is put there
@@ -86,15 +90,15 @@ def train_baseline(
             model,
             train_loader,
             label_losses(config.label_smoothing),
-            Recipe(config.epochs, config.lr, config.weight_decay, config.warmup, seed=config.seed),
+            recipe_of(config, config.epochs, config.lr),
             stage="train",
             accelerator=accelerator,
             progress=progress,
             checkpoint=folder / CHECKPOINT,
-            after_epoch=lambda bare: {"val_accuracy": evaluate(bare, val_loader, each_batch=progress.still_here)},
+            after_epoch=lambda bare: {"val_accuracy": judge(bare, val_loader)},
         )
+        accuracy = judge(model, test_loader)
         if main:
-            accuracy = evaluate(model, test_loader, each_batch=progress.still_here)
             write_text(folder / HISTORY, to_csv(history))
             size = (channels, height, width)
             save(model.cpu(), folder, input_size=size, accuracy=accuracy, augmentation=augmentation)
@@ -108,8 +112,8 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
     if not is_begun(folder, TRAIN) or not any((folder / name).exists() for name in (CHECKPOINT, MANIFEST)):
         write_json(folder / TRAIN, identity)
         return
-    changed = differing(identity, read_identity(folder / TRAIN, {"config"}))
-    changed.pop("workers", None)
+    found = differing(identity, read_identity(folder / TRAIN, {"config"}))
+    changed = {key: words for key, words in found.items() if key not in SAME_RESULTS}
     if changed:
         words = "; ".join(list(changed.values())[:4])
         raise RunError(f"{folder}: holds another training ({words}); choose another folder or delete it")

@@ -9,9 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 STAGES = ("supernet", "search", "train", "merge")
 Stage = Literal["supernet", "search", "train"]
 
-_GOALS = ("num_pruned", "max_latency", "target_speedup", "front")
-_SEARCH = {*_GOALS, "search", "trials", "recalibration_batches"}
+GOALS = ("num_pruned", "max_latency", "target_speedup", "front")  # of which a run has one
+SAME_RESULTS = frozenset({"workers", "grad_checkpointing"})  # settings that a result does not depend on
+_SEARCH = {*GOALS, "search", "trials", "recalibration_batches"}
 _TRAIN = {"epochs", "lr", "ramp", "schedule", "direct", "distill"}
+
+
+_ACCUMULATE = "batches a step of the optimizer, in each process"
+_SYNC = "BatchNorm over the images of all processes"
+_CHECKPOINTING = "run blocks again in the backward pass: less memory, more time"
 
 
 def first_stage(setting: str) -> Stage:
@@ -60,11 +66,13 @@ class PruneConfig(BaseModel):
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the training during which the rate rises")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    accumulate: int = Field(1, ge=1, description="batches a step of the optimizer")
+    accumulate: int = Field(1, ge=1, description=_ACCUMULATE)
+    sync_batch_norm: bool = Field(False, description=_SYNC)
+    grad_checkpointing: bool = Field(False, description=_CHECKPOINTING)
 
     @model_validator(mode="after")
     def _one_goal(self) -> PruneConfig:
-        goals = [name for name in _GOALS if getattr(self, name)]
+        goals = [name for name in GOALS if getattr(self, name)]
         if len(goals) != 1:
             raise ValueError(
                 "give exactly one of num_pruned (how many blocks), target_speedup (such as 1.3), max_latency (share of "
@@ -93,6 +101,8 @@ class TrainConfig(BaseModel):
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the training during which the rate rises")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    accumulate: int = Field(1, ge=1, description="batches a step of the optimizer")
+    accumulate: int = Field(1, ge=1, description=_ACCUMULATE)
+    sync_batch_norm: bool = Field(False, description=_SYNC)
+    grad_checkpointing: bool = Field(False, description=_CHECKPOINTING)
     seed: int = Field(0, ge=0)
     workers: int = Field(0, ge=0, description="processes that load data")

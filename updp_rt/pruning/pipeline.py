@@ -15,8 +15,10 @@ from updp_rt.artifacts import save
 from updp_rt.artifacts.describe import skeleton
 from updp_rt.artifacts.manifest import Description
 from updp_rt.blocks.inspect import architecture
+from updp_rt.data.sharing import count_batches
 from updp_rt.pruning.config import STAGES, PruneConfig
 from updp_rt.pruning.latency import PLAIN, Kernels
+from updp_rt.pruning.ranks import processes
 from updp_rt.pruning.run import MERGED, SEARCH, SUBNET, SUMMARY, SUPERNET, Data, Run, read_result, read_run
 from updp_rt.pruning.search import SearchResult
 from updp_rt.pruning.stages import (
@@ -52,7 +54,7 @@ def run_stages(run: Run, stages: Sequence[str] = STAGES) -> None:
 
 def _work(run: Run, stages: Sequence[str]) -> dict[str, float]:
     """What is still to do, in batches that pass forward once: a step of training is three of them."""
-    config, train, val = run.config, len(run.train_loader), len(run.val_loader)
+    config, train, val = run.config, count_batches(run.train_loader, processes()), len(run.val_loader)
     trials = count_by_tables(run.names, config.trials) if config.search == "dp" else config.trials
     work = {
         "supernet": (SUPERNET, config.supernet_epochs * train * 3 * run.method.passes(config)),

@@ -23,12 +23,14 @@ from updp_rt.artifacts.preprocessing import Augmentation
 from updp_rt.artifacts.weights import cpu_state, fingerprint
 from updp_rt.blocks import pruned_bodies
 from updp_rt.data import Loader, first_images, make_loader
+from updp_rt.data.sharing import PartedImages, count_batches
 from updp_rt.pruning.claim import RunError, differing, is_begun, locked, read_identity
-from updp_rt.pruning.config import PruneConfig
+from updp_rt.pruning.config import SAME_RESULTS, PruneConfig
 from updp_rt.pruning.latency import PLAIN, Kernels
 from updp_rt.pruning.method import JOURNAL, find_method
 from updp_rt.pruning.noise import Hits
 from updp_rt.pruning.progress import Progress
+from updp_rt.pruning.ranks import added, processes
 from updp_rt.pruning.trainer import evaluate, find_non_finite, make_accelerator, predict, seed_everything
 
 Data = Dataset[Any] | Loader
@@ -92,10 +94,10 @@ class Run:
         self.names = self.method.names(model)
         if config.body not in ("auto", *pruned_bodies(model)):
             raise ValueError(f"no pruned body {config.body!r}; choose auto or one of {', '.join(pruned_bodies(model))}")
-        check_start(model, train, config.batch_size)
         if self.reuse is not None:
             read_run(self.reuse)
-        self.accelerator = make_accelerator(config.mixed_precision, config.accumulate)
+        self.accelerator = make_accelerator(config.mixed_precision)
+        check_start(model, train, config.batch_size)
         self.main = self.accelerator.is_main_process
         self.progress = Progress(self.folder / "log.txt" if self.main else None, show=show_progress and self.main)
         size, seed, workers = config.batch_size, config.seed, config.workers
@@ -141,7 +143,7 @@ class Run:
 
     def steps(self, epochs: int) -> int:
         """Steps of the optimizer in so many epochs."""
-        return epochs * -(-len(self.train_loader) // (self.config.accumulate * self.accelerator.num_processes))
+        return epochs * -(-count_batches(self.train_loader, processes()) // self.config.accumulate)
 
     @cached_property
     def example(self) -> Tensor:
@@ -161,9 +163,9 @@ class Run:
         images = self.training_images(self.config.recalibration_batches * size)
         return list(torch.split(images, size))
 
-    def evaluate(self, model: nn.Module) -> float:
-        """Accuracy on the validation split."""
-        return evaluate(model, self.val_loader, self.device, self.progress.still_here)
+    def evaluate(self, model: nn.Module, *, together: bool = False) -> float:
+        """Accuracy on the validation split, of which with `together` each process of the run takes a part."""
+        return evaluate(model, self.val_loader, self.device, self.progress.still_here, together=together)
 
     def judge(self, model: nn.Module) -> Hits:
         """Which images of the validation split a model gets right."""
@@ -194,6 +196,13 @@ class Run:
 
     def has(self, name: str) -> bool:
         return (self.folder / name).exists()
+
+    def is_done(self, name: str) -> bool:
+        """Whether a stage's result is there; all processes ask together and hear what the main one sees.
+
+        By the time that another looks the main one may have written it, and they would go different ways.
+        """
+        return bool(added([self.main and self.has(name)], self.device)[0])
 
     def on_main(self, name: str, make: Callable[[], None]) -> None:
         """Let the main process make the file `name` unless it is there; the others wait for it."""
@@ -254,12 +263,16 @@ def check_start(model: nn.Module, train: Data, batch_size: int) -> None:
     if isinstance(train, DataLoader):
         if not isinstance(train.dataset, IterableDataset) and len(train) == 0:
             raise ValueError("the training split gives no batch; use a smaller batch size or more images")
-    elif not isinstance(train, IterableDataset):
-        images = len(train)  # type: ignore[arg-type]
-        if 0 < images < batch_size:
-            raise ValueError(
-                f"batch_size is {batch_size}, but there are {images} training images: give {images} or less"
-            )
+        return
+    if isinstance(train, IterableDataset) and not isinstance(train, PartedImages):
+        return
+    images = len(train)  # type: ignore[arg-type]
+    if 0 < images < batch_size * processes():
+        each = "" if processes() == 1 else f" in each of {processes()} processes"
+        raise ValueError(
+            f"batch_size is {batch_size}{each}, but there are {images} training images: "
+            f"give {images // processes()} or less"
+        )
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -291,11 +304,11 @@ def _existing(path: Path) -> Path:
 
 
 def _compare(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, str]:
-    """What differs between two runs and matters: not by how many processes images are loaded.
+    """What differs between two runs and matters.
 
     A setting that was not there yet when the other was begun has its default.
     """
     known = theirs["config"] if isinstance(theirs["config"], Mapping) else {}
     defaults = {name: field.default for name, field in PruneConfig.model_fields.items()}
     changed = differing(ours, {**theirs, "config": {**defaults, **known}})
-    return {key: words for key, words in changed.items() if key != "workers"}
+    return {key: words for key, words in changed.items() if key not in SAME_RESULTS}

@@ -37,7 +37,7 @@ from updp_rt.pruning.run import (
     read_run,
 )
 from updp_rt.pruning.search import SearchResult
-from updp_rt.pruning.trainer import DivergedError, Recipe, find_non_finite, fit, predict, to_csv
+from updp_rt.pruning.trainer import DivergedError, Recipe, find_non_finite, fit, predict, recipe_of, to_csv
 
 _POINTS = 100  # of λ in an epoch that are kept: a picture needs no more
 
@@ -73,7 +73,7 @@ def _measured(run: Run) -> LatencyTable:
 def train_supernet(run: Run) -> None:
     """Stage 1: what blocks are chosen by, trained from the given weights; nothing for methods that need no training."""
     config, method, table = run.config, run.method, latency_table(run)
-    if run.has(SUPERNET):
+    if run.is_done(SUPERNET):
         return
     chooser = method.chooser(run.model, table.choose_bodies(table.blocks, config.body))
     if chooser is None:
@@ -98,7 +98,7 @@ def train_supernet(run: Run) -> None:
 
 def search_subnet(run: Run) -> None:
     """Stage 2: the blocks to prune. Every process of the run takes part."""
-    if run.has(SEARCH):
+    if run.is_done(SEARCH):
         run.load(SEARCH, SearchResult)  # or says that it is damaged
         return
     table = latency_table(run)
@@ -113,7 +113,7 @@ def search_subnet(run: Run) -> None:
 
 def train_subnet(run: Run) -> None:
     """Stage 3: the chosen subnet, trained while λ goes from 0 to 1, from the given weights."""
-    if run.has(SUBNET):
+    if run.is_done(SUBNET):
         return
     config, method = run.config, run.method
     subnet = method.subnet(run.model, run.load(SEARCH, SearchResult).bodies)
@@ -134,7 +134,7 @@ def train_subnet(run: Run) -> None:
 
     def after_epoch(model: nn.Module) -> dict[str, Any]:
         seen = list(dict(trace).items())
-        found = {"lambda": seen[-1][1], "val_accuracy": run.evaluate(model)}
+        found = {"lambda": seen[-1][1], "val_accuracy": run.evaluate(model, together=True)}
         trace.clear()
         return {**found, "lambdas": _thinned(seen)}
 
@@ -284,8 +284,7 @@ def predicted_and_measured(run: Run, merged: nn.Module, plain: Mapping[str, floa
 
 
 def _recipe(run: Run, epochs: int, lr: float, hold: float = 0.0, lr_setting: str = "lr") -> Recipe:
-    config = run.config
-    return Recipe(epochs, lr, config.weight_decay, config.warmup, hold, config.seed, lr_setting)
+    return recipe_of(run.config, epochs, lr, hold=hold, lr_setting=lr_setting)
 
 
 def _finish(run: Run, checkpoint: Path) -> None:

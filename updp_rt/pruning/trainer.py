@@ -7,7 +7,9 @@ import io
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +17,25 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from updp_rt.artifacts.atomic import atomic_path
 from updp_rt.data import Loader
+from updp_rt.data.sharing import PartedImages, part_of
+from updp_rt.pruning.config import PruneConfig, TrainConfig
 from updp_rt.pruning.progress import Progress
+from updp_rt.pruning.ranks import added, average_gradients, average_statistics, processes, rank, start_alike, tracking
+from updp_rt.pruning.recompute import recomputed_blocks
+from updp_rt.pruning.synced import synced_batch_norms
 
 Losses = Callable[[nn.Module, Tensor, Tensor, int], Iterator[Tensor]]
 History = list[dict[str, Any]]
+
+_PATIENCE = timedelta(hours=12)  # of processes that wait while one alone measures or writes
 
 
 class DivergedError(ValueError):
@@ -36,7 +46,11 @@ class DivergedError(ValueError):
 class Recipe:
     """What `fit` needs to know of the optimisation: AdamW, with the learning rate that `rate` gives.
 
-    `lr_setting` is how users call `lr`.
+    Attributes:
+        accumulate: batches a process adds up for a step of the optimizer.
+        sync_batch_norm: see `synced_batch_norms`.
+        grad_checkpointing: see `recomputed_blocks`.
+        lr_setting: how users call `lr`.
     """
 
     epochs: int
@@ -45,7 +59,16 @@ class Recipe:
     warmup: float = 0.05
     hold: float = 0.0
     seed: int = 0
+    accumulate: int = 1
+    sync_batch_norm: bool = False
+    grad_checkpointing: bool = False
     lr_setting: str = "lr"
+
+
+def recipe_of(config: PruneConfig | TrainConfig, epochs: int, lr: float, **further: Any) -> Recipe:
+    """The recipe of some settings; `further` fields of it are not among them."""
+    shared = ("weight_decay", "warmup", "seed", "accumulate", "sync_batch_norm", "grad_checkpointing")
+    return Recipe(epochs, lr, **{name: getattr(config, name) for name in shared}, **further)
 
 
 @dataclass
@@ -56,14 +79,24 @@ class Checkpointed:
     history: History = field(default_factory=list)
 
 
-def make_accelerator(mixed_precision: str = "no", accumulate: int = 1) -> Accelerator:
-    """Accelerate's view of the devices at hand; blocks that a subnet skips have no gradient, hence the handler."""
-    return Accelerator(
+def make_accelerator(mixed_precision: str = "no") -> Accelerator:
+    """Accelerate's view of the devices at hand, and of the processes that it or torchrun started.
+
+    Raises:
+        ValueError: they were started for a model that is split between them.
+    """
+    found = Accelerator(
         cpu=not torch.accelerator.is_available(),  # or several CPU processes would not find each other
         mixed_precision=mixed_precision,
-        gradient_accumulation_steps=accumulate,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # `fit` counts batches itself
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
     )
+    if found.distributed_type != DistributedType.NO and not found.distributed_type.value.startswith("MULTI_"):
+        raise ValueError(
+            f"accelerate was told to train by {found.distributed_type.value}, which splits a model between processes: "
+            "here each holds all of it; start them with torchrun, or accelerate launch --multi_gpu"
+        )
+    return found
 
 
 def fit(
@@ -80,14 +113,16 @@ def fit(
 ) -> History:
     """Train `model` in place and return one record an epoch.
 
-    Every epoch draws its random numbers from (seed, stage, epoch), so training that goes on from the last epoch's
-    checkpoint gives, bit for bit on a CPU, what it would have given undisturbed.
+    Every epoch draws its random numbers from (seed, stage, epoch, process), so training that goes on from the last
+    epoch's checkpoint gives, bit for bit on a CPU, what it would have given undisturbed. Several processes give, up to
+    rounding, what one gives with the batches of all together, BatchNorm's statistics apart, unless those are synced.
 
     Args:
-        losses: ``(model, images, labels, step)`` to losses, each back-propagated before the next is asked for; `step`
-            counts the optimizer's steps.
-        checkpoint: written after every epoch, read at the start; the caller deletes it once the result is stored.
-        after_epoch: figures to add to the epoch's record, from the bare model in eval mode.
+        losses: ``(model, images, labels, step)`` to losses, means over the images, each back-propagated before the next
+            is asked for; `step` counts the optimizer's steps.
+        checkpoint: written after every epoch by the main process, read by all at the start; the caller deletes it once
+            the result is stored.
+        after_epoch: figures to add to the epoch's record, from the bare model in eval mode; all processes call it.
 
     Raises:
         DivergedError: a loss or a weight is no longer finite. The checkpoint of the last whole epoch stays as it was.
@@ -95,39 +130,47 @@ def fit(
     """
     optimizer = create_optimizer_v2(model, opt="adamw", lr=recipe.lr, weight_decay=recipe.weight_decay)
     reached = _load_checkpoint(checkpoint, model, optimizer)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    size = loader.batch_size or 1  # of a whole batch, whose loss counts once
+    # Gradients are averaged once a step, not after each of its losses as DistributedDataParallel would.
+    model = accelerator.prepare_model(model, evaluation_mode=True)
+    optimizer, shared = accelerator.prepare_optimizer(optimizer), _share(loader, accelerator)
     bare = accelerator.unwrap_model(model)
-    batches = len(loader)
+    start_alike(bare)
+    parameters = [parameter for parameter in bare.parameters() if parameter.requires_grad]
+    batches, accumulate = len(shared), recipe.accumulate
     if batches == 0:
         raise ValueError("the training split gives no batch; use a smaller batch size or more images")
-    steps_per_epoch = math.ceil(batches / accelerator.gradient_accumulation_steps)
+    steps_per_epoch = math.ceil(batches / accumulate)
     total = recipe.epochs * steps_per_epoch
     history = reached.history
-    with progress.task(stage, recipe.epochs * batches, reached.epoch * batches) as advance:
+    with progress.task(stage, recipe.epochs * batches, reached.epoch * batches) as advance, as_trained(bare, recipe):
         for epoch in range(reached.epoch, recipe.epochs):
-            seed_everything(recipe.seed, stage, epoch)
-            if hasattr(loader, "set_epoch"):
-                loader.set_epoch(epoch)
+            seed_everything(recipe.seed, stage, epoch, rank())
+            if hasattr(shared, "set_epoch"):
+                shared.set_epoch(epoch)
             model.train()
-            seen, running = 0, 0.0
-            for batch, (images, labels) in enumerate(loader):
-                step = epoch * steps_per_epoch + batch // accelerator.gradient_accumulation_steps
+            seen, running, gathered = 0.0, 0.0, 0.0  # whole batches of the epoch, their losses, whole batches of a step
+            for batch, (images, labels) in enumerate(shared):
+                step = epoch * steps_per_epoch + batch // accumulate
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.lr * group.get("lr_scale", 1.0) * rate(step, total, recipe.warmup, recipe.hold)
-                with accelerator.accumulate(model):
-                    for loss in losses(model, images, labels, step):
-                        accelerator.backward(loss)
-                        value = float(loss.detach())
-                        if not math.isfinite(value):
-                            what = f"the loss is {value}" if is_finite([images]) else "the images hold NaN or infinity"
-                            raise _diverged(what, recipe, stage, step, epoch, checkpoint)
-                        running += value
-                    optimizer.step()
-                    optimizer.zero_grad()
-                    if accelerator.sync_gradients and (odd := find_non_finite(bare)):
-                        raise _diverged(f"{odd} is not finite", recipe, stage, step, epoch, checkpoint)
-                seen += 1
+                share = len(images) / size
+                value = _add_up(accelerator, losses(model, images, labels, step), share)
+                if not math.isfinite(value):
+                    what = f"the loss is {value}" if is_finite([images]) else "the images hold NaN or infinity"
+                    raise _diverged(what, recipe, stage, step, epoch, checkpoint)
+                running, seen, gathered = running + value, seen + share, gathered + share
                 advance(f"loss {running / seen:.3f}")
+                if (batch + 1) % accumulate and not shared.end_of_dataloader:
+                    continue
+                average_gradients(parameters, gathered)
+                gathered = 0.0
+                optimizer.step()
+                optimizer.zero_grad()
+                if odd := find_non_finite(bare):
+                    raise _diverged(f"{odd} is not finite", recipe, stage, step, epoch, checkpoint)
+            average_statistics(tracking(bare))
+            running, seen = added([running, seen], accelerator.device)
             record: dict[str, Any] = {"epoch": epoch + 1, "step": (epoch + 1) * steps_per_epoch, "loss": running / seen}
             if after_epoch is not None:
                 record |= after_epoch(bare.eval())
@@ -136,11 +179,42 @@ def fit(
             progress.log(f"{stage}: {', '.join(shown)}")
             if accelerator.is_main_process:
                 _save_checkpoint(checkpoint, bare, optimizer, epoch + 1, history)
-    for name in ("forward", "_original_forward"):  # Accelerate's autocast around the model's own forward
-        vars(bare).pop(name, None)
+    _let_go(accelerator, bare)
+    return history
+
+
+def _let_go(accelerator: Accelerator, model: nn.Module) -> None:
+    """Leave `model` without Accelerate's autocast around its own forward."""
+    for name in ("forward", "_original_forward"):
+        vars(model).pop(name, None)
     accelerator.wait_for_everyone()
     accelerator.free_memory()
-    return history
+
+
+@contextmanager
+def as_trained(model: nn.Module, recipe: Recipe) -> Iterator[None]:
+    """Inside, `model` runs as the recipe wants it trained."""
+    with ExitStack() as held:
+        if recipe.sync_batch_norm:
+            held.enter_context(synced_batch_norms(model))
+        if recipe.grad_checkpointing:
+            held.enter_context(recomputed_blocks(model))
+        yield
+
+
+def _add_up(accelerator: Accelerator, losses: Iterator[Tensor], share: float) -> float:
+    """Add gradients of a batch's losses, each counted `share` times, to those that are there; returns their sum.
+
+    It ends at a loss that is not finite, and returns that.
+    """
+    total = 0.0
+    for loss in losses:
+        accelerator.backward(loss * share)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            return value
+        total += value * share
+    return total
 
 
 def find_non_finite(model: nn.Module) -> str | None:
@@ -197,9 +271,10 @@ def rate(step: int, total: int, warmup: float, hold: float = 0.0) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - start) / max(1.0, total - start)))
 
 
-def seed_everything(seed: int, stage: str, epoch: int) -> None:
-    """Seed python, numpy and torch from the three together."""
-    mixed = random.Random(f"{seed}/{stage}/{epoch}").getrandbits(31)
+def seed_everything(seed: int, stage: str, epoch: int, rank: int = 0) -> None:
+    """Seed python, numpy and torch from all of these together."""
+    own = f"/{rank}" if rank else ""
+    mixed = random.Random(f"{seed}/{stage}/{epoch}{own}").getrandbits(31)
     random.seed(mixed)
     np.random.seed(mixed)
     torch.manual_seed(mixed)
@@ -211,16 +286,25 @@ def evaluate(
     loader: Loader,
     device: torch.device | None = None,
     each_batch: Callable[[], None] = lambda: None,
+    *,
+    together: bool = False,
 ) -> float:
-    """Share of images whose top-1 class is the label, in eval mode; `each_batch` is called after each."""
+    """Share of images whose top-1 class is the label, in eval mode; `each_batch` is called after each.
+
+    With `together` all processes of a training call this at once with the same weights: each takes its part of the
+    images, and all return the share over all.
+    """
     correct, total = 0, 0
-    for predicted, labels in predict(model, loader, device):
+    device = device or next(model.parameters()).device
+    part = part_of(loader, rank(), processes()) if together else loader
+    for predicted, labels in predict(model, part, device):
         each_batch()
         correct += int((predicted == labels).sum())
         total += labels.numel()
-    if total == 0:
+    found, images = added([correct, total], device) if together else (correct, total)
+    if images == 0:
         raise ValueError("the evaluation split holds no images")
-    return correct / total
+    return found / images
 
 
 @torch.no_grad()
@@ -234,6 +318,16 @@ def predict(model: nn.Module, loader: Loader, device: torch.device | None = None
             yield model(images.to(device)).argmax(-1).cpu(), labels.cpu()
     finally:
         model.train(training)
+
+
+def _share(loader: Loader, accelerator: Accelerator) -> Any:
+    """The loader of this process's share, which puts batches on its device."""
+    if not isinstance(loader.dataset, PartedImages):
+        return accelerator.prepare_data_loader(loader)
+    part = part_of(loader, rank(), processes())
+    return prepare_data_loader(
+        part, accelerator.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
+    )
 
 
 def _save_checkpoint(path: Path, model: nn.Module, optimizer: Any, epoch: int, history: History) -> None:
