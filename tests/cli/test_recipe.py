@@ -59,7 +59,7 @@ def planned(*arguments: str) -> dict[str, Any]:
         ("lr: {", "recipe.yaml: cannot be read (while parsing"),
         ("- lr", "recipe.yaml: not a recipe; lines such as num_pruned: 6 were expected"),
         ("", "recipe.yaml: not a recipe; lines such as num_pruned: 6 were expected"),
-        ("max_latency: 0.5", "and front, not recipe.yaml: num_pruned and recipe.yaml: max_latency"),
+        ("max_latency: 0.5", "and --front, not recipe.yaml: num_pruned and recipe.yaml: max_latency"),
         ("&a [*a]", "recipe.yaml: "),
     ],
 )
@@ -119,7 +119,12 @@ def test_a_dry_run_tells_what_would_be_done_and_writes_nothing(tmp_path: Path) -
     assert all(each["seconds"] > 0 for each in found["tried"].values())
     assert found["seconds"] == pytest.approx(sum(t["seconds"] * 2 * steps for t in found["tried"].values()))
     assert not out.exists()
-    status, shown, error = run("prune", *start, "--dry-run", "--num-pruned", "3")
+
+
+@pytest.mark.slow
+def test_a_dry_run_is_told_as_a_table(tmp_path: Path) -> None:
+    options = ("--img-size", "32", "--batch-size", "4", "--set", "accumulate=2", "--num-pruned", "3")
+    status, shown, error = run("prune", "test_vit", "--checkpoint", weights(tmp_path), *options, "--dry-run")
     assert status == 0, error
     assert "test_vit, num_pruned 3: nothing is written" in shown
     assert "1076 images to train on, 270 to choose by; 8 a step, of one process" in " ".join(shown.split())
