@@ -31,9 +31,9 @@ def part_of(loader: DataLoader[Any], rank: int, processes: int) -> DataLoader[An
     Of images in their own order it is each batch whose turn it is; `PartedImages` part themselves. All of it where no
     part can be told: one process, a data set without indices, or an order that processes may not agree on.
     """
-    data, batches = loader.dataset, loader.batch_sampler
     if processes == 1:
         return loader
+    data, batches = loader.dataset, loader.batch_sampler
     kept: dict[str, Any] = {name: getattr(loader, name) for name in ("num_workers", "collate_fn", "worker_init_fn")}
     if isinstance(data, PartedImages):
         return DataLoader(data.part(rank, processes), loader.batch_size, **kept)
