@@ -41,12 +41,12 @@ test: lint $(BROWSER)
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto -m slow $(ARGS)
 
-# The example service over HTTP, which asks for packages of its own.
+# The example service over HTTP, and models of transformers: what asks for packages of its own.
 test-deploy: setup $(SERVICE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m service $(ARGS)
 
-$(SERVICE): examples/serve/requirements.txt | setup
-	$(BIN)/pip install --quiet --disable-pip-version-check -r $<
+$(SERVICE): examples/serve/requirements.txt tests/conversion/requirements.txt | setup
+	$(BIN)/pip install --quiet --disable-pip-version-check $(^:%=-r %)
 	touch $@
 
 lint: setup

@@ -18,6 +18,7 @@ import pytest
 import timm
 
 import updp_rt
+from tests.marks import service, slow
 
 ROOT = Path(updp_rt.__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -70,16 +71,22 @@ def _commands(start: str) -> list[Any]:
     return list(found.values())
 
 
-@pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_python_snippets_run(quick: bool, tmp_path: Path) -> None:
-    """The front page's and those that show how to extend; the others take longer."""
+def _group(page: Path, snippet: str) -> str:
+    """Quick are the front page's and those that show how to extend; others take longer, or need another package."""
+    if re.search(r"^import transformers$", snippet, re.MULTILINE):
+        return "service"
+    return "quick" if page.name in ("README.md", "extending.md") else "slow"
+
+
+@pytest.mark.parametrize(("group", "fewest"), [("quick", 6), slow("slow", 8), service("service", 1)])
+def test_python_snippets_run(group: str, fewest: int, tmp_path: Path) -> None:
     snippets = {
         f"{_name(page)}, snippet {number}": text
         for page in PAGES
         for number, text in enumerate(_blocks(page, "python"), 1)
-        if (page.name in ("README.md", "extending.md")) == quick
+        if _group(page, text) == group
     }
-    assert len(snippets) >= (6 if quick else 8)
+    assert len(snippets) >= fewest
     done = subprocess.run(
         [sys.executable, "-c", RUN],
         input=json.dumps(snippets),

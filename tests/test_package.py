@@ -33,6 +33,7 @@ ORDER = [
     "comparison",
     "report",
     "deployment",
+    "conversion",
     "cli",
 ]
 

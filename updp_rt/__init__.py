@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from updp_rt.artifacts import load, save
     from updp_rt.blocks import UnsupportedModelError, check_model, inspect
     from updp_rt.channels import ChannelError, ChannelResult, prune_channels
+    from updp_rt.conversion import ConversionError, as_transformers, from_transformers, to_transformers
     from updp_rt.deployment import ExportError, export, from_pretrained, push_to_hub, save_pretrained
     from updp_rt.methods import prune
     from updp_rt.pruning import PruneConfig, PruneResult
@@ -50,6 +51,7 @@ _PARTS = (
     "projection",
     "report",
     "deployment",
+    "conversion",
     "cli",
 )
 _HOMES = {
@@ -68,6 +70,10 @@ _HOMES = {
     "from_pretrained": "deployment",
     "push_to_hub": "deployment",
     "save_pretrained": "deployment",
+    "ConversionError": "conversion",
+    "as_transformers": "conversion",
+    "from_transformers": "conversion",
+    "to_transformers": "conversion",
     "load": "artifacts",
     "save": "artifacts",
     "ChannelError": "channels",
@@ -88,6 +94,7 @@ __all__ = [
     "Certificate",
     "ChannelError",
     "ChannelResult",
+    "ConversionError",
     "EngineLimits",
     "ExportError",
     "MergeError",
@@ -96,10 +103,12 @@ __all__ = [
     "UnsupportedModelError",
     "VerificationError",
     "accelerate",
+    "as_transformers",
     "check_model",
     "explain",
     "export",
     "from_pretrained",
+    "from_transformers",
     "inspect",
     "load",
     "prewarm",
@@ -111,6 +120,7 @@ __all__ = [
     "save",
     "save_pretrained",
     "swap",
+    "to_transformers",
     "verify",
 ]
 

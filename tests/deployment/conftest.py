@@ -44,6 +44,17 @@ def small_vit() -> nn.Module:
     return sound(merged(vit))
 
 
+def small_mobilenet() -> nn.Module:
+    torch.manual_seed(0)
+    return sound(merged(timm.create_model("mobilenetv2_035", depth_multiplier=0.4, num_classes=7)))
+
+
+def small_convnext() -> nn.Module:
+    torch.manual_seed(0)
+    model = timm.create_model("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), num_classes=7)
+    return sound(merged(model))
+
+
 def narrow_mobilenet() -> nn.Module:
     """With half of its channels pruned, and no block merged."""
     torch.manual_seed(0)

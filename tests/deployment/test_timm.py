@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 import updp_rt
 import updp_rt.timm
-from tests.deployment.conftest import SIZE, narrow_mobilenet, small_resnet, small_vit, sound
+from tests.deployment.conftest import (
+    SIZE,
+    narrow_mobilenet,
+    small_convnext,
+    small_mobilenet,
+    small_resnet,
+    small_vit,
+    sound,
+)
 from tests.marks import slow
 from updp_rt.artifacts import ArtifactError
 
@@ -45,17 +53,20 @@ def narrow_vit() -> nn.Module:
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "resnet": small_resnet,
     "vit": small_vit,
+    "convnext": small_convnext,
+    "mobilenet": small_mobilenet,
     "narrow-resnet": narrow_resnet,
     "narrow-convnext": narrow_convnext,
     "narrow-mobilenet": narrow_mobilenet,
     "narrow-vit": narrow_vit,
 }
+QUICK = ("resnet", "narrow-resnet")
 IMAGES = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(
     scope="module",
-    params=["resnet", "narrow-resnet", *map(slow, ("vit", "narrow-convnext", "narrow-mobilenet", "narrow-vit"))],
+    params=[name if name in QUICK else slow(name) for name in MODELS],
 )
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """A model and its folder."""

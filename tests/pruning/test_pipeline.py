@@ -287,6 +287,18 @@ def _prune_in_bfloat16(folder: Path) -> None:
         torch.testing.assert_close(result.merge()(x), result.subnet(x), rtol=1e-4, atol=1e-4)
 
 
+def test_the_subnet_trains_on_and_merges_as_it_then_is(finished: updp_rt.PruneResult) -> None:
+    result = updp_rt.PruneResult(finished.run)
+    x = torch.randn(4, 3, 32, 32)
+    optimizer = torch.optim.SGD(result.subnet.train().parameters(), lr=0.1)
+    torch.nn.functional.cross_entropy(result.subnet(x), torch.tensor([0, 1, 2, 3])).backward()
+    optimizer.step()
+    result.subnet.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(result.merge()(x), result.subnet(x), rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(result.merge()(x), finished.merge()(x), rtol=1e-3, atol=1e-3)
+
+
 def _prune(folder: Path) -> None:
     torch.set_num_threads(1)
     run_pruning(folder)

@@ -89,7 +89,7 @@ def save_pretrained(
     made = _Made(sha256=hashlib.sha256(payload).hexdigest(), versions=versions(), accuracy=accuracy)
     with atomic_path(folder / WEIGHTS) as temporary:
         temporary.write_bytes(payload)
-    write_json(folder / CONFIG, _config(model, description, made))
+    write_json(folder / CONFIG, timm_config(model, description) | {"updp_rt": made.model_dump(exclude_none=True)})
     if not (folder / CARD).exists():
         card = write_card(name or folder.resolve().name, description, parts, accuracy=accuracy, license=license)
         write_text(folder / CARD, card)
@@ -160,21 +160,25 @@ def push_to_hub(
     return str(done.commit_url)
 
 
-def _config(model: Any, description: Description, made: _Made) -> dict[str, Any]:
-    """timm's configuration; JSON alone, and nothing of where the first weights were from."""
+def timm_config(model: Any, description: Description) -> dict[str, Any]:
+    """``config.json`` of a described model as timm has it, which transformers reads too.
+
+    JSON alone, and nothing of where the first weights were from.
+    """
     of_model = getattr(model, "pretrained_cfg", None) or {}
-    known = ("label_names", "label_descriptions", "first_conv", "classifier", "fixed_input_size", "pool_size")
+    known = ("first_conv", "classifier", "fixed_input_size", "pool_size")
     pretrained = {key: of_model[key] for key in known if of_model.get(key) is not None}
     pretrained |= {"input_size": description.input_size, "num_classes": model.num_classes}
     if description.preprocessing is not None:
         pretrained |= description.preprocessing.model_dump()
+    labels = {key: of_model[key] for key in ("label_names", "label_descriptions") if of_model.get(key) is not None}
     return {
         "architecture": ENTRY,
         "num_classes": model.num_classes,
         "num_features": model.num_features,
         "model_args": {"description": description.model_dump(mode="json", exclude_none=True)},
         "pretrained_cfg": pretrained,
-        "updp_rt": made.model_dump(exclude_none=True),
+        **labels,
     }
 
 
