@@ -148,7 +148,8 @@ def _keep_labels(model: Any, config: Any) -> None:
 @torch.no_grad()
 def _check_same(theirs: nn.Module, ours: nn.Module, planned: Plan) -> None:
     """Run copies of both on an image, in float64 on the CPU."""
-    first, second = (to_source(copy_model(model)).cpu().double().eval() for model in (theirs, ours))
+    copies: list[Any] = [to_source(copy_model(model)).cpu().double().eval() for model in (theirs, ours)]
+    first, second = copies
     if getattr(first, "_supports_sdpa", False):
         first.set_attn_implementation("sdpa")  # which keeps float64; `eager` takes the softmax in float32
     image = torch.randn(1, *planned.image, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

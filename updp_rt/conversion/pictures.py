@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -48,28 +48,27 @@ def read_processor(processor: Any, channels: int) -> tuple[Preprocessing, tuple[
     return found, crop
 
 
-def _sizes(processor: Any) -> tuple[tuple[int, int], tuple[int, int], str]:
+def _sizes(processor: Any) -> tuple[tuple[int, int], tuple[int, int], Literal["center", "squash"]]:
     """Height and width after resizing (of the shorter edge, both), then after the crop, and timm's name of the two."""
     size = {key: value for key, value in dict(_of(processor, "size", {})).items() if value is not None}
     crop_pct = _of(processor, "crop_pct", None)
     crops = bool(_of(processor, "do_center_crop", False))
     crop = dict(_of(processor, "crop_size", {})) if crops else {}
-    cropped = (crop.get("height"), crop.get("width"))
+    cropped: tuple[int, int] = (crop.get("height") or 0, crop.get("width") or 0)
+    mode: Literal["center", "squash"] = "center"
     if size.keys() == {"height", "width"}:
-        resized = (size["height"], size["width"])
+        resized, mode = (size["height"], size["width"]), "squash"
         cropped = cropped if crops else resized
-        mode = "squash"
     elif size.keys() == {"shortest_edge"} and crop_pct is not None:
         edge = size["shortest_edge"]
-        resized, cropped = (int(edge / crop_pct),) * 2, (edge, edge)
-        mode = "center"
+        resized, cropped = (int(edge / crop_pct), int(edge / crop_pct)), (edge, edge)
         if edge >= _WARPS_FROM:
             resized, mode = cropped, "squash"
     elif size.keys() == {"shortest_edge"} and crops:
-        resized, mode = (size["shortest_edge"],) * 2, "center"
+        resized = (size["shortest_edge"], size["shortest_edge"])
     else:
         raise ConversionError(f"this image_processor's size is {size}: pictures do not come out of one size")
-    if None in cropped or cropped[0] * resized[1] != cropped[1] * resized[0] or cropped[0] > resized[0]:
+    if not 0 < cropped[0] <= resized[0] or cropped[0] * resized[1] != cropped[1] * resized[0]:
         raise ConversionError(f"this image_processor crops {cropped} of {resized}: timm crops the same share of both")
     return resized, cropped, mode
 

@@ -28,7 +28,7 @@ _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
-_RESNETS = {
+_RESNETS: dict[tuple[bool, tuple[int, ...]], str] = {
     (False, (2, 2, 2, 2)): "resnet18",
     (False, (3, 4, 6, 3)): "resnet34",
     (True, (3, 4, 6, 3)): "resnet50",
