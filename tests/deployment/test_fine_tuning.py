@@ -38,34 +38,46 @@ def tune(model: nn.Module, steps: int = 3) -> list[float]:
     return losses
 
 
-def kernels(certificate: Any) -> dict[str, list[str]]:
-    return {record.name: [kernel.kernel for kernel in record.kernels] for record in certificate.modules}
+def kernels(certificate: Any) -> dict[str, int]:
+    """How many kernels each fused module ran."""
+    return {record.name: len(record.kernels) for record in certificate.modules}
 
 
-@pytest.mark.parametrize("make", [small_resnet, *map(slow, (small_vit, small_mobilenet, small_convnext))])
+MERGED = [small_resnet, *map(slow, (small_vit, small_mobilenet, small_convnext))]
+
+
+@pytest.mark.parametrize("make", MERGED)
 def test_a_merged_model_trains_and_stays_accelerated(make: Callable[[], nn.Module], tmp_path: Path) -> None:
     model = make()
-    fast = updp_rt.accelerate(model, IMAGES)
-    before = updp_rt.verify(model, fast, IMAGES)
+    fast = updp_rt.accelerate(model, IMAGES, measure=False)
     twin = copy.deepcopy(model)
     losses, wanted = tune(fast), tune(twin)
     assert losses[-1] < losses[0]
     assert losses == pytest.approx(wanted, rel=1e-5)
+    source = updp_rt.restore(fast)
     with torch.inference_mode():
         found = fast(IMAGES)
         assert relative_error(found, twin(IMAGES)) < 1e-4
         assert relative_error(found, model(IMAGES)) > 1e-4
-    source = updp_rt.restore(fast)
-    after = updp_rt.verify(source, fast, IMAGES)
-    assert before.passed
-    assert after.passed
-    assert before.model.weights_sha256 != after.model.weights_sha256
-    assert kernels(after).keys() == kernels(before).keys()
-    assert all(kernels(after).values())
+        assert not torch.equal(found, source(IMAGES)), "it ran the modules, not the kernels"
     again = updp_rt.load(updp_rt.save(fast, tmp_path))
     assert merge_origins(again).keys() == merge_origins(model).keys() != set()
     with torch.inference_mode():
         assert torch.equal(again(IMAGES), source(IMAGES))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [small_resnet, small_vit, small_mobilenet, small_convnext])
+def test_it_is_certified_again(make: Callable[[], nn.Module]) -> None:
+    model = make()
+    fast = updp_rt.accelerate(model, IMAGES)
+    before = updp_rt.verify(model, fast, IMAGES)
+    tune(fast)
+    after = updp_rt.verify(updp_rt.restore(fast), fast, IMAGES)
+    assert before.passed
+    assert after.passed
+    assert before.model.weights_sha256 != after.model.weights_sha256
+    assert kernels(before) == kernels(after)
 
 
 def subnet_of(name: str, **options: Any) -> nn.Module:
