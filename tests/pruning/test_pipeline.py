@@ -257,10 +257,11 @@ def test_a_speed_up_is_met_by_tables_and_the_front_prunes_something(
     assert first.summary["prediction"]["predicted_speedup"] == pytest.approx(predicted)
     signal = first.search.signal
     assert signal is not None
-    assert (signal.images, signal.paired) == (40, True)
+    assert (signal.images, signal.compared) == (40, 1)
     front = run_pruning(tmp_path / "front", **QUICK, num_pruned=None, front=True, direct=True)
     assert front.pruned
     assert front.search.signal is not None
+    assert front.search.signal.paired
     with pytest.raises(ValueError, match=r"no subnet is 3 times as fast .*, 2.28 times as fast; ask for 2.28 or less"):
         run_pruning(tmp_path / "none", **QUICK, num_pruned=None, target_speedup=3)
 

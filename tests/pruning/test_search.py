@@ -165,7 +165,9 @@ def test_the_fastest_of_those_that_cannot_be_told_apart_is_chosen() -> None:
     assert (signal.images, signal.level, signal.paired) == (400, 4, False)
     assert signal.standard_error == pytest.approx(0.015)
     assert chosen == found[3]  # as fast as 8.0, and better
-    assert signal.words().startswith("4 candidates are within the noise of the best (±1.5 points on 400 validation")
+    assert signal.words().startswith(
+        "4 of 5 candidates are within the noise of the best (±1.5 points on 400 validation"
+    )
     assert pick(found, judged(found, 40_000, paired=False))[0] == found[0]  # 0.15 points
     chosen, signal = pick(found, judged(found, 400, paired=True))
     assert signal is not None
@@ -175,6 +177,9 @@ def test_the_fastest_of_those_that_cannot_be_told_apart_is_chosen() -> None:
     assert alone == found[1]
     assert signal is not None
     assert "ahead of all others" in signal.words()
+    _, signal = pick(found[:1], judged(found, 400, paired=True))
+    assert signal is not None
+    assert signal.words().startswith("a single candidate meets the goal (±1.5 points")
 
 
 def test_exact_accuracies_leave_no_doubt() -> None:

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import BaseModel, ConfigDict
 
 from updp_rt.artifacts.atomic import is_alive
+from updp_rt.pruning.genetic import next_by_genes
 from updp_rt.pruning.goals import check_latency, check_num_pruned, fastest_blocks
 from updp_rt.pruning.noise import Hits, compare
 from updp_rt.pruning.progress import Progress
@@ -51,8 +52,8 @@ class Signal(BaseModel):
         images: how many they were taken on.
         standard_error: of the best accuracy, as that many images drawn at random have it; or, `paired`, of its
             differences to the others, compared image by image, in the median: see `updp_rt.pruning.noise`.
-        level: how many candidates are within one standard error of the best, itself among them; only those that meet
-            the goal count.
+        level: how many candidates are within one standard error of the best, itself among them.
+        compared: how many there are: those that meet the goal; None in results of old.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -61,14 +62,20 @@ class Signal(BaseModel):
     standard_error: float
     level: int
     paired: bool = False
+    compared: int | None = None
 
     def words(self) -> str:
         """The same, as a sentence goes on."""
         margin = f"±{100 * self.standard_error:.2g} points on {self.images} validation images"
         margin += ", compared one by one" if self.paired else ""
+        if self.compared == 1:
+            return f"a single candidate meets the goal ({margin})"
         if self.level == 1:
             return f"the best candidate is ahead of all others by more than the noise ({margin})"
-        return f"{self.level} candidates are within the noise of the best ({margin}): the fastest of them was chosen"
+        of = "" if self.compared is None else f" of {self.compared}"
+        return (
+            f"{self.level}{of} candidates are within the noise of the best ({margin}): the fastest of them was chosen"
+        )
 
 
 class SearchResult(BaseModel):
@@ -116,8 +123,13 @@ def pick(
         judged = [hits[candidate.blocks] for candidate in candidates]
         noise = compare(judged)
         level = [candidates[index] for index in noise.level]
-        images = len(judged[0].right)
-        signal = Signal(images=images, standard_error=noise.error, level=len(level), paired=noise.paired)
+        signal = Signal(
+            images=len(judged[0].right),
+            standard_error=noise.error,
+            level=len(level),
+            paired=noise.paired,
+            compared=len(candidates),
+        )
     fastest = min(candidate.latency_ms for candidate in level)
     alike = fastest + (ALIKE - 1) * abs(fastest)  # on a busy machine a table may say less than nothing
     return max((c for c in level if c.latency_ms <= alike), key=lambda c: c.accuracy), signal
@@ -141,9 +153,8 @@ def search_blocks(
     The goal is `num_pruned`, a number of blocks; or `max_latency_ms`, the latency allowed; or neither, and then what
     counts is the front of accuracy against latency. `pick` chooses among the candidates that meet it.
 
-    With `num_pruned`, a genome is one random key a block and the largest keys are pruned, so every genome is
-    feasible. Otherwise a genome is one bit a block. There the first generation is the fastest subnet and others of all
-    sizes, so something is within the limit and the front is wide.
+    Without `num_pruned`, the first generation is the fastest subnet and others of all sizes, so something is within
+    the limit and the front is wide.
 
     The study lives in `storage`; a run that was killed goes on to the same result, and several processes may run
     this at once on one file to share the work.
@@ -154,8 +165,8 @@ def search_blocks(
         latency_ms: of a subnet, from the table: a sum over its blocks.
         trials: candidates in all, whoever evaluates them, each another one; fewer where there are not so many. By
             tables they are at least two more than there are blocks.
-        engine: genetic follows accuracy alone, with all else below what is within the limit; front is NSGA-II, which
-            follows the front; dp goes by tables, see `updp_rt.pruning.tabulated`. None: genetic for a number of
+        engine: genetic follows the accuracy of what meets the goal, see `updp_rt.pruning.genetic`; front is NSGA-II,
+            which follows the front; dp goes by tables, see `updp_rt.pruning.tabulated`. None: genetic for a number of
             blocks, front otherwise.
 
     Raises:
@@ -166,8 +177,8 @@ def search_blocks(
     fastest = fastest_blocks(names, latency_ms)
     if num_pruned is None:
         check_latency(latency_ms(()), latency_ms(fastest), max_latency_ms)
-    space = _Space(names, None if engine == "dp" else num_pruned, fastest)
-    trials = min(count_by_tables(names, trials) if engine == "dp" else trials, space.size)
+    there_are = 2 ** len(names) if num_pruned is None or engine == "dp" else math.comb(len(names), num_pruned)
+    trials = min(count_by_tables(names, trials) if engine == "dp" else trials, there_are)
     propose: Propose | None = None
     if engine == "dp":
         propose = partial(
@@ -178,6 +189,17 @@ def search_blocks(
             num_pruned=num_pruned,
             max_latency_ms=max_latency_ms,
         )
+    elif engine == "genetic":
+        propose = partial(
+            next_by_genes,
+            names,
+            latency_ms=latency_ms,
+            trials=trials,
+            seed=seed,
+            num_pruned=num_pruned,
+            max_latency_ms=max_latency_ms,
+        )
+    space = _Space(names, num_pruned if propose is None else None, fastest)
     progress = progress or Progress(show=False)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage.parent.mkdir(parents=True, exist_ok=True)
@@ -186,7 +208,7 @@ def search_blocks(
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(storage), lock_obj=lock)),
         study_name=STUDY,
-        directions=["maximize"] if engine == "genetic" else ["maximize", "minimize"],
+        directions=["maximize", "minimize"],
         load_if_exists=True,
     )
     best = max((candidate.accuracy for candidate in _candidates(study)), default=0.0)
@@ -205,13 +227,7 @@ def search_blocks(
             accuracy = found.accuracy if isinstance(found, Hits) else found
             trial.set_user_attr("accuracy", accuracy)
             trial.set_user_attr("latency_ms", latency)
-            if engine != "genetic":
-                values = [accuracy, latency]
-            elif max_latency_ms is None or latency <= max_latency_ms:
-                values = [accuracy]
-            else:  # below all that is within the limit, the further the lower (Deb 2000)
-                values = [-latency / max_latency_ms]
-            study.tell(trial, values)
+            study.tell(trial, [accuracy, latency])
             best = max(best, accuracy)
             progress.log(f"search: {len(blocks)} blocks, accuracy {accuracy:.4g}, {latency:.3g} ms")
             advance(f"best {best:.3f}")
@@ -227,15 +243,15 @@ def search_blocks(
 
 @dataclass(frozen=True)
 class _Space:
-    """The subsets of `names` that a search may visit, and the genomes that stand for them."""
+    """The subsets of `names` that a search may visit, and the genomes that stand for them.
+
+    With a number of blocks a genome is one random key a block, and the largest keys are pruned: every genome is
+    feasible. Otherwise it is one bit a block.
+    """
 
     names: Sequence[str]
     num_pruned: int | None
     fastest: tuple[str, ...]
-
-    @property
-    def size(self) -> int:
-        return 2 ** len(self.names) if self.num_pruned is None else math.comb(len(self.names), self.num_pruned)
 
     def decode(self, trial: Trial) -> tuple[str, ...]:
         if self.num_pruned is None:
