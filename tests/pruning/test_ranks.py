@@ -17,12 +17,13 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from tests.data.test_sharing import write_shards
 from tests.pruning.conftest import small_model, small_split
 from tests.pruning.launching import COUNT, in_two_processes
 from updp_rt.blocks import make_progressive, progressive_blocks, set_lambda
 from updp_rt.blocks.norms import BatchNormTokens
 from updp_rt.blocks.randomize import randomize
-from updp_rt.data import make_loader
+from updp_rt.data import load_splits, make_loader
 from updp_rt.data.pictures import EmptyBatchError
 from updp_rt.pruning.progress import Progress
 from updp_rt.pruning.progressive import progressive_losses
@@ -166,6 +167,31 @@ def recalibrated() -> dict[str, Tensor]:
     return model.state_dict()
 
 
+def run_shards() -> list[dict[str, Any]]:
+    """Train on shards; the images of each step, by epoch."""
+    seen: list[dict[str, Any]] = []
+
+    def watched(model: nn.Module, images: Tensor, numbers: Tensor, step: int) -> Iterator[Tensor]:
+        yield F.cross_entropy(model(images), numbers % 10)
+        seen.append({"step": step, "numbers": numbers.tolist()})
+
+    with TemporaryDirectory() as folder:
+        data = load_splits(f"wds/{write_shards(Path(folder), (11, 1, 7, 4), torn=(5,))}", (3, 32, 32), num_classes=100)
+        val = make_loader(data.val, 3, training=False)
+        fit(
+            small_model(),
+            make_loader(data.train, 3, training=True, seed=3),
+            watched,
+            PLAIN,
+            stage="test",
+            accelerator=make_accelerator(),
+            progress=Progress(show=False),
+            checkpoint=Path(folder) / "test.ckpt",
+            after_epoch=lambda model: {"share": evaluate(model, val, together=True)},
+        )
+    return seen
+
+
 def everything() -> dict[str, Any]:
     """All that is asked of a process, in one go: starting them takes longer."""
     parts = [slice(0, 8)] if processes() == 1 else [slice(0, 5), slice(5, 8)]
@@ -174,6 +200,7 @@ def everything() -> dict[str, Any]:
         "cases": {name: run(case) for name, case in CASES.items()},
         "norms": run_norms(parts[rank()]),
         "recalibrated": recalibrated(),
+        "shards": run_shards(),
     }
 
 
@@ -220,6 +247,21 @@ def test_images_of_a_step_are_shared_out(name: str, both: list[Any], alone: Any)
         together = [n for seen in ours for step in seen if step["step"] == wanted for n in step["numbers"]]
         one = [n for step in alone["cases"][name]["seen"] if step["step"] == wanted for n in step["numbers"]]
         assert sorted(together) == sorted(one)
+
+
+def test_shards_are_shared_out(both: list[Any]) -> None:
+    """23 images, one of them torn, in 3 steps an epoch of 3 images in each of two processes: none of them twice."""
+    first, second = (found["shards"] for found in both)
+    assert [step["step"] for step in first] == [step["step"] for step in second] == list(range(6))
+    epochs = []
+    for epoch in range(2):
+        taken = [[n for step in seen[3 * epoch :][:3] for n in step["numbers"]] for seen in (first, second)]
+        assert [len(numbers) for numbers in taken] == [9, 9]
+        assert not set(taken[0]) & set(taken[1])
+        assert len({*taken[0], *taken[1]}) >= 17, "one is given twice where the torn one was"
+        assert 5 not in {*taken[0], *taken[1]}
+        epochs.append(taken)
+    assert epochs[0] != epochs[1]
 
 
 @pytest.mark.parametrize("name", ["supernet", "convolutions"])
