@@ -11,6 +11,7 @@ COMPILER := $(VENV)/.compiler
 OBJECTS := $(VENV)/.objects
 BROWSER := $(VENV)/.browser
 SERVICE := $(VENV)/.service
+POSTGRESQL := $(VENV)/.postgresql
 FASHION_MNIST := /usr/share/datasets/fashion-mnist
 DATA := $(if $(filter fashion-mnist --data=fashion-mnist,$(ARGS)),$(FASHION_MNIST))
 
@@ -41,11 +42,12 @@ test: lint $(BROWSER)
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto -m slow $(ARGS)
 
-# The example service over HTTP, and models of transformers: what asks for packages of its own.
-test-deploy: setup $(SERVICE)
+# What asks for packages or programs of its own: the example service over HTTP, models of transformers, and searches that
+# machines share.
+test-deploy: setup $(SERVICE) $(POSTGRESQL)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m service $(ARGS)
 
-$(SERVICE): examples/serve/requirements.txt tests/conversion/requirements.txt | setup
+$(SERVICE): examples/serve/requirements.txt tests/conversion/requirements.txt tests/pruning/requirements.txt | setup
 	$(BIN)/pip install --quiet --disable-pip-version-check $(^:%=-r %)
 	touch $@
 
@@ -138,6 +140,15 @@ $(BROWSER): | $(READY)
 		|| { [ "$$(id -u)" = 0 ] && command -v apt-get && apt-get update \
 			&& apt-get install -y --no-install-recommends chromium && $(FIND_BROWSER); } \
 		|| { echo 'The tests of the report need Chromium (Debian: the package chromium): install it.'; exit 1; }
+	touch $@
+
+# For the tests of searches that machines share.
+FIND_POSTGRESQL := command -v initdb || ls /usr/lib/postgresql/*/bin/initdb
+$(POSTGRESQL): | $(READY)
+	@{ $(FIND_POSTGRESQL); } >/dev/null 2>&1 \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get && apt-get update \
+			&& apt-get install -y --no-install-recommends postgresql && { $(FIND_POSTGRESQL); }; } \
+		|| { echo 'The tests of shared searches need PostgreSQL (Debian: the package postgresql): install it.'; exit 1; }
 	touch $@
 
 # For the demo and the studies on Fashion-MNIST.

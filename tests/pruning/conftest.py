@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 16,
     "recalibration_batches": 2,
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal of a search is synced line by line."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def small_model(seed: int = 0) -> nn.Module:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -298,43 +297,6 @@ def test_the_subnet_trains_on_and_merges_as_it_then_is(finished: updp_rt.PruneRe
     with torch.no_grad():
         torch.testing.assert_close(result.merge()(x), result.subnet(x), rtol=1e-4, atol=1e-4)
         assert not torch.allclose(result.merge()(x), finished.merge()(x), rtol=1e-3, atol=1e-3)
-
-
-def _prune(folder: Path) -> None:
-    torch.set_num_threads(1)
-    run_pruning(folder)
-
-
-def reached(folder: Path, sign: str) -> bool:
-    log = folder / "log.txt"
-    return log.exists() and sign in log.read_text()
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    finish(start(_prune, folder))
-    return results(folder)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sign", ["search: ", "supernet: epoch 1", "subnet: epoch 1"])
-def test_a_run_killed_at_any_stage_ends_the_same(sign: str, undisturbed: dict, tmp_path: Path) -> None:
-    """kill -9 once the log shows `sign`, then go on: bit for bit what an undisturbed run gives."""
-    killed = tmp_path / "killed"
-    process = start(_prune, killed)
-    deadline = time.monotonic() + 300
-    while not reached(killed, sign):
-        assert process.is_alive(), "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.kill()
-    process.join()
-    assert not (killed / "summary.json").exists()
-    finish(start(_prune, killed))
-    assert_identical(results(killed), undisturbed)
-    assert not list(killed.glob(".*.tmp"))
-    assert not list(killed.glob("*.ckpt"))
 
 
 def test_an_unsupported_model_is_refused_first(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.processes import finish, start
 from updp_rt.pruning.goals import check_latency
 from updp_rt.pruning.noise import Hits
 from updp_rt.pruning.search import Candidate, SearchResult, pick, search_blocks
@@ -102,18 +101,6 @@ def test_an_interrupted_search_goes_on_to_the_same_result(tmp_path: Path, stop: 
     resumed, found, _ = search_blocks(NAMES, accuracy, latency, storage=path, trials=20, **goal)
     assert resumed == whole
     assert found == best
-
-
-def _share(path: str) -> None:
-    search(Path(path), trials=24)
-
-
-def test_processes_share_one_study(tmp_path: Path) -> None:
-    workers = [start(_share, str(tmp_path)) for _ in range(2)]
-    for worker in workers:
-        finish(worker)
-    candidates, *_ = search(tmp_path, trials=24)
-    assert len(candidates) == 24
 
 
 @pytest.mark.parametrize(("num_pruned", "trials", "wanted"), [(2, 24, 24), (2, 40, 28), (1, 24, 8), (8, 24, 1)])

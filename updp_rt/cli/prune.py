@@ -63,6 +63,13 @@ def prune(
     reuse: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Take over this run's supernet, and its search if that fits.")
     ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Keep the search in PostgreSQL, postgresql://USER@HOST/DATABASE, where other machines share it.",
+        ),
+    ] = None,
     num_classes: NumClasses = None,
     in_chans: Channels = None,
     img_size: Size = None,
@@ -102,7 +109,7 @@ def prune(
     run's supernet over.
 
     If it is killed or stopped, the same command resumes it. Each stage can also run alone, on what the stages before
-    it left in the folder.
+    it left in the folder; `--stage search` by several processes at once, which share its candidates.
     """
     from updp_rt.pruning.config import STAGES, PruneConfig
 
@@ -174,6 +181,7 @@ def prune(
         config,
         test=splits.test,
         reuse=reuse,
+        storage=storage,
         augmentation=splits.augmentation,
         notes=splits.describe(),
         kernels=PLAIN if plain else FUSED,

@@ -35,6 +35,7 @@ from updp_rt.pruning.latency import PLAIN, Kernels
 from updp_rt.pruning.pipeline import run_stages
 from updp_rt.pruning.progress import Progress
 from updp_rt.pruning.run import MERGED, SUMMARY
+from updp_rt.pruning.stopping import stoppable
 from updp_rt.pruning.trainer import evaluate, fit, label_losses, make_accelerator, recipe_of, seed_everything
 
 IDENTITY, ROWS, RUNS, BASELINES = "compare.json", "rows", "runs", "baselines"
@@ -161,22 +162,23 @@ def run_jobs(contest: Contest, *, shard: tuple[int, int] = (1, 1), progress: Pro
     part, parts = shard
     jobs = plan_jobs(contest.config)
     mine = [job for index, job in enumerate(jobs) if index % parts == part - 1]
-    for number, job in enumerate(mine, 1):
-        if _is_done(contest, job.key):
-            continue
-        try:
-            with _hold(contest, job, timeout=0):
-                if _is_done(contest, job.key):
-                    continue
-                progress.log(f"job {number} of {len(mine)}: {job.method}, {job.goal:g}, seed {job.seed}")
-                outcome = _attempt(contest, job)
-                _store(contest, job.key, outcome)
-                found = outcome.failed or f"accuracy {outcome.accuracy:.4f} in {outcome.seconds:.0f} s"
-                progress.log(f"{job.method}, {job.goal:g}, seed {job.seed}: {found}")
-        except Timeout:
-            progress.log(f"{job.key}: another process is at it")
-    for seed in sorted({job.seed for job in mine}):
-        _judge_baseline(contest, seed)
+    with stoppable(contest.folder, progress.log):
+        for number, job in enumerate(mine, 1):
+            if _is_done(contest, job.key):
+                continue
+            try:
+                with _hold(contest, job, timeout=0):
+                    if _is_done(contest, job.key):
+                        continue
+                    progress.log(f"job {number} of {len(mine)}: {job.method}, {job.goal:g}, seed {job.seed}")
+                    outcome = _attempt(contest, job)
+                    _store(contest, job.key, outcome)
+                    found = outcome.failed or f"accuracy {outcome.accuracy:.4f} in {outcome.seconds:.0f} s"
+                    progress.log(f"{job.method}, {job.goal:g}, seed {job.seed}: {found}")
+            except Timeout:
+                progress.log(f"{job.key}: another process is at it")
+        for seed in sorted({job.seed for job in mine}):
+            _judge_baseline(contest, seed)
     return [job for job in jobs if not _is_done(contest, job.key)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +25,8 @@ from updp_rt.data.sources import open_folder, open_hub
 from updp_rt.data.transforms import choose_transforms, enlargement, make_transform
 
 Loader = DataLoader[tuple[Tensor, Tensor]]
+
+OUTLIVES = 30  # seconds that SIGTERM leaves to a process that loads images
 
 
 @dataclass(frozen=True)
@@ -204,12 +207,19 @@ def make_loader(
         return data
     if isinstance(data, IterableDataset):
         arranged = data.arranged(batch_size, seed) if isinstance(data, PartedImages) else data
-        return DataLoader(arranged, batch_size, num_workers=workers)
+        return DataLoader(arranged, batch_size, num_workers=workers, worker_init_fn=_outlive)
     length = len(data)  # type: ignore[arg-type]
     if length == 0:
         raise ValueError("the data set holds no images")
     if not training:
-        return DataLoader(data, batch_size, num_workers=workers)
+        return DataLoader(data, batch_size, num_workers=workers, worker_init_fn=_outlive)
     order = EpochSampler(length, seed)
     images, drop_last = SeededImages(data, order), length >= batch_size
-    return DataLoader(images, batch_size, sampler=order, drop_last=drop_last, num_workers=workers)
+    return DataLoader(
+        images, batch_size, sampler=order, drop_last=drop_last, num_workers=workers, worker_init_fn=_outlive
+    )
+
+
+def _outlive(_: int) -> None:
+    """Schedulers send SIGTERM to all processes at once: one that loads images lives on until its owner has stopped."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(OUTLIVES))

@@ -20,6 +20,7 @@ from updp_rt.pruning.claim import RunError, differing, is_begun, locked, read_id
 from updp_rt.pruning.config import SAME_RESULTS, TrainConfig
 from updp_rt.pruning.progress import Progress
 from updp_rt.pruning.run import HISTORY, Data, check_start
+from updp_rt.pruning.stopping import stoppable
 from updp_rt.pruning.trainer import evaluate, fit, label_losses, make_accelerator, recipe_of, to_csv
 
 TRAIN, CHECKPOINT = "train.json", "train.ckpt"
@@ -39,7 +40,8 @@ def train_baseline(
 ) -> nn.Module:
     """Train a timm model in place and save it in `folder`, which `updp_rt.load` and ``updp-rt prune`` take.
 
-    Resumable, and finished only once: the same call with the same folder goes on, or gives what was saved.
+    Resumable, and finished only once: the same call with the same folder goes on, or gives what was saved. SIGTERM ends
+    the process with status 143, and what is done is kept.
 
     Args:
         train, val, test: data sets or ready loaders of ``(image [C, H, W], label)``. The accuracy that is saved is the
@@ -52,7 +54,8 @@ def train_baseline(
 
     Raises:
         RunError: the folder is in use, or holds something else.
-        ArtifactError: the model cannot be saved. DivergedError: training came upon NaN or infinity.
+        ArtifactError: the model cannot be saved. WriteError: a file cannot be written, as on a full disk.
+        DivergedError: training came upon NaN or infinity.
         ValueError: weights that are not finite, or a batch larger than the training images.
     """
     folder, config = Path(folder), config or TrainConfig.model_validate({})
@@ -77,6 +80,7 @@ def train_baseline(
         return evaluate(trained, loader, each_batch=progress.still_here, together=True)
 
     with ExitStack() as held:
+        held.enter_context(stoppable(folder, progress.log))
         if main:
             is_begun(folder, TRAIN)  # before a lock is put there
             held.enter_context(locked(folder))

@@ -20,16 +20,20 @@ class RunError(ValueError):
     """A folder that is in use or holds something else, lacks an earlier stage's result, or is damaged."""
 
 
+class InUseError(RunError):
+    """A folder that another process is writing."""
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` alone; raises `RunError` at once if another process has it, whose death frees it."""
+    """Hold `folder` alone; raises `InUseError` at once if another process has it, whose death frees it."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / LOCK, timeout=0):
             remove_leftovers(folder)
             yield
     except Timeout:
-        raise RunError(f"{folder}: another process is writing it; wait for it, or choose another folder") from None
+        raise InUseError(f"{folder}: another process is writing it; wait for it, or choose another folder") from None
 
 
 def is_begun(folder: Path, identity: str) -> bool:

@@ -60,6 +60,11 @@ class Method:
     trains: ClassVar[bool] = True
     counts: ClassVar[bool] = False
 
+    @property
+    def searches(self) -> bool:
+        """Whether it chooses by a search that several processes can share: UPDP's own."""
+        return type(self).choose is Method.choose
+
     def first_stage(self, setting: str) -> Stage:
         """The first stage whose result depends on a setting, or on anything else that a run is known by."""
         return "supernet" if self.counts and setting == "num_pruned" else first_stage(setting)
@@ -70,7 +75,7 @@ class Method:
 
     def check(self, model: nn.Module, config: PruneConfig) -> None:
         """Raise `ValueError` where the method cannot do what is asked, before anything is trained."""
-        if config.search != "auto" and type(self).choose is not Method.choose:
+        if config.search != "auto" and not self.searches:
             raise ValueError(f"the method {self.name} chooses blocks in its own way: leave out search (--search)")
         check_num_pruned(self.names(model), config.num_pruned)
 
@@ -105,7 +110,7 @@ class Method:
             run.names,
             judge,
             partial(estimate_ms, table, bodies),
-            storage=run.folder / JOURNAL,
+            storage=run.study,
             trials=config.trials,
             seed=config.seed,
             engine=None if config.search == "auto" else config.search,

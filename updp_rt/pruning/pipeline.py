@@ -29,6 +29,7 @@ from updp_rt.pruning.stages import (
     train_subnet,
     train_supernet,
 )
+from updp_rt.pruning.stopping import stoppable
 from updp_rt.pruning.tabulated import count_by_tables
 
 _STAGES: dict[str, Callable[[Run], None]] = {
@@ -42,11 +43,16 @@ _STAGES: dict[str, Callable[[Run], None]] = {
 def run_stages(run: Run, stages: Sequence[str] = STAGES) -> None:
     """Run these of `STAGES`, in the order given, on what the stages before them left in the run's folder.
 
+    The stage search alone may be run by several processes at once. SIGTERM ends the process with status 143; the same
+    call goes on.
+
     Raises:
         RunError: the folder is in use or another's, or lacks what an earlier stage writes.
         DivergedError: training met NaN or infinity. ValueError: no subnet is as fast as the run wants.
+        WriteError: a file cannot be written, as on a full disk. StorageError: the database is gone.
     """
-    with run.claimed():
+    join = tuple(stages) == ("search",) and run.method.searches
+    with stoppable(run.folder, run.progress.log), run.claimed(join=join):
         run.progress.expect(_work(run, stages))
         for stage in stages:
             _STAGES[stage](run)
@@ -151,6 +157,7 @@ def prune(
     model_args: dict[str, Any] | None = None,
     reuse: str | Path | None = None,
     kernels: Kernels = PLAIN,
+    storage: str | None = None,
     show_progress: bool = True,
     **settings: Any,
 ) -> PruneResult:
@@ -169,6 +176,7 @@ def prune(
         reuse: folder of another run of this model: its latencies, supernet and search are taken over as far as the
             settings they depend on are the same, so that only training is repeated (``direct=True, lr=1e-3``).
         kernels: what models are timed on: ``updp_rt.runtime.FUSED`` where the merged model will run accelerated.
+        storage: ``postgresql://USER@HOST/DATABASE``, to keep the search in; by default it is in the folder.
         config: all settings at once; `settings` are single fields of `PruneConfig` (``epochs=30, lr=1e-3``).
 
     Raises:
@@ -176,6 +184,8 @@ def prune(
         ArtifactError: the model could not be saved afterwards (not created by timm).
         RunError: `out` is in use or holds another run.
         DivergedError: training met NaN or infinity.
+        WriteError: a file cannot be written, as on a full disk; the same call goes on once there is room.
+        StorageError: the database cannot be reached.
         ValueError: no subnet is as fast as wanted; said before anything is trained, with what can be reached.
         pydantic.ValidationError: a setting is unknown or out of range.
     """
@@ -194,6 +204,7 @@ def prune(
         model_args=model_args,
         reuse=reuse,
         kernels=kernels,
+        storage=storage,
         show_progress=show_progress,
     )
     run_stages(run)

@@ -52,9 +52,13 @@ class Progress:
         self.console.print(line if self.console.is_terminal else line + self._left(), highlight=False, soft_wrap=True)
         self._spoken = time.monotonic()
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+            except OSError as error:  # work that can still be stored does not end for a line
+                self.console.print(f"{self.path} cannot be written: {error.strerror}; going on without", soft_wrap=True)
+                self.path = None
 
     def still_here(self) -> None:
         """Break a long silence: what is being done, how far it is, and what is left."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,13 +26,14 @@ from updp_rt.artifacts.weights import cpu_state, fingerprint
 from updp_rt.blocks import pruned_bodies
 from updp_rt.data import Loader, first_images, make_loader
 from updp_rt.data.sharing import PartedImages, count_batches
-from updp_rt.pruning.claim import RunError, differing, is_begun, locked, read_identity
+from updp_rt.pruning.claim import InUseError, RunError, differing, is_begun, locked, read_identity
 from updp_rt.pruning.config import SAME_RESULTS, PruneConfig
 from updp_rt.pruning.latency import PLAIN, Kernels
 from updp_rt.pruning.method import JOURNAL, find_method
 from updp_rt.pruning.noise import Hits
 from updp_rt.pruning.progress import Progress
 from updp_rt.pruning.ranks import added, processes
+from updp_rt.pruning.study import Database
 from updp_rt.pruning.trainer import evaluate, find_non_finite, make_accelerator, predict, seed_everything
 
 Data = Dataset[Any] | Loader
@@ -60,6 +63,8 @@ class Run:
             differs concerns no stage that was begun. Nothing is written before `claimed`.
         reuse: folder of another run of this model, whose latencies, supernet and search are taken over as far as the
             settings that they depend on are the same.
+        storage: ``postgresql://USER@HOST/DATABASE``, where the search is kept and shared with other machines; by
+            default it is kept in the folder.
         augmentation: what is done to training images, recorded: a run goes on with the same.
         notes: lines on the data, for the log.
         kernels: what models are timed on.
@@ -67,7 +72,8 @@ class Run:
     Raises:
         `ArtifactError`, `UnsupportedModelError`: the model cannot be pruned or could not be saved afterwards.
         ValueError: more blocks to prune than there are, an unknown body, weights that are not finite, or a batch
-        larger than the training images.
+        larger than the training images, or a method or address that cannot share a search.
+        StorageError: the database cannot be reached.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class Run:
         test: Data | None = None,
         model_args: dict[str, Any] | None = None,
         reuse: str | Path | None = None,
+        storage: str | None = None,
         augmentation: Augmentation | None = None,
         notes: Sequence[str] = (),
         kernels: Kernels = PLAIN,
@@ -96,6 +103,9 @@ class Run:
             raise ValueError(f"no pruned body {config.body!r}; choose auto or one of {', '.join(pruned_bodies(model))}")
         if self.reuse is not None:
             read_run(self.reuse)
+        self.storage = storage
+        if storage is not None:
+            self._check_storage(storage)
         self.accelerator = make_accelerator(config.mixed_precision)
         check_start(model, train, config.batch_size)
         self.main = self.accelerator.is_main_process
@@ -119,8 +129,11 @@ class Run:
         }
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
+    def claimed(self, *, join: bool = False) -> Iterator[None]:
         """Hold the run's folder alone while stages work in it; all processes of the run enter together.
+
+        Args:
+            join: where another process holds it, work at its search beside it.
 
         Raises:
             RunError: the folder is in use, or holds another run or other things; or `reuse` holds no supernet that was
@@ -129,11 +142,17 @@ class Run:
         with ExitStack() as held:
             if self.main:
                 is_begun(self.folder, RUN)  # before a lock is put there
-                held.enter_context(locked(self.folder))
-                self._begin()
-                for note in self.notes:
-                    self.progress.log(note)
-                self._take_over()
+                try:
+                    held.enter_context(locked(self.folder))
+                except InUseError:
+                    if not join:
+                        raise
+                    self._join()
+                else:
+                    self._begin()
+                    for note in self.notes:
+                        self.progress.log(note)
+                    self._take_over()
             self.accelerator.wait_for_everyone()
             yield
 
@@ -162,6 +181,21 @@ class Run:
         size = self.config.batch_size
         images = self.training_images(self.config.recalibration_batches * size)
         return list(torch.split(images, size))
+
+    @property
+    def study(self) -> Path | Database:
+        """Where the search is kept: in the folder, or in a database, by a name that follows from all it depends on."""
+        if self.storage is None:
+            return self.folder / JOURNAL
+        settings = {
+            name: value
+            for name, value in self.config.model_dump().items()
+            if name not in SAME_RESULTS and self.method.first_stage(name) != "train"
+        }
+        digest = hashlib.sha256(json.dumps({**self.identity, "config": settings}, sort_keys=True).encode())
+        for name in (LATENCY, SUPERNET):
+            digest.update((self.folder / name).read_bytes())
+        return Database(self.storage, f"updp_rt {digest.hexdigest()[:24]}")
 
     def evaluate(self, model: nn.Module, *, together: bool = False) -> float:
         """Accuracy on the validation split, of which with `together` each process of the run takes a part."""
@@ -231,6 +265,34 @@ class Run:
         if first == "supernet":
             (self.folder / LATENCY).unlink(missing_ok=True)
         write_json(path, self.identity)
+
+    def _join(self) -> None:
+        """Raise `RunError` unless the process that holds the folder is at the same search, or past it."""
+        changed = _compare(self.identity, read_run(self.folder))
+        odd = [words for name, words in changed.items() if self.method.first_stage(name) != "train"]
+        if odd:
+            raise RunError(
+                f"{self.folder}: another process is at another search in it ({'; '.join(odd[:4])}); give the same "
+                "settings, or choose another folder"
+            )
+        missing = [name for name in (LATENCY, SUPERNET) if not self.has(name)]
+        if missing:
+            raise RunError(
+                f"{self.folder}: another process is still at the stage before the search, which writes {missing[0]}; "
+                "wait for it"
+            )
+        self.progress.log("search: another process holds the folder; working at its search")
+
+    def _check_storage(self, address: str) -> None:
+        if not self.method.searches:
+            raise ValueError(
+                f"the method {self.method.name} chooses blocks without a search that is shared: leave out storage "
+                "(--storage)"
+            )
+        if not self.has(SEARCH):
+            from updp_rt.pruning.database import check_address
+
+            check_address(address)
 
     def _take_over(self) -> None:
         """Copy what another run found that this one would find too."""

@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import math
-import os
 import random
-import socket
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import optuna
-from filelock import FileLock
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import NSGAIISampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 from pydantic import BaseModel, ConfigDict
 
-from updp_rt.artifacts.atomic import is_alive
 from updp_rt.pruning.genetic import next_by_genes
 from updp_rt.pruning.goals import check_latency, check_num_pruned, fastest_blocks
 from updp_rt.pruning.noise import Hits, compare
 from updp_rt.pruning.progress import Progress
+from updp_rt.pruning.study import Database, Directions, SharedStudy, open_journal
 from updp_rt.pruning.tabulated import count_by_tables, next_by_tables
 
 Engine = Literal["genetic", "front", "dp"]
 Propose = Callable[[Mapping[tuple[str, ...], float | None]], tuple[str, ...] | None]
 
-STUDY = "updp"
+DIRECTIONS: Directions = ["maximize", "minimize"]  # of accuracy and latency
 ALIKE = 1.01  # latencies by a table of measured ones tell no less apart
 
 
@@ -140,7 +137,7 @@ def search_blocks(
     evaluate: Callable[[tuple[str, ...]], float | Hits],
     latency_ms: Callable[[tuple[str, ...]], float],
     *,
-    storage: Path,
+    storage: Path | Database,
     trials: int,
     seed: int = 0,
     engine: Engine | None = None,
@@ -156,8 +153,9 @@ def search_blocks(
     Without `num_pruned`, the first generation is the fastest subnet and others of all sizes, so something is within
     the limit and the front is wide.
 
-    The study lives in `storage`; a run that was killed goes on to the same result, and several processes may run
-    this at once on one file to share the work.
+    The study lives in `storage`; a search that was killed goes on to the same result, and several processes may run
+    this at once on one file, or on several machines with one database, to share the work. What a process was at when
+    it died, another takes over.
 
     Args:
         evaluate: accuracy of a subnet on images that are neither trained nor tested on, if it is exact; or which of
@@ -171,6 +169,7 @@ def search_blocks(
 
     Raises:
         ValueError: more blocks to prune than there are, no subnet is fast enough, or none faster than the model.
+        WriteError: the file cannot be written. StorageError: the database cannot be reached.
     """
     check_num_pruned(names, num_pruned)
     engine = engine or ("front" if num_pruned is None else "genetic")
@@ -202,43 +201,34 @@ def search_blocks(
     space = _Space(names, num_pruned if propose is None else None, fastest)
     progress = progress or Progress(show=False)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage.parent.mkdir(parents=True, exist_ok=True)
-    # The kernel frees it when its holder dies; Optuna's own would keep a resumed run waiting for half a minute.
-    lock: Any = FileLock(storage.with_suffix(".lock"))
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(storage), lock_obj=lock)),
-        study_name=STUDY,
-        directions=["maximize", "minimize"],
-        load_if_exists=True,
-    )
-    best = max((candidate.accuracy for candidate in _candidates(study)), default=0.0)
-    with progress.task("search", trials, len(_candidates(study))) as advance:
-        while True:
-            trial = _next_trial(study, lock, space, trials, seed, propose)
-            if trial is None and not _running(study):
-                break
-            if trial is None:  # another process is at the last ones
-                time.sleep(0.1)
-                continue
-            blocks = tuple(trial.user_attrs["blocks"])
-            found, latency = evaluate(blocks), latency_ms(blocks)
-            if isinstance(found, Hits):
-                trial.set_user_attr("hits", found.to_text())
-            accuracy = found.accuracy if isinstance(found, Hits) else found
-            trial.set_user_attr("accuracy", accuracy)
-            trial.set_user_attr("latency_ms", latency)
-            study.tell(trial, [accuracy, latency])
-            best = max(best, accuracy)
-            progress.log(f"search: {len(blocks)} blocks, accuracy {accuracy:.4g}, {latency:.3g} ms")
-            advance(f"best {best:.3f}")
-    candidates = _candidates(study)
+    with _open_study(storage, progress) as shared:
+        study = shared.study
+        done = shared.attempt(partial(_candidates, study))
+        best = max((candidate.accuracy for candidate in done), default=0.0)
+        with progress.task("search", trials, len(done)) as advance:
+            while True:
+                trial = shared.attempt(partial(_next_trial, shared, space, trials, seed, propose))
+                if trial is None and not shared.attempt(shared.running):
+                    break
+                if trial is None:  # another process is at the last ones
+                    time.sleep(shared.pause)
+                    continue
+                blocks = tuple(trial.user_attrs["blocks"])
+                with shared.at_work(trial):
+                    found, latency = evaluate(blocks), latency_ms(blocks)
+                accuracy = found.accuracy if isinstance(found, Hits) else found
+                shared.attempt(partial(_tell, study, trial, found, latency))
+                best = max(best, accuracy)
+                progress.log(f"search: {len(blocks)} blocks, accuracy {accuracy:.4g}, {latency:.3g} ms")
+                advance(f"best {best:.3f}")
+        candidates, hits = shared.attempt(lambda: (_candidates(study), _hits(study)))
     meeting = [
         candidate
         for candidate in candidates
         if len(candidate.blocks) == (num_pruned or max(1, len(candidate.blocks)))
         and candidate.latency_ms <= (max_latency_ms or candidate.latency_ms)
     ]
-    return candidates, *pick(meeting, _hits(study))
+    return candidates, *pick(meeting, hits)
 
 
 @dataclass(frozen=True)
@@ -275,15 +265,22 @@ class _Space:
                 return blocks
 
 
-def _next_trial(
-    study: optuna.Study, lock: FileLock, space: _Space, trials: int, seed: int, propose: Propose | None
-) -> Trial | None:
+def _open_study(storage: Path | Database, progress: Progress) -> AbstractContextManager[SharedStudy]:
+    if isinstance(storage, Path):
+        return open_journal(storage, DIRECTIONS)
+    from updp_rt.pruning.database import open_database  # and SQLAlchemy
+
+    return open_database(storage, DIRECTIONS, progress.log)
+
+
+def _next_trial(shared: SharedStudy, space: _Space, trials: int, seed: int, propose: Propose | None) -> Trial | None:
     """A trial of this process, its blocks chosen, or None where all are taken; one process at a time may ask.
 
     Where a genome stands for blocks that are known already, its trial is given up, and the next is a random subset.
     """
-    with lock:
-        _drop_dead_trials(study)
+    study = shared.study
+    with shared.alone():
+        shared.give_up_lost()
         while True:
             asked = [t for t in study.get_trials(deepcopy=False) if t.state in _ASKED]
             seen = {tuple(t.user_attrs["blocks"]) for t in asked}
@@ -307,7 +304,7 @@ def _next_trial(
             trial = study.ask()
             blocks = space.decode(trial)
             trial.set_user_attr("blocks", list(blocks))
-            trial.set_user_attr("worker", _worker())
+            shared.sign(trial)
             if blocks not in seen:
                 return trial
             study.tell(trial, state=TrialState.PRUNED)
@@ -316,8 +313,17 @@ def _next_trial(
 _ASKED = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.PRUNED)
 
 
-def _running(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+def _tell(study: optuna.Study, trial: Trial, found: float | Hits, latency_ms: float) -> None:
+    """Store what a trial gave, unless it is stored, or was given up and taken over while nobody heard of its worker."""
+    try:
+        if isinstance(found, Hits):
+            trial.set_user_attr("hits", found.to_text())
+        accuracy = found.accuracy if isinstance(found, Hits) else found
+        trial.set_user_attr("accuracy", accuracy)
+        trial.set_user_attr("latency_ms", latency_ms)
+    except UpdateFinishedTrialError:
+        return
+    study.tell(trial, [accuracy, latency_ms], skip_if_finished=True)
 
 
 def _candidates(study: optuna.Study) -> list[Candidate]:
@@ -337,20 +343,3 @@ def _hits(study: optuna.Study) -> dict[tuple[str, ...], Hits] | None:
     if not all("hits" in trial.user_attrs for trial in trials):
         return None
     return {tuple(trial.user_attrs["blocks"]): Hits.from_text(trial.user_attrs["hits"]) for trial in trials}
-
-
-def _worker() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def _drop_dead_trials(study: optuna.Study) -> None:
-    """Give up the trials of processes that are gone, so that they neither count nor shift the seeds.
-
-    A trial that names no process was asked for by one that died with the lock.
-    """
-    for trial in _running(study):
-        host, _, process = str(trial.user_attrs.get("worker", "")).rpartition(":")
-        if not process or (
-            host == socket.gethostname() and (int(process) == os.getpid() or not is_alive(int(process)))
-        ):
-            study.tell(trial.number, state=TrialState.FAIL)

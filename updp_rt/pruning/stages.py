@@ -151,6 +151,7 @@ def train_subnet(run: Run) -> None:
         progress=run.progress,
         checkpoint=checkpoint,
         after_epoch=after_epoch,
+        trace=trace,
     )
     if run.main:
         lambdas = [point for record in history for point in record.pop("lambdas")]

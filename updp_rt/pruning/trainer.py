@@ -8,7 +8,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,18 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from updp_rt.artifacts.atomic import atomic_path
 from updp_rt.data import Loader
 from updp_rt.data.sharing import PartedImages, part_of
+from updp_rt.pruning.checkpoints import Checkpointed, History, load_checkpoint, save_checkpoint
 from updp_rt.pruning.config import PruneConfig, TrainConfig
+from updp_rt.pruning.midway import Passing, Place
 from updp_rt.pruning.progress import Progress
 from updp_rt.pruning.ranks import added, average_gradients, average_statistics, processes, rank, start_alike, tracking
 from updp_rt.pruning.recompute import recomputed_blocks
+from updp_rt.pruning.stopping import deferred
 from updp_rt.pruning.synced import synced_batch_norms
 
 Losses = Callable[[nn.Module, Tensor, Tensor, int], Iterator[Tensor]]
-History = list[dict[str, Any]]
 
 _PATIENCE = timedelta(hours=12)  # of processes that wait while one alone measures or writes
 
@@ -71,14 +72,6 @@ def recipe_of(config: PruneConfig | TrainConfig, epochs: int, lr: float, **furth
     return Recipe(epochs, lr, **{name: getattr(config, name) for name in shared}, **further)
 
 
-@dataclass
-class Checkpointed:
-    """What a training has reached, as read from its checkpoint."""
-
-    epoch: int = 0
-    history: History = field(default_factory=list)
-
-
 def make_accelerator(mixed_precision: str = "no") -> Accelerator:
     """Accelerate's view of the devices at hand, and of the processes that it or torchrun started.
 
@@ -110,6 +103,7 @@ def fit(
     progress: Progress,
     checkpoint: Path,
     after_epoch: Callable[[nn.Module], dict[str, Any]] | None = None,
+    trace: list[tuple[int, float]] | None = None,
 ) -> History:
     """Train `model` in place and return one record an epoch.
 
@@ -117,70 +111,119 @@ def fit(
     epoch's checkpoint gives, bit for bit on a CPU, what it would have given undisturbed. Several processes give, up to
     rounding, what one gives with the batches of all together, BatchNorm's statistics apart, unless those are synced.
 
+    One process alone also leaves a checkpoint in the middle of an epoch, now and then and when SIGTERM stops it, and
+    goes on from there to the same bits.
+
     Args:
         losses: ``(model, images, labels, step)`` to losses, means over the images, each back-propagated before the next
             is asked for; `step` counts the optimizer's steps.
         checkpoint: written after every epoch by the main process, read by all at the start; the caller deletes it once
             the result is stored.
         after_epoch: figures to add to the epoch's record, from the bare model in eval mode; all processes call it.
+        trace: what `losses` append to and `after_epoch` clears; kept in the middle of an epoch.
 
     Raises:
-        DivergedError: a loss or a weight is no longer finite. The checkpoint of the last whole epoch stays as it was.
-        ValueError: no batch to train on.
+        DivergedError: a loss or a weight is no longer finite. The last checkpoint stays as it was.
+        ValueError: no batch to train on, or several processes are to go on from the middle of an epoch.
     """
     optimizer = create_optimizer_v2(model, opt="adamw", lr=recipe.lr, weight_decay=recipe.weight_decay)
-    reached = _load_checkpoint(checkpoint, model, optimizer)
-    size = loader.batch_size or 1  # of a whole batch, whose loss counts once
+    reached = load_checkpoint(checkpoint, model, optimizer)
+    alone = processes() == 1  # several would have to leave off at the same step
+    if reached.place.batches and not alone:
+        raise ValueError(f"{checkpoint}: one process stopped in the middle of an epoch; go on with one, or delete it")
     # Gradients are averaged once a step, not after each of its losses as DistributedDataParallel would.
     model = accelerator.prepare_model(model, evaluation_mode=True)
     optimizer, shared = accelerator.prepare_optimizer(optimizer), _share(loader, accelerator)
     bare = accelerator.unwrap_model(model)
     start_alike(bare)
-    parameters = [parameter for parameter in bare.parameters() if parameter.requires_grad]
-    batches, accumulate = len(shared), recipe.accumulate
+    batches = len(shared)
     if batches == 0:
         raise ValueError("the training split gives no batch; use a smaller batch size or more images")
-    steps_per_epoch = math.ceil(batches / accumulate)
-    total = recipe.epochs * steps_per_epoch
-    history = reached.history
-    with progress.task(stage, recipe.epochs * batches, reached.epoch * batches) as advance, as_trained(bare, recipe):
+    steps_per_epoch = math.ceil(batches / recipe.accumulate)
+
+    def diverged(what: str, step: int) -> DivergedError:
+        return _diverged(what, recipe, stage, step, step // steps_per_epoch, checkpoint)
+
+    total, size = recipe.epochs * steps_per_epoch, loader.batch_size or 1
+    steps = _Steps(model, bare, optimizer, accelerator, losses, recipe, total, size, diverged)
+    history, place, trace = reached.history, reached.place, [] if trace is None else trace
+    trace[:] = place.trace
+
+    def save(place: Place) -> None:
+        if accelerator.is_main_process:
+            save_checkpoint(checkpoint, bare, optimizer, Checkpointed(len(history), history, place))
+
+    begun = reached.epoch * batches + place.batches
+    with progress.task(stage, recipe.epochs * batches, begun) as advance, as_trained(bare, recipe):
         for epoch in range(reached.epoch, recipe.epochs):
             seed_everything(recipe.seed, stage, epoch, rank())
             if hasattr(shared, "set_epoch"):
                 shared.set_epoch(epoch)
             model.train()
-            seen, running, gathered = 0.0, 0.0, 0.0  # whole batches of the epoch, their losses, whole batches of a step
-            for batch, (images, labels) in enumerate(shared):
-                step = epoch * steps_per_epoch + batch // accumulate
-                for group in optimizer.param_groups:
-                    group["lr"] = recipe.lr * group.get("lr_scale", 1.0) * rate(step, total, recipe.warmup, recipe.hold)
-                share = len(images) / size
-                value = _add_up(accelerator, losses(model, images, labels, step), share)
-                if not math.isfinite(value):
-                    what = f"the loss is {value}" if is_finite([images]) else "the images hold NaN or infinity"
-                    raise _diverged(what, recipe, stage, step, epoch, checkpoint)
-                running, seen, gathered = running + value, seen + share, gathered + share
-                advance(f"loss {running / seen:.3f}")
-                if (batch + 1) % accumulate and not shared.end_of_dataloader:
-                    continue
-                average_gradients(parameters, gathered)
-                gathered = 0.0
-                optimizer.step()
-                optimizer.zero_grad()
-                if odd := find_non_finite(bare):
-                    raise _diverged(f"{odd} is not finite", recipe, stage, step, epoch, checkpoint)
-            average_statistics(tracking(bare))
-            running, seen = added([running, seen], accelerator.device)
-            record: dict[str, Any] = {"epoch": epoch + 1, "step": (epoch + 1) * steps_per_epoch, "loss": running / seen}
-            if after_epoch is not None:
-                record |= after_epoch(bare.eval())
-            history.append(record)
-            shown = (f"{key} {value:.4g}" for key, value in record.items() if isinstance(value, int | float))
-            progress.log(f"{stage}: {', '.join(shown)}")
-            if accelerator.is_main_process:
-                _save_checkpoint(checkpoint, bare, optimizer, epoch + 1, history)
+            passing, place = Passing(shared, place, trace, save if alone else None), Place()
+            with passing.kept():
+                with deferred(alone) as asked:
+                    steps.take(passing, epoch * steps_per_epoch, asked, advance)
+                average_statistics(tracking(bare))
+                loss, seen = added([passing.loss, passing.seen], accelerator.device)
+                record: dict[str, Any] = {
+                    "epoch": epoch + 1,
+                    "step": (epoch + 1) * steps_per_epoch,
+                    "loss": loss / seen,
+                }
+                if after_epoch is not None:
+                    record |= after_epoch(bare.eval())
+                with deferred():
+                    history.append(record)
+                    shown = (f"{key} {value:.4g}" for key, value in record.items() if isinstance(value, int | float))
+                    progress.log(f"{stage}: {', '.join(shown)}")
+                    save(Place())
+                    passing.finished = True
     _let_go(accelerator, bare)
     return history
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The optimizer's steps: `total` in all, along the gradients of `losses`; `size` images are a whole batch."""
+
+    model: nn.Module
+    bare: nn.Module
+    optimizer: Any
+    accelerator: Accelerator
+    losses: Losses
+    recipe: Recipe
+    total: int
+    size: int
+    diverged: Callable[[str, int], DivergedError]
+
+    def take(self, passing: Passing, first: int, asked: Callable[[], bool], advance: Callable[[str], None]) -> None:
+        """Those of an epoch's batches, of which the first is the step `first`, until it is `asked` to leave off."""
+        recipe, gathered = self.recipe, 0.0  # whole batches of a step
+        parameters = [parameter for parameter in self.bare.parameters() if parameter.requires_grad]
+        for batch, (images, labels) in passing:
+            step = first + batch // recipe.accumulate
+            share = rate(step, self.total, recipe.warmup, recipe.hold)
+            for group in self.optimizer.param_groups:
+                group["lr"] = recipe.lr * group.get("lr_scale", 1.0) * share
+            share = len(images) / self.size  # a whole batch's loss counts once
+            value = _add_up(self.accelerator, self.losses(self.model, images, labels, step), share)
+            if not math.isfinite(value):
+                what = f"the loss is {value}" if is_finite([images]) else "the images hold NaN or infinity"
+                raise self.diverged(what, step)
+            passing.count(value, share)
+            gathered += share
+            advance(f"loss {passing.loss / passing.seen:.3f}")
+            if (batch + 1) % recipe.accumulate and not passing.at_end:
+                continue
+            average_gradients(parameters, gathered)
+            gathered = 0.0
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            if odd := find_non_finite(self.bare):
+                raise self.diverged(f"{odd} is not finite", step)
+            if passing.rest(asked()):
+                return
 
 
 def _let_go(accelerator: Accelerator, model: nn.Module) -> None:
@@ -236,7 +279,8 @@ def _diverged(what: str, recipe: Recipe, stage: str, step: int, epoch: int, chec
         if what.startswith("the images")
         else f"try a smaller learning rate ({recipe.lr_setting} is {recipe.lr:g}) or a longer warmup"
     )
-    kept = f"epoch {epoch} is kept in {checkpoint}" if checkpoint.exists() else "no epoch was finished before"
+    reached = f"epoch {epoch}" if epoch else "the start of epoch 1"
+    kept = f"{reached} is kept in {checkpoint}" if checkpoint.exists() else "no epoch was finished before"
     return DivergedError(f"{stage}: {what} at step {step} (epoch {epoch + 1} of {recipe.epochs}): {remedy}; {kept}")
 
 
@@ -328,18 +372,3 @@ def _share(loader: Loader, accelerator: Accelerator) -> Any:
     return prepare_data_loader(
         part, accelerator.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
     )
-
-
-def _save_checkpoint(path: Path, model: nn.Module, optimizer: Any, epoch: int, history: History) -> None:
-    with atomic_path(path) as temporary:
-        state = {"epoch": epoch, "history": history, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        torch.save(state, temporary)
-
-
-def _load_checkpoint(path: Path, model: nn.Module, optimizer: Any) -> Checkpointed:
-    if not path.exists():
-        return Checkpointed()
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return Checkpointed(state["epoch"], state["history"])
