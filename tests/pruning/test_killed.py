@@ -30,7 +30,7 @@ def _prune(folder: Path) -> None:
 def _train(folder: Path, workers: int) -> None:
     torch.set_num_threads(1)
     with stoppable(folder, lambda line: None):
-        found = train(folder, workers=workers, each_step=lambda step: time.sleep(0.1))
+        found = train(folder, workers=workers, each_step=lambda step: time.sleep(0.3))
         torch.save(found, folder / "found.pt")
 
 
@@ -81,10 +81,11 @@ def test_a_scheduler_may_signal_the_processes_that_load_images_too(tmp_path: Pat
     (tmp_path / "stopped").mkdir()
     finish(start(_train, tmp_path / "whole", 1))
     process = start(_train, tmp_path / "stopped", 1)
-    wait(lambda: reached(tmp_path / "stopped", "test: epoch 1"), process.is_alive)
+    wait((tmp_path / "stopped" / "test.ckpt").exists, process.is_alive)
     assert process.pid is not None
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    wait(lambda: bool(children.read_text()), process.is_alive)
+    wait(lambda: bool(children.read_text()), process.is_alive)  # that of the second epoch
+    time.sleep(0.5)
     for each in (*map(int, children.read_text().split()), process.pid):
         os.kill(each, signal.SIGTERM)
     process.join()
