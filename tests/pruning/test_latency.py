@@ -115,6 +115,7 @@ def test_predicted_is_compared_with_measured_on_the_same_kernels(monkeypatch: py
     run: Any = SimpleNamespace(
         load=lambda name, kind: stored.get(name, search),
         kernels=fast,
+        method=SimpleNamespace(predicts=True),
         model=nn.Identity(),
         example=torch.zeros(1),
         device=torch.device("cpu"),
@@ -133,3 +134,5 @@ def test_predicted_is_compared_with_measured_on_the_same_kernels(monkeypatch: py
     found = stages.predicted_and_measured(run, nn.Identity(), {"baseline": 0.25, "merged": 0.2})
     assert found is not None
     assert found["off"] == pytest.approx(0.0)
+    run.method.predicts = False
+    assert stages.predicted_and_measured(run, nn.Identity(), {"baseline": 0.25, "merged": 0.2}) is None

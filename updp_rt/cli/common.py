@@ -145,7 +145,7 @@ def _prediction(summary: dict[str, Any]) -> str:
     """What the search predicted, and what came of it."""
     found = summary.get("prediction")
     if found is None:
-        return f"the search predicted {summary['predicted_ms']:.2f} ms for the merged model"
+        return f"{summary['predicted_ms']:.2f} ms when it was chosen"
     return (
         f"on {found['kernels']} the search predicted {found['predicted_speedup']:.2f}× for the merged model, measured "
         f"{found['measured_speedup']:.2f}× (its latency {100 * abs(found['off']):.0f}% "

@@ -79,8 +79,10 @@ class Programmed(Method):
         entries += [
             Entry(row.first, row.last, row.ms, v, row.key) for row, v in zip(segments.rows, values, strict=True)
         ]
-        around = table.model_ms - sum(baseline)
-        cover = best_cover(len(run.names), entries, allowed_ms(run.config, table) - around)
+        # Segments are timed by themselves; what they save counts as it does in the model.
+        context = table.in_context or 1.0
+        to_save = (table.model_ms - allowed_ms(run.config, table)) / context
+        cover = best_cover(len(run.names), entries, sum(baseline) - to_save)
         if cover is None:  # the number of blocks asks for all that can be saved: rounding may refuse it
             fastest = [Entry(e.first, e.last, e.ms, -e.ms, e.key) for e in entries]
             cover = best_cover(len(run.names), fastest, sum(baseline))
@@ -93,7 +95,7 @@ class Programmed(Method):
         subnet = self.finish(self.subnet(run.model, bodies)).to(run.device)
         recalibrate(subnet, run.recalibration_batches, together=True)
         accuracy = run.evaluate(subnet, together=True)
-        latency = around + sum(entry.ms for entry in cover)
+        latency = table.model_ms - context * (sum(baseline) - sum(entry.ms for entry in cover))
         chosen = Candidate(blocks=tuple(bodies), accuracy=accuracy, latency_ms=latency)
         run.progress.log(f"{self.name}: {'; '.join(sorted(taken - {''}))}")
         return SearchResult(candidates=[chosen], chosen=chosen, bodies=bodies)
@@ -148,7 +150,7 @@ def allowed_ms(config: PruneConfig, table: LatencyTable) -> float:
     assert config.num_pruned is not None
     bodies = table.choose_bodies(table.blocks, config.body)
     saved = [max(0.0, table.blocks[name].saved_ms(body)) for name, body in bodies.items()]
-    return table.model_ms - config.num_pruned * sum(saved) / len(saved)
+    return table.model_ms - (table.in_context or 1.0) * config.num_pruned * sum(saved) / len(saved)
 
 
 def count_layers(model: nn.Module, names: Sequence[str]) -> list[int]:

@@ -79,7 +79,8 @@ def judge_one(run: Run, subnet: nn.Module, bodies: Mapping[str, str]) -> SearchR
     """The one candidate of a method that looks at no others: its accuracy as it starts, and its latency as measured."""
     subnet = subnet.to(run.device).eval()
     with torch.no_grad():
-        times = time_side_by_side({"subnet": partial(subnet, run.example)}, device=run.device)
+        ready = run.kernels.prepare(subnet, run.example)
+        times = time_side_by_side({"subnet": partial(ready, run.example)}, device=run.device)
     recalibrate(subnet, run.recalibration_batches, together=True)
     accuracy = run.evaluate(subnet, together=True)
     chosen = Candidate(blocks=tuple(bodies), accuracy=accuracy, latency_ms=times["subnet"] * 1e3)

@@ -180,6 +180,7 @@ class _PieceTimes:
     ) -> None:
         self._table, self._model, self._shapes, self._bodies = table, model, shapes, bodies
         self._inputs = block_inputs(model, run.names, run.example)
+        self._prepare = run.kernels.prepare
         self._known: dict[str, float] = {}  # by what is computed
         self._asked: dict[tuple[tuple[str, ...], tuple[Dropped, ...]], float] = {}
 
@@ -205,8 +206,9 @@ class _PieceTimes:
             merged = merged.to_empty(device=x.device)
             for parameter in merged.parameters():
                 nn.init.normal_(parameter, std=0.02)
-            calls = {"blocks": partial(nn.Sequential(*baseline), x), "merged": partial(merged, x)}
+            models = {"blocks": nn.Sequential(*baseline).eval(), "merged": merged.eval()}
             with torch.no_grad():
+                calls = {name: partial(self._prepare(each, x), x) for name, each in models.items()}
                 times = time_side_by_side(calls, device=x.device)
             self._known[key] = times["merged"] / times["blocks"]
         return self._known[key] * sum(self._table.blocks[name].baseline_ms for name in names)

@@ -53,12 +53,14 @@ class Method:
             falls from the start too.
         trains: whether the subnet is trained at all.
         counts: whether what it chooses by is trained for a number of blocks, and so is another one for another number.
+        predicts: whether its candidates' latencies are by the run's table; otherwise that of the chosen one is measured.
     """
 
     name: ClassVar[str] = "updp"
     fades: ClassVar[bool] = True
     trains: ClassVar[bool] = True
     counts: ClassVar[bool] = False
+    predicts: ClassVar[bool] = True
 
     @property
     def searches(self) -> bool:
@@ -163,6 +165,7 @@ class Replacing(Method):
     """Base of methods that put another plain layer in a block's place: nothing is merged afterwards."""
 
     fades = False
+    predicts = False
 
     def passes(self, config: PruneConfig) -> int:
         return 0

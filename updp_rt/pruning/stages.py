@@ -264,8 +264,10 @@ def predicted_and_measured(run: Run, merged: nn.Module, plain: Mapping[str, floa
         plain: seconds of baseline and merged model in plain torch, measured in turn.
 
     Returns:
-        None: the table is of other kernels than this process has.
+        None: the table is of other kernels than this process has, or the method predicts nothing.
     """
+    if not run.method.predicts:
+        return None
     table, chosen = run.load(LATENCY, LatencyTable), run.load(SEARCH, SearchResult).chosen
     times = plain
     if table.kernels != PLAIN.name:
