@@ -53,7 +53,7 @@ class Method:
             falls from the start too.
         trains: whether the subnet is trained at all.
         counts: whether what it chooses by is trained for a number of blocks, and so is another one for another number.
-        predicts: whether its candidates' latencies are by the run's table; otherwise that of the chosen one is measured.
+        predicts: whether latencies are by the run's table; otherwise that of the one that it chose is measured.
     """
 
     name: ClassVar[str] = "updp"
