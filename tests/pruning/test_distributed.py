@@ -23,15 +23,22 @@ def _rank(rank: int, port: int, arguments: list[str], output: str) -> None:
         app(arguments, standalone_mode=False)
 
 
+def command(folder: Path, out: str, *further: str) -> list[str]:
+    save_file(small_model().state_dict(), folder / "start.safetensors")
+    start = ("--checkpoint", str(folder / "start.safetensors"), "--img-size", "32", "--num-pruned", "2", "--plain")
+    return ["prune", "test_vit", *start, "--batch-size", "64", "--out", str(folder / out), "--json", *further]
+
+
+def in_two(folder: Path, arguments: list[str]) -> None:
+    port = free_port()
+    for process in [start(_rank, rank, port, arguments, str(folder / f"{rank}.txt")) for rank in range(2)]:
+        finish(process)
+
+
 @pytest.mark.slow
 def test_prune_in_two_processes(tmp_path: Path) -> None:
-    save_file(small_model().state_dict(), tmp_path / "start.safetensors")
-    command = ["prune", "test_vit", "--checkpoint", str(tmp_path / "start.safetensors")]
-    command += ["--img-size", "32", "--num-pruned", "2", "--epochs", "2", "--trials", "4", "--batch-size", "64"]
-    command += ["--set", "supernet_epochs=1", "--plain", "--out", str(tmp_path / "run"), "--json"]
-    port = free_port()
-    for process in [start(_rank, rank, port, command, str(tmp_path / f"{rank}.txt")) for rank in range(2)]:
-        finish(process)
+    further = ("--epochs", "2", "--trials", "4", "--set", "supernet_epochs=1")
+    in_two(tmp_path, command(tmp_path, "run", *further))
     assert (tmp_path / "1.txt").read_text() == "", "one of them speaks"
     printed = (tmp_path / "0.txt").read_text()
     summary = json.loads(printed[printed.index("{") :])
@@ -42,3 +49,14 @@ def test_prune_in_two_processes(tmp_path: Path) -> None:
     search = json.loads((tmp_path / "run" / "search.json").read_text())
     assert len(search["candidates"]) == 4
     updp_rt.load(tmp_path / "run" / "merged")
+
+
+@pytest.mark.slow
+def test_what_all_processes_judge_is_judged_as_by_one(tmp_path: Path) -> None:
+    """Each block's absence, and what is left: statistics and figures are of all batches and images."""
+    further = ("--method", "drop", "--stage", "search", "--set", "recalibration_batches=3")
+    in_two(tmp_path, command(tmp_path, "two", *further))
+    app(command(tmp_path, "one", *further), standalone_mode=False)
+    two, one = (json.loads((tmp_path / name / "search.json").read_text())["chosen"] for name in ("two", "one"))
+    assert two["blocks"] == one["blocks"]
+    assert two["accuracy"] == pytest.approx(one["accuracy"], abs=1.5 / 270)  # a picture on the edge
