@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 import updp_rt
 from tests.marks import slow
+from tests.runtime.changes import fused_adamw, load, scaled
 from tests.runtime.conftest import MODELS, model_and_images, own_table  # noqa: F401 - a fixture for all tests here
+from tests.runtime.small import twins
 from updp_rt.artifacts import ArtifactError
 from updp_rt.runtime.fused import fused_modules
 from updp_rt.runtime.site import Site
@@ -156,6 +158,18 @@ def test_kernels_are_those_of_the_shape_certified() -> None:
     assert all(problem.split()[1].startswith("1x") for problem in problems)
     assert {row.problem for row in updp_rt.explain(fast).rows} == before > problems
     assert {k.kernel.partition(":")[0] for m in certificate.modules for k in m.kernels} == set(certificate.sources)
+
+
+def test_kernels_of_weights_that_have_changed_are_named_too() -> None:
+    """Weights are packed anew in the very call that is looked at: after a step, and in another tensor."""
+    source, fast, images = twins()
+    before = [len(module.kernels) for module in updp_rt.verify(source, fast, images).modules]
+    for change in (fused_adamw, load, lambda model, _: model.load_state_dict(scaled(model, 1.1), assign=True)):
+        change(fast, images)
+        certificate = updp_rt.verify(updp_rt.restore(fast), fast, images)
+        assert certificate.passed
+        assert [len(module.kernels) for module in certificate.modules] == before
+        assert certificate.sources
 
 
 def test_modules_beside_a_fused_one_count_with_it() -> None:

@@ -198,19 +198,19 @@ def _check(merged: nn.Module, fast: nn.Module, fused: bool, inputs: Tensor) -> N
 
 def _run_once(fast: nn.Module, units: list[_Unit], inputs: Tensor) -> None:
     """Fill `seen` and `choices` of all units by one run of the model."""
+    recorded = []
     with ExitStack() as stack:
-        recorded = []
         for unit in units:
             recorded += [(unit, stack.enter_context(site.recorded())) for site in unit.sites]
             if isinstance(unit.run, nn.Module):
                 hook = unit.run.register_forward_pre_hook(partial(_keep, unit.seen))
                 stack.callback(hook.remove)
         fast(inputs)
-        for unit, choices in recorded:
-            unit.choices |= choices
         for unit in units:
             if isinstance(unit.run, Site):
                 unit.seen += unit.run.seen or []
+    for unit, choices in recorded:
+        unit.choices |= choices
 
 
 def _keep(seen: list[tuple[Any, ...]], module: nn.Module, args: tuple[Any, ...]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -77,16 +77,15 @@ class Site:
 
     @contextmanager
     def recorded(self) -> Iterator[dict[str, Choice]]:
-        """The choices of the calls made inside, and in `seen` their inputs."""
+        """The choices of the calls made inside, complete at the end of it, and in `seen` their inputs."""
         self.seen = []
         self.check()
-        if self.bound is None:
-            choices: dict[str, Choice] = {}
+        before = self.bound
+        recording: AbstractContextManager[dict[str, Choice]] = nullcontext({}) if before is None else before.recorded()
+        with recording as choices:
             yield choices
+        if self.bound is not before:  # weights that had changed were bound to by the calls
             choices |= self.choices
-            return
-        with self.bound.recorded() as choices:
-            yield choices
 
     def forget(self) -> None:
         """Pack the weights again at the next call, whatever their tensors say."""
