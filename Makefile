@@ -47,7 +47,7 @@ test-slow: setup
 test-deploy: setup $(SERVICE) $(POSTGRESQL)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m service $(ARGS)
 
-$(SERVICE): examples/serve/requirements.txt tests/conversion/requirements.txt tests/pruning/requirements.txt | setup
+$(SERVICE): examples/serve/requirements.txt $(wildcard tests/*/requirements.txt) | setup
 	$(BIN)/pip install --quiet --disable-pip-version-check $(^:%=-r %)
 	touch $@
 

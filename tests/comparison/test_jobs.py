@@ -235,11 +235,9 @@ def test_the_closest_share_is_found_by_halving() -> None:
     assert len(tried) == 9
 
 
-@pytest.mark.slow
+@pytest.mark.service
 @pytest.mark.parametrize("family", ["resnet18", "mobilenetv2_035", "test_convnext", "test_vit"])
 def test_torch_pruning_removes_as_much_and_its_models_are_stored(tmp_path: Path, family: str) -> None:
-    """An optional package of comparisons: where it is not installed, asking for it says how."""
-    pytest.importorskip("torch_pruning")
     model = made(family).eval()
     before = sum(parameter.numel() for parameter in model.parameters())
     images = torch.randn(2, 3, 32, 32)

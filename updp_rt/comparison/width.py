@@ -66,7 +66,7 @@ def _closest(make: Callable[[float], nn.Module], fits: Callable[[nn.Module], boo
 
 def _prune_groups(model: nn.Module, example: Tensor, ratio: float) -> nn.Module:
     """`model` with this share of its channels removed by Torch-Pruning, in place."""
-    import torch_pruning  # type: ignore[import-not-found]
+    import torch_pruning
 
     attentions: list[Any] = [module for module in model.modules() if hasattr(module, "qkv")]
     fused = [attention.fused_attn for attention in attentions]
