@@ -17,6 +17,7 @@ from tests.processes import finish, start
 from tests.pruning.conftest import run_pruning
 from tests.pruning.test_pipeline import assert_identical, results
 from tests.pruning.test_stopping import BATCHES, assert_same, train
+from updp_rt.data.loading import OUTLIVES
 from updp_rt.pruning.stopping import stoppable
 
 pytestmark = pytest.mark.slow
@@ -27,10 +28,15 @@ def _prune(folder: Path) -> None:
     run_pruning(folder)
 
 
-def _train(folder: Path, workers: int) -> None:
+def _train(folder: Path, pause: float) -> None:
     torch.set_num_threads(1)
+
+    def each_step(step: int) -> None:
+        (folder / f"step-{step}").touch()
+        time.sleep(pause)
+
     with stoppable(folder, lambda line: None):
-        found = train(folder, workers=workers, each_step=lambda step: time.sleep(0.3))
+        found = train(folder, workers=1, each_step=each_step)
         torch.save(found, folder / "found.pt")
 
 
@@ -79,20 +85,19 @@ def test_a_run_killed_at_any_stage_ends_the_same(
 def test_a_scheduler_may_signal_the_processes_that_load_images_too(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "stopped").mkdir()
-    finish(start(_train, tmp_path / "whole", 1))
-    process = start(_train, tmp_path / "stopped", 1)
-    wait((tmp_path / "stopped" / "test.ckpt").exists, process.is_alive)
+    finish(start(_train, tmp_path / "whole", 0.0))
+    process = start(_train, tmp_path / "stopped", 0.3)
+    wait((tmp_path / "stopped" / f"step-{BATCHES + 1}").exists, process.is_alive)
     assert process.pid is not None
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    wait(lambda: bool(children.read_text()), process.is_alive)  # that of the second epoch
-    time.sleep(0.5)
+    assert children.read_text()
     for each in (*map(int, children.read_text().split()), process.pid):
         os.kill(each, signal.SIGTERM)
-    process.join()
+    process.join(OUTLIVES / 2)  # nor is it held up by those
     assert process.exitcode == 143
     place = torch.load(tmp_path / "stopped" / "test.ckpt")["place"]
     assert 0 < place["batches"] < BATCHES
-    finish(start(_train, tmp_path / "stopped", 1))
+    finish(start(_train, tmp_path / "stopped", 0.0))
     whole, found = (torch.load(tmp_path / name / "found.pt") for name in ("whole", "stopped"))
     assert_same(found, whole)
 

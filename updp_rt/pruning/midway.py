@@ -58,12 +58,13 @@ class Passing:
         self.loader, self.start, self.trace, self.save = loader, start, trace, save
         self.loss, self.seen, self.reached, self.finished = start.loss, start.seen, start.batches, False
         self._before: dict[str, Any] = {}
+        self._batches: Any = None
         self._saved = time.monotonic()
 
     def __iter__(self) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
         if self.start.batches == len(self.loader):
             return
-        batches = iter(self.loader)
+        self._batches = batches = iter(self.loader)
         for number in itertools.count():
             if number in self.start.random:
                 set_random_state(self.start.random[number])
@@ -101,6 +102,9 @@ class Passing:
                 with deferred():
                     self.save(self._place())
             raise
+        finally:
+            if self._batches is not None:
+                self._batches.close()  # processes that load images end now, not with the last reference
 
     def _place(self) -> Place:
         random = {self.reached - 1: self._before, self.reached: random_state()}
