@@ -35,7 +35,7 @@ demo: setup $(DATA)
 	$(BIN)/updp-rt demo $(ARGS)
 
 # One thread a worker: small tensors gain nothing from more, and workers must not fight over the cores.
-test: lint $(BROWSER)
+test: setup $(BROWSER)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto --dist worksteal $(ARGS)
 
 # What takes longer: larger models, processes that are killed, and Triton's kernels for other architectures than gfx908.

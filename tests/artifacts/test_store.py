@@ -49,7 +49,7 @@ def edit(folder: Path, **changes: Any) -> None:
         slow("test_vit", {}),
         ("test_vit", {"img_size": (48, 64), "patch_size": 8, "num_classes": 10}),
         ("resnet18", {"in_chans": 1, "num_classes": 0}),
-        ("mobilenetv2_035", {"num_classes": 7, "global_pool": "max", "depth_multiplier": 0.5}),
+        slow("mobilenetv2_035", {"num_classes": 7, "global_pool": "max", "depth_multiplier": 0.5}),
         slow("convnext_atto", {"num_classes": 3}),
         slow("deit_tiny_distilled_patch16_224", {"img_size": 32, "depth": 4}),
     ],

@@ -63,6 +63,7 @@ def time_or_die(
     return Measured({"P0 eager": [1.0, 1.0, 1.0]}), {problem.key: met}
 
 
+@pytest.mark.slow
 def test_a_model_that_aborts_is_lost_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(gpu, "_time_model", time_or_die)
     monkeypatch.setattr(gpu, "ODD", (LINEAR,))

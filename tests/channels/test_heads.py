@@ -105,6 +105,7 @@ def test_a_head_stays_while_one_of_its_channels_is_read() -> None:
     assert [block.attn.num_heads for block in result.model.blocks] == [6, 3, 6, 6]
 
 
+@pytest.mark.slow
 def test_saved_exported_accelerated_merged(tmp_path: Path) -> None:
     model = vit()
     narrow = updp_rt.prune_channels(model, X, masks=head_masks(trace(model, X), 0)).model

@@ -22,6 +22,7 @@ BOUND = 1e-12
 FEW = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
+@pytest.mark.slow
 @FEW
 @given(net=networks(), share=st.sampled_from([0.2, 0.5, 0.8]), seed=st.integers(0, 1000))
 def test_masked_and_exported_agree(net: RandomNet, share: float, seed: int) -> None:

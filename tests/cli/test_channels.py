@@ -16,6 +16,7 @@ from tests.cli.test_cli import run
 from updp_rt.artifacts import read_manifest
 
 
+@pytest.mark.slow
 def test_prune_save_and_draw(tmp_path: Path) -> None:
     folder = tmp_path / "pruned"
     options = ["--img-size", "40", "--num-classes", "5", "--rounds", "1", "--limit", "layer4.*=0.25", "--amount", "0.6"]

@@ -10,6 +10,7 @@ import timm
 
 import updp_rt
 from tests.cli.test_cli import run
+from tests.marks import slow
 from tests.runtime.conftest import own_table  # noqa: F401 - measurements stay in the test's folder
 from updp_rt._progress import heard_by
 from updp_rt.cli.progress import counted
@@ -44,7 +45,7 @@ def test_nothing_is_said_beside_json(monkeypatch: pytest.MonkeyPatch, capfd: pyt
 @pytest.mark.parametrize(
     ("arguments", "stages"),
     [
-        (("explain", "test_resnet", "--img-size", "32"), ("measuring kernels", "timing")),
+        slow(("explain", "test_resnet", "--img-size", "32"), ("measuring kernels", "timing")),
         (("verify", "test_resnet", "--img-size", "32", "--batch", "1"), ("measuring kernels", "verifying")),
         (("tune", "test_resnet", "--img-size", "32"), ("measuring kernels",)),
         (("check", "test_vit", "--img-size", "48", "--prune", "1"), ("checking λ = 0 of ", "checking λ = 1 of ")),

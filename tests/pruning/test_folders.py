@@ -49,6 +49,7 @@ def _hold(folder: str, pipe: Connection) -> None:
         pipe.recv()
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_and_the_first_one_s_death_frees_the_folder(tmp_path: Path) -> None:
     ours, theirs = CONTEXT.Pipe()
     other = start(_hold, str(tmp_path / "run"), theirs)

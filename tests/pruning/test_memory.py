@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from tests.marks import slow
 from tests.pruning.conftest import small_model
 from updp_rt.blocks import UnsupportedModelError, make_progressive, progressive_blocks, set_lambda
 from updp_rt.blocks.randomize import randomize
@@ -94,7 +95,7 @@ def make(name: str) -> nn.Module:
     return randomize(make_progressive(model), 3)
 
 
-@pytest.mark.parametrize("name", ["vit", "resnet"])
+@pytest.mark.parametrize("name", [slow("vit"), "resnet"])
 def test_blocks_that_run_again_change_no_bits(name: str, tmp_path: Path) -> None:
     """Dropout, stochastic depth and BatchNorm's statistics among them; λ goes from 0 to 1."""
     states = []

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.artifacts.test_atomic import largest_file
+from tests.marks import slow
 from tests.pruning.conftest import small_split
 from updp_rt.artifacts.atomic import WriteError
 from updp_rt.data import make_loader
@@ -119,7 +120,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return request.param, train(tmp_path_factory.mktemp("whole"), accumulate=request.param)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.99])
+@pytest.mark.parametrize("share", [slow(0.0), slow(0.1), 0.3, slow(0.5), 0.99])
 def test_a_training_that_was_stopped_goes_on_with_the_next_step(
     whole: tuple[int, dict[str, Any]], share: float, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import updp_rt
+from tests.marks import slow
 from tests.runtime.test_accelerate import assert_as_good_as
 from tests.runtime.test_emulated_mi100 import BACKENDS, chosen
 from tests.runtime.test_whole_models import whole_model
@@ -69,7 +70,7 @@ def test_a_call_is_one_launch_of_a_graph(dtype: torch.dtype, mi100: hip.Emulated
 
 
 @pytest.mark.parametrize(
-    ("name", "pruned"), [("resnet34", 6), ("mobilenetv2", 0), ("convnext_tiny", 6), ("deit_tiny", 0)]
+    ("name", "pruned"), [slow("resnet34", 6), ("mobilenetv2", 0), slow("convnext_tiny", 6), ("deit_tiny", 0)]
 )
 @torch.no_grad()
 def test_a_whole_model_runs_as_one_graph(name: str, pruned: int, launches: list[bool]) -> None:

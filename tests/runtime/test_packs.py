@@ -79,7 +79,7 @@ def through_views(model: nn.Module, new: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("way", [in_place, load, assign, replace, through_views])
-@pytest.mark.parametrize("name", ["resnet18-merged", "convnext-merged", "vit-merged"])
+@pytest.mark.parametrize("name", ["resnet18-merged", slow("convnext-merged"), "vit-merged"])
 def test_new_weights_are_followed_whichever_way_they_come(
     name: str, way: Callable[[nn.Module, dict[str, Tensor]], None]
 ) -> None:

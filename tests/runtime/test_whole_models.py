@@ -44,7 +44,7 @@ def whole_model(name: str, pruned: int) -> tuple[nn.Module, Tensor]:
 
 
 @pytest.mark.usefixtures("mi100")
-@pytest.mark.parametrize("pruned", [0, 6], ids="P{}".format)
+@pytest.mark.parametrize("pruned", [pytest.param(0, marks=pytest.mark.slow), 6], ids="P{}".format)
 @pytest.mark.parametrize("name", MODELS)
 def test_runs_on_hip_kernels_with_a_certificate(name: str, pruned: int) -> None:
     model, images = whole_model(name, pruned)
