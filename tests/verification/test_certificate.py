@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -359,3 +361,21 @@ def conv_of(conv: nn.Conv2d) -> Callable[..., Tensor]:
 def test_a_case_without_a_number_fails() -> None:
     values = dict.fromkeys(("rms", "border_error", "torch_error", "torch_rms", "bound"), 1.0)
     assert not Case(inputs="seen", error=float("nan"), ulps={}, **values).passed
+
+
+@pytest.mark.parametrize("look", [updp_rt.verify, lambda source, fast, images: updp_rt.explain(fast, images)])
+def test_later_calls_of_a_model_that_was_looked_at_keep_nothing(look: Callable[..., Any]) -> None:
+    source, images = model_and_images("resnet18-merged")
+    fast = updp_rt.accelerate(source, images)
+    look(source, fast, images)
+
+    def kept() -> int:
+        gc.collect()
+        return sum(isinstance(each, torch.Tensor) for each in gc.get_objects())
+
+    with torch.inference_mode():
+        fast(images)
+        before = kept()
+        for _ in range(3):
+            fast(images)
+        assert kept() == before

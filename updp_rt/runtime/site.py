@@ -77,13 +77,16 @@ class Site:
 
     @contextmanager
     def recorded(self) -> Iterator[dict[str, Choice]]:
-        """The choices of the calls made inside, complete at the end of it, and in `seen` their inputs."""
+        """The choices of the calls made inside, complete at the end of it, and until then in `seen` their inputs."""
         self.seen = []
         self.check()
         before = self.bound
         recording: AbstractContextManager[dict[str, Choice]] = nullcontext({}) if before is None else before.recorded()
-        with recording as choices:
-            yield choices
+        try:
+            with recording as choices:
+                yield choices
+        finally:
+            self.seen = None  # or inputs of all later calls would be kept
         if self.bound is not before:  # weights that had changed were bound to by the calls
             choices |= self.choices
 
