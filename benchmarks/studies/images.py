@@ -13,6 +13,7 @@ from torch.utils.data import ConcatDataset
 
 from updp_rt.artifacts import create_model
 from updp_rt.artifacts.preprocessing import set_preprocessing
+from updp_rt.blocks import set_lambda
 from updp_rt.data import load_splits, make_loader
 from updp_rt.pruning import TrainConfig, train_baseline
 from updp_rt.pruning.progress import Progress
@@ -75,6 +76,7 @@ class Images:
                 progress=Progress(show=False),
                 checkpoint=checkpoint or Path(folder) / "ckpt",
             )
+        set_lambda(model, 1.0)  # where the checkpoint is of the end, there was no step that set it
         return self.accuracy(model)
 
     def accuracy(self, model: nn.Module) -> float:

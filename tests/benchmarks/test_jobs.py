@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from rich.console import Console
 from typer.testing import CliRunner
@@ -18,7 +19,11 @@ from benchmarks.results import read
 from benchmarks.settings import Settings
 from benchmarks.studies.images import Images
 from tests.data.making import make_scans
+from updp_rt.blocks import make_progressive
+from updp_rt.blocks.randomize import randomize
 from updp_rt.pruning import baseline
+from updp_rt.pruning.progressive import progressive_losses
+from updp_rt.pruning.trainer import Recipe
 
 QUIET = Console(quiet=True)
 
@@ -146,3 +151,23 @@ def test_a_baseline_is_trained_once_a_seed(tmp_path: Path, monkeypatch: pytest.M
     assert any(not torch.equal(value, weights[2][key]) for key, value in weights[0].items())
     manifests = list((tmp_path / "baselines").glob("*/manifest.json"))
     assert {json.loads(path.read_text())["architecture"] for path in manifests} == {"test_vit"}
+
+
+@pytest.mark.slow
+def test_a_training_that_had_ended_when_it_was_stopped_is_judged_the_same(tmp_path: Path) -> None:
+    """Nothing is left to train then, so nothing but the end of it makes λ 1."""
+    images = Images(0)
+    images.splits = images.splits.first(64, 32)
+    images.judge_by(images.splits.val)
+
+    def trained() -> float:
+        torch.manual_seed(0)
+        subnet = make_progressive(randomize(timm.create_model("test_resnet", num_classes=10)))
+        losses, recipe = progressive_losses(1), Recipe(1, 1e-3)
+        images.train(subnet, losses, recipe, "subnet", tmp_path / "it.ckpt")
+        with torch.no_grad():
+            return float(subnet.eval()(torch.ones(1, 3, 32, 32)).sum())
+
+    whole = trained()
+    assert (tmp_path / "it.ckpt").exists()
+    assert trained() == whole
