@@ -175,9 +175,10 @@ def test_engines(tmp_path: Path) -> None:
     options = [option for option in QUICK if option not in ("--torchcompile", "none")]
     options += ["-m", "test_vit", "-b", "2", "--precision", "float32", "--img-size", "64", "--pruned", "0,1"]
     rows = by_candidate(run("engines", tmp_path, *options).rows)
-    modes = ("eager", "inductor", "onnxruntime", "openvino", "modules", "auto")
+    modes = ("eager", "inductor", "onnxruntime", "openvino", "modules", "auto", "torch-only")
     assert_sound(list(rows.values()), {*(f"P0 {mode}" for mode in modes), "P1 auto"})
     assert rows["P0 auto"]["engine"] in ("modules", "compiled", *modes[1:4])
+    assert rows["P0 torch-only"]["engine"] in ("modules", "compiled", "inductor")
     assert "migraphx" in rows["P0 auto"]["refused"]
 
 
