@@ -17,18 +17,15 @@ import updp_rt
 from tests.conftest import relative_error
 from tests.conversion.models import images, make, results
 from tests.runtime.conftest import merged
-from updp_rt.runtime.table import forget_tables
+from tests.tables import own_tables
 
 pytestmark = pytest.mark.service
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _own_table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UPDP_RT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        forget_tables()
+    with own_tables(tmp_path_factory.mktemp("cache")):
         yield
-    forget_tables()
 
 
 @pytest.fixture(scope="module", params=["resnet", "convnext", "mobilenet", "vit", "deit", "deit-teacher"])

@@ -71,7 +71,7 @@ def test_shards_are_trained_on_in_equally_many_whole_batches(tmp_path: Path, pro
     loader = make_loader(opened(write_shards(tmp_path, SIZES), "train"), 3, training=True, seed=5)
     left_out, orders = Counter[int](), []
     for epoch in range(6):
-        loader.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+        loader.dataset.set_epoch(epoch)
         parts = [labels(part_of(loader, rank, processes)) for rank in range(processes)]
         assert {len(part) for part in parts} == {count_batches(loader, processes)} == {23 // (3 * processes)}
         taken = [n for part in parts for batch in part for n in batch]
@@ -155,7 +155,7 @@ def test_loading_an_image_draws_from_no_ones_numbers() -> None:
     torch.manual_seed(5)
     images = make_loader(Noisy(), 2, training=True).dataset
     images[3]
-    images.__getitems__([1, 2])  # type: ignore[attr-defined]
+    images.__getitems__([1, 2])
     assert torch.equal(torch.rand(3), wanted)
     kept = torch.get_rng_state()
     with contextlib.suppress(KeyError), numbers_kept():

@@ -14,8 +14,8 @@ from torch import nn
 
 import updp_rt
 from tests.runtime.conftest import merged
+from tests.tables import own_tables
 from updp_rt.blocks.randomize import randomize
-from updp_rt.runtime.table import forget_tables
 
 SIZE = (3, 32, 32)
 
@@ -25,11 +25,8 @@ _WITHOUT = "import sys; sys.modules['updp_rt'] = None\n"
 
 @pytest.fixture(autouse=True, scope="module")
 def own_table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UPDP_RT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        forget_tables()
+    with own_tables(tmp_path_factory.mktemp("cache")):
         yield
-    forget_tables()
 
 
 def small_resnet() -> nn.Module:

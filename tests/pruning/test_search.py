@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -81,23 +83,26 @@ def test_the_seed_decides(tmp_path: Path) -> None:
     assert first != other
 
 
+def dying(evaluate: Callable[[tuple[str, ...]], float], stop: int) -> Callable[[tuple[str, ...]], float]:
+    """`evaluate`, which is interrupted when it is called for the `stop`-th time."""
+    calls = itertools.count(1)
+
+    def evaluated(blocks: tuple[str, ...]) -> float:
+        if next(calls) == stop:
+            raise KeyboardInterrupt
+        return evaluate(blocks)
+
+    return evaluated
+
+
 @pytest.mark.parametrize(("stop", "fixed"), [(1, True), (12, True), (3, False), (15, False)])
 def test_an_interrupted_search_goes_on_to_the_same_result(tmp_path: Path, stop: int, fixed: bool) -> None:
     """The evaluation dies in trial `stop`, whose half-done trial stays behind in the study."""
     goal: dict[str, Any] = {"num_pruned": 3} if fixed else {"num_pruned": None, "max_latency_ms": 6.0}
     whole, best, _ = search(tmp_path / "whole", trials=20, **goal)
-    calls = 0
-
-    def dying(blocks: tuple[str, ...]) -> float:
-        nonlocal calls
-        calls += 1
-        if calls == stop:
-            raise KeyboardInterrupt
-        return accuracy(blocks)
-
     path = tmp_path / "stopped.journal"
     with pytest.raises(KeyboardInterrupt):
-        search_blocks(NAMES, dying, latency, storage=path, trials=20, **goal)
+        search_blocks(NAMES, dying(accuracy, stop), latency, storage=path, trials=20, **goal)
     resumed, found, _ = search_blocks(NAMES, accuracy, latency, storage=path, trials=20, **goal)
     assert resumed == whole
     assert found == best

@@ -16,7 +16,7 @@ from tests.artifacts.test_atomic import largest_file
 from tests.processes import finish, start
 from tests.pruning.conftest import small_model, small_split
 from tests.pruning.test_pipeline import QUICK, table
-from tests.pruning.test_search import NAMES, accuracy, latency
+from tests.pruning.test_search import NAMES, accuracy, dying, latency
 from updp_rt.artifacts.atomic import WriteError
 from updp_rt.pruning import PruneConfig, Run, RunError, SearchResult, stages
 from updp_rt.pruning.claim import locked
@@ -164,17 +164,8 @@ def test_what_dead_workers_left_is_removed(tmp_path: Path) -> None:
 
 def interrupted(storage: Storage, evaluate: Callable[[tuple[str, ...]], float], stop: int = 5) -> None:
     """A search that dies in its fifth evaluation."""
-    calls = 0
-
-    def dying(blocks: tuple[str, ...]) -> float:
-        nonlocal calls
-        calls += 1
-        if calls == stop:
-            raise KeyboardInterrupt
-        return evaluate(blocks)
-
     with pytest.raises(KeyboardInterrupt):
-        search(storage, dying)
+        search(storage, dying(evaluate, stop))
 
 
 @pytest.mark.parametrize("half", [b'{"op_code":4,"worker_id":"', b"x" * 9000])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from itertools import combinations, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,7 +76,7 @@ def test_tables_first_then_covers_that_beat_the_sum_s_own_choice(tmp_path: Path)
 
 @pytest.mark.parametrize("goal", [{"num_pruned": 2}, {"max_latency_ms": 6.5}, {}])
 def test_every_goal_is_met_and_a_stopped_search_ends_the_same(tmp_path: Path, goal: dict[str, float]) -> None:
-    def search(name: str, evaluate=accuracy):  # type: ignore[no-untyped-def]
+    def search(name: str, evaluate: Callable[[tuple[str, ...]], float] = accuracy) -> Any:
         path = tmp_path / f"{name}.journal"
         return search_blocks(NAMES, evaluate, latency, storage=path, trials=2, engine="dp", **goal)
 

@@ -13,20 +13,17 @@ import torch
 import updp_rt
 from tests.pruning.conftest import run_pruning
 from tests.report.browser import Browser, find_chromium
+from tests.tables import own_tables
 from updp_rt.artifacts import Manifest
 from updp_rt.report import collect, profile
 from updp_rt.report.collect import Missing
 from updp_rt.report.schema import Identity
-from updp_rt.runtime.table import forget_tables
 
 
 @pytest.fixture(scope="session")
 def _own_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UPDP_RT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        forget_tables()
+    with own_tables(tmp_path_factory.mktemp("cache")):
         yield
-    forget_tables()
 
 
 @pytest.fixture(scope="session")
