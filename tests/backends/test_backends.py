@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,10 +21,16 @@ from updp_rt.backends import BACKENDS, Backend, base, vendor
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def cases(*, supported: bool) -> list[object]:
-    """Backend, form and dtype wherever the backend runs them here, or wherever it does not."""
+def cases(*, supported: bool, slow: Sequence[torch.dtype] = ()) -> list[object]:
+    """Backend, form and dtype wherever the backend runs them here, or wherever it does not; `slow` are marked so."""
     return [
-        pytest.param(backend, form, dtype, id=f"{backend.name}-{form}-{dtype}".replace("torch.", ""))
+        pytest.param(
+            backend,
+            form,
+            dtype,
+            id=f"{backend.name}-{form}-{dtype}".replace("torch.", ""),
+            marks=[pytest.mark.slow] if dtype in slow else [],
+        )
         for backend in BACKENDS.values()
         for form in FORMS
         for dtype in DTYPES
@@ -86,7 +92,7 @@ def test_results_are_new_and_in_the_operators_layout(backend: Backend, form: For
         assert torch.equal(first, kept), (config, call.act)
 
 
-@every_supported_case
+@pytest.mark.parametrize(("backend", "form", "dtype"), cases(supported=True, slow=(torch.float16, torch.float64)))
 def test_inputs_may_lie_in_memory_in_any_way(backend: Backend, form: Form, dtype: torch.dtype) -> None:
     for call, config in runs(backend, form, dtype):
         kernel = prepare(backend, call, config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,20 @@ def test_the_same_training_is_not_done_twice_and_another_is_refused(trained: Pat
     assert status == 2
     assert "holds another training (lr: 0.001 now, 0.002 there); choose another folder" in error
     assert {path: path.stat().st_mtime_ns for path in trained.iterdir() if path.name != "log.txt"} == before
+
+
+def test_a_training_from_before_a_setting_existed_is_the_same_one(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "older"
+    shutil.copytree(trained, folder)
+    stored = json.loads((folder / "train.json").read_text())
+    del stored["config"]["sync_batch_norm"]
+    (folder / "train.json").write_text(json.dumps(stored))
+    options = ("train", "test_vit", "--img-size", "32", "--epochs", "2", "--batch-size", "128", "--out", str(folder))
+    status, _, error = run(*options, "--lr", "2e-3")
+    assert status == 0, error
+    status, _, error = run(*options, "--lr", "2e-3", "--set", "sync_batch_norm=true")
+    assert status == 2
+    assert "holds another training (sync_batch_norm: True now, False there)" in error
 
 
 def test_a_training_that_failed_before_its_first_epoch_does_not_hold_its_folder(tmp_path: Path) -> None:

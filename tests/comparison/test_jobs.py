@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,13 +34,13 @@ from updp_rt.comparison import (
     timing,
 )
 from updp_rt.comparison import jobs as running
-from updp_rt.comparison.jobs import Outcome
+from updp_rt.comparison.jobs import IDENTITY, Outcome
 from updp_rt.comparison.plan import prune_config, width_epochs
 from updp_rt.comparison.published import PUBLISHED
 from updp_rt.comparison.width import _closest, narrow
 from updp_rt.data import Splits
 from updp_rt.methods import METHODS
-from updp_rt.pruning import RunError
+from updp_rt.pruning import RunError, TrainConfig
 from updp_rt.pruning.progress import Progress
 
 SETTINGS = {"supernet_epochs": 1, "epochs": 1, "batch_size": 8, "recalibration_batches": 1, "trials": 2}
@@ -152,6 +154,20 @@ def test_a_comparison_goes_on_where_it_stopped(tmp_path: Path, done: list[str]) 
     (tmp_path / "rows" / "updp-1-seed-0.json").write_text("{")
     with pytest.raises(RunError, match=r"damaged .* delete it to run its job again"):
         read_comparison(tmp_path)
+
+
+def test_a_comparison_from_before_a_setting_existed_is_the_same_one(tmp_path: Path) -> None:
+    def training(**given: Any) -> Contest:
+        return replace(contest(tmp_path), training=TrainConfig.model_validate(given))
+
+    training(epochs=2).begin()
+    stored = json.loads((tmp_path / IDENTITY).read_text())
+    del stored["training"]["sync_batch_norm"]
+    (tmp_path / IDENTITY).write_text(json.dumps(stored))
+    training(epochs=2).begin()
+    (tmp_path / IDENTITY).write_text(json.dumps(stored))
+    with pytest.raises(RunError, match="holds another comparison"):
+        training(epochs=2, sync_batch_norm=True).begin()
 
 
 def test_a_job_that_another_process_is_at_is_left_to_it(tmp_path: Path, done: list[str]) -> None:

@@ -49,6 +49,7 @@ def test_the_table_is_labelled_and_tells_what_is_left_to_torch() -> None:
     assert re.search(r"launches: \d+, unfused \d+", out)
 
 
+@pytest.mark.slow
 def test_json_holds_every_kernel_and_the_machine() -> None:
     status, out, _ = run(*MODEL, "--dtype", "bfloat16", "--json")
     report = json.loads(out)

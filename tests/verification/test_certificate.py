@@ -363,7 +363,7 @@ def test_a_case_without_a_number_fails() -> None:
     assert not Case(inputs="seen", error=float("nan"), ulps={}, **values).passed
 
 
-@pytest.mark.parametrize("look", [updp_rt.verify, lambda source, fast, images: updp_rt.explain(fast, images)])
+@pytest.mark.parametrize("look", [updp_rt.verify, slow(lambda source, fast, images: updp_rt.explain(fast, images))])
 def test_later_calls_of_a_model_that_was_looked_at_keep_nothing(look: Callable[..., Any]) -> None:
     source, images = model_and_images("resnet18-merged")
     fast = updp_rt.accelerate(source, images)

@@ -29,7 +29,7 @@ from updp_rt.comparison.plan import BASELINE, CompareConfig, Job, check_jobs, pl
 from updp_rt.comparison.width import narrow
 from updp_rt.data import Splits, first_images, make_loader
 from updp_rt.pruning import Run, RunError, TrainConfig, train_baseline
-from updp_rt.pruning.claim import LOCK, differing, is_begun, read_identity
+from updp_rt.pruning.claim import LOCK, differing, is_begun, read_identity, with_defaults
 from updp_rt.pruning.config import PruneConfig
 from updp_rt.pruning.latency import PLAIN, Kernels
 from updp_rt.pruning.pipeline import run_stages
@@ -97,7 +97,11 @@ class Contest:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / LOCK):  # of several that begin together one is the first
             if is_begun(self.folder, IDENTITY):
-                changed = differing(ours, read_identity(path, {"config", "model", "data"}))
+                theirs = read_identity(path, {"config", "model", "data"})
+                if theirs.get("training") is not None:
+                    theirs["training"] = with_defaults(TrainConfig, theirs["training"])
+                    theirs["training"].pop("seed")
+                changed = differing(ours, theirs)
                 for grows in ("methods", "num_pruned", "amounts", "seeds"):
                     changed.pop(grows, None)
                 if changed:

@@ -16,7 +16,7 @@ from updp_rt.artifacts.describe import describe_model
 from updp_rt.artifacts.preprocessing import Augmentation
 from updp_rt.artifacts.store import MANIFEST
 from updp_rt.data import Loader, make_loader
-from updp_rt.pruning.claim import RunError, differing, is_begun, locked, read_identity
+from updp_rt.pruning.claim import RunError, differing, is_begun, locked, read_identity, with_defaults
 from updp_rt.pruning.config import SAME_RESULTS, TrainConfig
 from updp_rt.pruning.progress import Progress
 from updp_rt.pruning.run import HISTORY, Data, check_start
@@ -116,7 +116,8 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
     if not is_begun(folder, TRAIN) or not any((folder / name).exists() for name in (CHECKPOINT, MANIFEST)):
         write_json(folder / TRAIN, identity)
         return
-    found = differing(identity, read_identity(folder / TRAIN, {"config"}))
+    theirs = read_identity(folder / TRAIN, {"config"})
+    found = differing(identity, {**theirs, "config": with_defaults(TrainConfig, theirs["config"])})
     changed = {key: words for key, words in found.items() if key not in SAME_RESULTS}
     if changed:
         words = "; ".join(list(changed.values())[:4])

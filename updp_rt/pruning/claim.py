@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
 from updp_rt.artifacts.atomic import remove_leftovers
 
@@ -67,6 +68,12 @@ def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, s
         for key in keys
         if here.get(key) != there.get(key)
     }
+
+
+def with_defaults(kind: type[BaseModel], settings: Any) -> dict[str, Any]:
+    """Stored settings of a `kind`; one that was not there yet when they were stored has its default."""
+    defaults = {name: field.default for name, field in kind.model_fields.items()}
+    return {**defaults, **(settings if isinstance(settings, Mapping) else {})}
 
 
 def _flatten(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from updp_rt.artifacts.weights import cpu_state, fingerprint
 from updp_rt.blocks import pruned_bodies
 from updp_rt.data import Loader, first_images, make_loader
 from updp_rt.data.sharing import PartedImages, count_batches
-from updp_rt.pruning.claim import InUseError, RunError, differing, is_begun, locked, read_identity
+from updp_rt.pruning.claim import InUseError, RunError, differing, is_begun, locked, read_identity, with_defaults
 from updp_rt.pruning.config import SAME_RESULTS, PruneConfig
 from updp_rt.pruning.latency import PLAIN, Kernels
 from updp_rt.pruning.method import JOURNAL, find_method
@@ -366,11 +366,6 @@ def _existing(path: Path) -> Path:
 
 
 def _compare(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, str]:
-    """What differs between two runs and matters.
-
-    A setting that was not there yet when the other was begun has its default.
-    """
-    known = theirs["config"] if isinstance(theirs["config"], Mapping) else {}
-    defaults = {name: field.default for name, field in PruneConfig.model_fields.items()}
-    changed = differing(ours, {**theirs, "config": {**defaults, **known}})
+    """What differs between two runs and matters."""
+    changed = differing(ours, {**theirs, "config": with_defaults(PruneConfig, theirs["config"])})
     return {key: words for key, words in changed.items() if key not in SAME_RESULTS}

@@ -11,6 +11,7 @@ from torch import Tensor
 from tests.kernels import problems
 from tests.kernels.hip.running import DTYPES, run
 from tests.kernels.problems import Problem, spoiled
+from tests.marks import slow
 from updp_rt.kernels import hip
 from updp_rt.kernels.hip import HipKernel
 from updp_rt.ops import ACTIVATIONS
@@ -245,7 +246,7 @@ def takes(kernel: HipKernel, problem: Problem) -> bool:
     return True
 
 
-@every_kernel
+@pytest.mark.parametrize("kernel", [slow(k) if k.dtype == "float16" else k for k in KERNELS], ids=lambda k: k.name)
 def test_layers_of_the_models(kernel: HipKernel) -> None:
     for make in LAYERS[kernel.operator]:
         problem = make(DTYPES[kernel.dtype], "relu", **of_kernel(kernel))
