@@ -26,7 +26,7 @@ MODELS: list[tuple[str, dict, tuple[int, int]]] = [
     slow("resnet34", {"layers": (1, 2, 2, 1)}, (32, 33)),
     slow("resnet50", {"layers": (1, 2, 2, 1)}, (33, 33)),
     slow("densenet121", DENSE, (33, 33)),
-    ("mobilenetv2_100", {"depth_multiplier": 0.5}, (33, 47)),
+    slow("mobilenetv2_100", {"depth_multiplier": 0.5}, (33, 47)),
     slow("test_efficientnet", {}, (33, 33)),
     ("convnext_atto", {}, (33, 47)),
     slow("regnetx_002", {}, (33, 47)),

@@ -19,6 +19,7 @@ from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.conftest import relative_error
+from tests.marks import slow
 from tests.ops.calls import ACTIVATIONS, FORMS, FULL, OPERATORS, WITHOUT_ACTIVATION, Call, Form
 from updp_rt import ops
 
@@ -258,7 +259,7 @@ def test_one_graph_serves_every_batch_size(form: Form, run: Door) -> None:
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", [slow("aot_eager"), "inductor"])
 def test_compiles_as_one_graph(backend: str) -> None:
     chain = Chain()
     compiled = torch.compile(chain, fullgraph=True, backend=backend)

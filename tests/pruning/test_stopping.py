@@ -120,7 +120,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return request.param, train(tmp_path_factory.mktemp("whole"), accumulate=request.param)
 
 
-@pytest.mark.parametrize("share", [slow(0.0), slow(0.1), 0.3, slow(0.5), 0.99])
+@pytest.mark.parametrize("share", [slow(0.0), slow(0.1), 0.3, slow(0.5), slow(0.99)])
 def test_a_training_that_was_stopped_goes_on_with_the_next_step(
     whole: tuple[int, dict[str, Any]], share: float, tmp_path: Path
 ) -> None:
