@@ -18,6 +18,7 @@ from updp_rt import ops
 from updp_rt.backends import BACKENDS, Backend, Prepared
 from updp_rt.ops import OPERATORS, Problem, RowOperator, Weights
 from updp_rt.ops.checks import check_rows, check_shape
+from updp_rt.ops.library import call
 from updp_rt.ops.operator import Shapes
 from updp_rt.runtime.fused import Fusion, Rule
 from updp_rt.runtime.rules import RULES
@@ -202,3 +203,21 @@ def test_a_wrong_backend_is_demoted(toy: ToyBackend, monkeypatch: pytest.MonkeyP
     (row,) = (row for row in updp_rt.explain(fast).rows if row.module == "gate")
     assert row.kernel == "reference"
     assert "above the bound" in row.demoted["toy"]
+
+
+class FirstCompiled(GatedLinear):
+    name = "toy_first_compiled"
+
+
+def test_its_first_call_of_all_may_be_a_compiled_one() -> None:
+    operator = ops.register(FirstCompiled())
+    del OPERATORS[operator.name]
+    arguments = torch.randn(5, 7), torch.randn(5, 3), torch.randn(3, 7), None, 2.0
+    torch.compiler.reset()
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def compiled(x: Tensor) -> Tensor:
+        return call(operator, x, *arguments[1:])
+
+    with torch.no_grad():
+        assert torch.allclose(compiled(arguments[0]), operator.plain(*arguments), atol=1e-5)

@@ -51,6 +51,7 @@ def register(operator: OperatorT) -> OperatorT:
     if operator.name in OPERATORS:
         raise ValueError(f"there is an operator {operator.name!r} already: give yours another name")
 
+    operator.derive()
     qualified, defaults = f"updp_rt::{operator.name}", operator.defaults
     count = len(defaults)
 

@@ -109,6 +109,13 @@ class Operator(ABC):
 
     # What follows from it
 
+    def derive(self) -> None:
+        """Work out what calls ask for: tracing cannot enter the lock in which Python 3.11 caches a property."""
+        for kind in type(self).__mro__:
+            for name, member in vars(kind).items():
+                if isinstance(member, cached_property):
+                    getattr(self, name)
+
     def check(self, *args: Any) -> None:
         """Raise ValueError unless these are arguments of `plain`."""
         named = dict(zip(self.arguments, args, strict=True))
