@@ -179,7 +179,7 @@ def test_bad_settings_are_refused_before_anything_is_written(settings: dict, tmp
 def test_too_many_blocks_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="num_pruned is 9, but this model has 6 prunable blocks"):
         run_pruning(tmp_path / "out", num_pruned=9)
-    with pytest.raises(ValueError, match="no pruned body 'shrunk'; choose auto or one of full"):
+    with pytest.raises(ValueError, match="no pruned body 'shrunk'; choose one of auto, any, full"):
         run_pruning(tmp_path / "out", body="shrunk")
     assert not (tmp_path / "out").exists()
 

@@ -37,7 +37,7 @@ def test_the_first_cover_is_the_best_of_all_within_the_latency(seed: int) -> Non
         return sum(values[i] for i in chosen)
 
     fitting = [chosen for chosen in every if -sum(saved[i] for i in chosen) <= allowed]
-    found = covers(values, saved, allowed, 5)
+    found = covers(tuple("abcdefg"), values, saved, allowed, 5)
     assert found[0] == max(fitting, key=worth)
     assert set(found) <= set(fitting)
     assert len(found) == len(set(found)) <= 5

@@ -18,6 +18,7 @@ from updp_rt.blocks.model import (
     prunable_blocks,
     pruned_bodies,
     set_lambda,
+    take_bodies,
 )
 from updp_rt.blocks.norms import copy_activation, pruned_batchnorm
 from updp_rt.blocks.progressive import Fade, Gate, Keep, MergeOrigin, ProgressiveBlock, Shrink, fade
@@ -59,4 +60,5 @@ __all__ = [
     "pruned_batchnorm",
     "pruned_bodies",
     "set_lambda",
+    "take_bodies",
 ]

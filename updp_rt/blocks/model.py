@@ -141,6 +141,13 @@ def merge_model(model: nn.Module, forms: Mapping[str, str] | None = None) -> nn.
     return model
 
 
+def take_bodies(model: nn.Module, bodies: Mapping[str, str]) -> None:
+    """Let these progressive blocks lead to these pruned bodies, of those that they were offered."""
+    blocks = progressive_blocks(model)
+    for name, body in bodies.items():
+        blocks[name].take(body)
+
+
 def merge_origins(model: nn.Module) -> dict[str, MergeOrigin]:
     """Name of every merged block of `model`, with the pruned body and the form it was merged from."""
     found = {name: getattr(module, "origin", None) for name, module in model.named_modules()}

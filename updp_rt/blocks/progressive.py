@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -131,6 +131,15 @@ class MergeOrigin(NamedTuple):
     form: str
 
 
+class Norms(nn.ModuleDict):
+    """The norms of a block's pruned form, by name; of a block with several bodies, those of the one that it takes."""
+
+    prefix = ""
+
+    def __getitem__(self, key: str) -> nn.Module:
+        return super().__getitem__(self.prefix + key)
+
+
 class ProgressiveBlock(nn.Module, ABC):
     """Base of the four families' blocks.
 
@@ -139,6 +148,7 @@ class ProgressiveBlock(nn.Module, ABC):
     Attributes:
         lam: λ in [0, 1], how far the block is pruned; or a gate that decides it.
         body: which pruned body λ leads to, a key of `forms`.
+        bodies: those that `take` may set; more than one only after `offer`.
         form: the algebraically equal form `merge` gives, one of ``forms[body]``.
         forms: for each pruned body its merged forms, the usually fastest first.
     """
@@ -148,11 +158,11 @@ class ProgressiveBlock(nn.Module, ABC):
     def __init__(self, block: nn.Module, name: str = "block", body: str = "") -> None:
         super().__init__()
         self.block: Any = _reading_all(block)
-        self.norms = nn.ModuleDict(self.new_norms())
+        self.norms = Norms(self.new_norms())
         self.name = name
         self.body = body or next(iter(self.forms))
-        if self.body not in self.forms:
-            raise ValueError(f"{name}: no pruned body {self.body!r}; choose one of {', '.join(self.forms)}")
+        self.bodies: tuple[str, ...] = (self.body,)
+        self._check_bodies()
         self.form = self.forms[self.body][0]
         self.lam: Lambda = 0.0
         for module in block.modules():
@@ -195,6 +205,34 @@ class ProgressiveBlock(nn.Module, ABC):
         """The merged block from its linear chain, norms folded and padding at its head, in plain torch modules."""
 
     # What is the same for every family.
+
+    def offer(self, bodies: Sequence[str]) -> None:
+        """Let the block take any of these pruned bodies; each has new norms of its own. It takes the first."""
+        self.bodies = tuple(bodies)
+        self.norms = Norms({f"{body}/{name}": norm for body in bodies for name, norm in self.new_norms().items()})
+        self.norms.train(self.training)
+        self._check_bodies()
+        self._lead_to(self.bodies[0])
+
+    def take(self, body: str) -> None:
+        """Lead to another pruned body, with its norms and its usually fastest form.
+
+        Raises:
+            ValueError: the block was not offered that body.
+        """
+        if body not in self.bodies:
+            raise ValueError(f"{self.name}: has norms of {', '.join(self.bodies)} alone, not of the body {body!r}")
+        if body != self.body:
+            self._lead_to(body)
+
+    def _lead_to(self, body: str) -> None:
+        self.body, self.form, self.norms.prefix = body, self.forms[body][0], f"{body}/"
+        self._places = _place(self.steps())
+
+    def _check_bodies(self) -> None:
+        for body in self.bodies:
+            if body not in self.forms:
+                raise ValueError(f"{self.name}: no pruned body {body!r}; choose one of {', '.join(self.forms)}")
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         x = self.head(x, *args, **kwargs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from updp_rt.blocks import Gate, make_progressive, progressive_blocks, set_lambda
 from updp_rt.pruning.config import PruneConfig
 from updp_rt.pruning.latency import LatencyTable
-from updp_rt.pruning.method import Method, estimate_ms, need_number
+from updp_rt.pruning.method import Method, need_number
 from updp_rt.pruning.recalibrate import recalibrate
 from updp_rt.pruning.run import Run
 from updp_rt.pruning.search import Candidate, SearchResult
@@ -71,17 +70,16 @@ class Gated(Method):
     def choose(self, run: Run, table: LatencyTable, chooser: nn.Module | None) -> SearchResult:
         assert chooser is not None
         assert run.config.num_pruned is not None
-        bodies = table.choose_bodies(run.names, run.config.body)
         values = {name: float(value.detach()) for name, value in gate_values(chooser).items()}
         open_ = set(furthest_open(values, run.config.num_pruned, run.config.seed))
         blocks = tuple(name for name in run.names if name in open_)
+        bodies = table.choose_bodies(blocks, run.config.body)
         set_lambda(chooser, 1.0, blocks)
         recalibrate(chooser, run.recalibration_batches, together=True)
-        latency = partial(estimate_ms, table, bodies)
         accuracy = run.evaluate(chooser, together=True)
-        chosen = Candidate(blocks=blocks, accuracy=accuracy, latency_ms=latency(blocks))
+        chosen = Candidate(blocks=blocks, accuracy=accuracy, latency_ms=table.estimate_ms(bodies))
         run.progress.log("gates: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()))
-        return SearchResult(candidates=[chosen], chosen=chosen, bodies={name: bodies[name] for name in blocks})
+        return SearchResult(candidates=[chosen], chosen=chosen, bodies=bodies)
 
     def prepare(self, run: Run, subnet: nn.Module) -> None:
         """The weights of the baseline; norms are the baseline's own."""

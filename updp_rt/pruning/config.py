@@ -10,6 +10,7 @@ STAGES = ("supernet", "search", "train", "merge")
 Stage = Literal["supernet", "search", "train"]
 
 GOALS = ("num_pruned", "max_latency", "target_speedup", "front")  # of which a run has one
+ANY = "any"  # of `body`: the search chooses a body for each block
 SAME_RESULTS = frozenset({"workers", "grad_checkpointing"})  # settings that a result does not depend on
 _SEARCH = {*GOALS, "search", "trials", "recalibration_batches"}
 _TRAIN = {"epochs", "lr", "ramp", "schedule", "direct", "distill"}
@@ -40,7 +41,9 @@ class PruneConfig(BaseModel):
     target_speedup: float | None = Field(None, gt=1, description="baseline's latency over the largest allowed")
     front: bool = Field(False, description="no limit: the front of accuracy against latency")
     method: str = Field("updp", description="updp, or a rival of `updp_rt.methods`")
-    body: str = Field("auto", description="pruned body if a family has several; auto takes the fastest measured")
+    body: str = Field(
+        "auto", description="pruned body if a family has several; auto: the fastest measured; any: the search chooses"
+    )
     seed: int = Field(0, ge=0)
     batch_size: int = Field(64, ge=1)
     workers: int = Field(0, ge=0, description="processes that load data")
@@ -80,6 +83,11 @@ class PruneConfig(BaseModel):
             )
         if self.front and self.search == "genetic":
             raise ValueError("search=genetic needs a number of blocks or a latency to keep to: leave it at auto")
+        if self.body == ANY and self.num_pruned is not None:
+            raise ValueError(
+                "body=any weighs accuracy against latency, of which a number of blocks says nothing: give "
+                "target_speedup, max_latency or front, or leave body at auto, which takes the fastest"
+            )
         return self
 
     def allowed_ms(self, model_ms: float) -> float | None:

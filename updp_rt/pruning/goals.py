@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 
 def check_num_pruned(names: Sequence[str], num_pruned: int | None) -> None:
     """Raise `ValueError` where there are not so many blocks to prune."""
     if num_pruned is not None and not 1 <= num_pruned <= len(names):
         raise ValueError(f"num_pruned is {num_pruned}, but this model has {len(names)} prunable blocks")
-
-
-def fastest_blocks(names: Sequence[str], latency_ms: Callable[[tuple[str, ...]], float]) -> tuple[str, ...]:
-    """The blocks that make the model faster when they are pruned: all of them together are the fastest subnet."""
-    return tuple(name for name in names if latency_ms((name,)) < latency_ms(()))
 
 
 def check_latency(model_ms: float, fastest_ms: float, max_latency_ms: float | None, *, speedup: bool = False) -> None:

@@ -15,6 +15,7 @@ from updp_rt._timing import time_side_by_side
 from updp_rt.blocks import find_family, make_progressive, merge_model, prunable_blocks, set_lambda
 from updp_rt.blocks.inspect import form_label
 from updp_rt.blocks.progressive import ProgressiveBlock
+from updp_rt.pruning.config import ANY
 from updp_rt.pruning.progress import Progress
 
 Prepare = Callable[[nn.Module, Tensor], nn.Module]
@@ -54,6 +55,11 @@ class BlockLatency(BaseModel):
     def best_body(self) -> str:
         """The pruned body whose best form is the fastest."""
         return _fastest({body: forms[self.best_form(body)] for body, forms in self.merged_ms.items()})
+
+    def worthwhile_bodies(self) -> tuple[str, ...]:
+        """The fastest pruned body, and every other that is faster than the block as it is."""
+        best = self.best_body()
+        return best, *(body for body in self.merged_ms if body != best and self.saved_ms(body) > 0)
 
     def by_label(self) -> dict[str, float]:
         """Of every merged form, under the name that `inspect` gives it."""
@@ -109,7 +115,13 @@ class LatencyTable(BaseModel):
 
     def choose_bodies(self, names: Iterable[str], body: str = "auto") -> dict[str, str]:
         """The pruned body of each block: the one named, or the one that merges into the fastest form."""
-        return {name: self.blocks[name].best_body() if body == "auto" else body for name in names}
+        return {name: self.blocks[name].best_body() if body in ("auto", ANY) else body for name in names}
+
+    def offer_bodies(self, names: Iterable[str], body: str = "auto") -> dict[str, tuple[str, ...]]:
+        """The pruned bodies that a search may choose from for each block, the fastest first: one, unless any may be."""
+        if body == ANY:
+            return {name: self.blocks[name].worthwhile_bodies() for name in names}
+        return {name: (one,) for name, one in self.choose_bodies(names, body).items()}
 
     def choose_forms(self, bodies: Mapping[str, str]) -> dict[str, str]:
         """The fastest merged form of each block."""

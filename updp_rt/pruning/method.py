@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,8 +17,10 @@ from updp_rt.blocks import (
     progressive_blocks,
     prunable_blocks,
     set_lambda,
+    take_bodies,
 )
-from updp_rt.pruning.config import PruneConfig, Stage, first_stage
+from updp_rt.pruning.config import ANY, PruneConfig, Stage, first_stage
+from updp_rt.pruning.genes import Genes, bodies_of, genes_of
 from updp_rt.pruning.goals import check_num_pruned
 from updp_rt.pruning.latency import LatencyTable
 from updp_rt.pruning.noise import Hits
@@ -79,6 +81,8 @@ class Method:
         """Raise `ValueError` where the method cannot do what is asked, before anything is trained."""
         if config.search != "auto" and not self.searches:
             raise ValueError(f"the method {self.name} chooses blocks in its own way: leave out search (--search)")
+        if config.body == ANY and not self.searches:
+            raise ValueError(f"the method {self.name} has no search that could choose bodies: leave out body (--set)")
         check_num_pruned(self.names(model), config.num_pruned)
 
     def names(self, model: nn.Module) -> list[str]:
@@ -101,17 +105,20 @@ class Method:
         """The candidates that were looked at, and the one chosen. Every process of a run calls it."""
         config, supernet = run.config, chooser
         assert supernet is not None
-        bodies = table.choose_bodies(run.names, config.body)
+        offered = table.offer_bodies(run.names, config.body)
 
-        def judge(blocks: tuple[str, ...]) -> Hits:
-            set_lambda(supernet, 1.0, blocks)
+        def judge(genes: Genes) -> Hits:
+            bodies = bodies_of(genes, offered)
+            # What is not pruned leads to its first body: even that changes the rounding.
+            take_bodies(supernet, {name: bodies.get(name, first) for name, (first, *_) in offered.items()})
+            set_lambda(supernet, 1.0, bodies)
             recalibrate(supernet, run.recalibration_batches)
             return run.judge(supernet)
 
         candidates, chosen, signal = search_blocks(
-            run.names,
+            genes_of(offered),
             judge,
-            partial(estimate_ms, table, bodies),
+            partial(estimate_ms, table, offered),
             storage=run.study,
             trials=config.trials,
             seed=config.seed,
@@ -122,8 +129,8 @@ class Method:
         )
         if signal is not None:
             run.progress.log(f"search: {signal.words()}")
-        chosen_bodies = {name: bodies[name] for name in chosen.blocks}
-        return SearchResult(candidates=candidates, chosen=chosen, bodies=chosen_bodies, signal=signal)
+        bodies = bodies_of(chosen.blocks, offered)
+        return SearchResult(candidates=candidates, chosen=chosen, bodies=bodies, signal=signal)
 
     def subnet(self, model: nn.Module, bodies: Mapping[str, str]) -> nn.Module:
         """A copy of `model` with these blocks pruned, of `model`'s weights: its structure is what counts."""
@@ -187,9 +194,9 @@ class Replacing(Method):
         return {name: MergeOrigin(body, type(merged.get_submodule(name)).__name__) for name, body in bodies.items()}
 
 
-def estimate_ms(table: LatencyTable, bodies: Mapping[str, str], blocks: tuple[str, ...]) -> float:
+def estimate_ms(table: LatencyTable, offered: Mapping[str, Sequence[str]], genes: Genes) -> float:
     """Latency of a model with these blocks merged, by the table."""
-    return table.estimate_ms({name: bodies[name] for name in blocks})
+    return table.estimate_ms(bodies_of(genes, offered))
 
 
 def need_number(name: str, config: PruneConfig) -> None:

@@ -30,7 +30,6 @@ from updp_rt.pruning.stages import (
     train_supernet,
 )
 from updp_rt.pruning.stopping import stoppable
-from updp_rt.pruning.tabulated import count_by_tables
 
 _STAGES: dict[str, Callable[[Run], None]] = {
     "supernet": train_supernet,
@@ -61,10 +60,9 @@ def run_stages(run: Run, stages: Sequence[str] = STAGES) -> None:
 def _work(run: Run, stages: Sequence[str]) -> dict[str, float]:
     """What is still to do, in batches that pass forward once: a step of training is three of them."""
     config, train, val = run.config, count_batches(run.train_loader, processes()), len(run.val_loader)
-    trials = count_by_tables(run.names, config.trials) if config.search == "dp" else config.trials
     work = {
         "supernet": (SUPERNET, config.supernet_epochs * train * 3 * run.method.passes(config)),
-        "search": (SEARCH, trials * (config.recalibration_batches + val)),
+        "search": (SEARCH, run.trials * (config.recalibration_batches + val)),
         "train": (SUBNET, config.epochs * (train * (3 + (config.distill > 0)) + val)),
     }
     left = {stage: amount for stage, (result, amount) in work.items() if stage in stages and not run.has(result)}

@@ -17,7 +17,6 @@ from updp_rt.pruning.progressive import progressive_losses
 from updp_rt.pruning.ranks import processes
 from updp_rt.pruning.run import Run
 from updp_rt.pruning.supernet import sandwich_losses
-from updp_rt.pruning.tabulated import count_by_tables
 from updp_rt.pruning.trainer import Losses, as_trained, label_losses, recipe_of
 
 EXA = 1e18
@@ -98,9 +97,8 @@ def make_plan(run: Run) -> Plan:
     cost, _ = count_costs(run.model, run.input_size)
     data = run.val_loader.dataset
     val = len(data) if isinstance(data, Sized) else sum(len(labels) for _, labels in run.val_loader)
-    trials = count_by_tables(run.names, config.trials) if config.search == "dp" else config.trials
-    flops = estimate_flops(config, trials, run.method.passes(config), cost.macs, train, val)
-    rounds = {"supernet": config.supernet_epochs, "search": trials, "train": config.epochs}
+    flops = estimate_flops(config, run.trials, run.method.passes(config), cost.macs, train, val)
+    rounds = {"supernet": config.supernet_epochs, "search": run.trials, "train": config.epochs}
     stages = {
         name: StagePlan(rounds[name], 0 if name == "search" else run.steps(rounds[name]), flops[name] / EXA)
         for name in rounds
@@ -117,7 +115,8 @@ def _trained(run: Run) -> dict[str, tuple[nn.Module, Losses]]:
     plain = run.model, label_losses(config.label_smoothing)
     if run.method.name != "updp":
         return {**({"supernet": plain} if config.supernet_epochs and run.method.passes(config) else {}), "train": plain}
-    body = config.body if config.body != "auto" else next(iter(pruned_bodies(run.model)))
+    bodies = pruned_bodies(run.model)
+    body = config.body if config.body in bodies else next(iter(bodies))
     supernet = make_progressive(run.model, dict.fromkeys(prunable_blocks(run.model), body))
     names = run.names[: config.num_pruned or len(run.names)]
     subnet = make_progressive(run.model, dict.fromkeys(names, body))

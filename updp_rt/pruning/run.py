@@ -27,13 +27,14 @@ from updp_rt.blocks import pruned_bodies
 from updp_rt.data import Loader, first_images, make_loader
 from updp_rt.data.sharing import PartedImages, count_batches
 from updp_rt.pruning.claim import InUseError, RunError, differing, is_begun, locked, read_identity, with_defaults
-from updp_rt.pruning.config import SAME_RESULTS, PruneConfig
+from updp_rt.pruning.config import ANY, SAME_RESULTS, PruneConfig
 from updp_rt.pruning.latency import PLAIN, Kernels
 from updp_rt.pruning.method import JOURNAL, find_method
 from updp_rt.pruning.noise import Hits
 from updp_rt.pruning.progress import Progress
 from updp_rt.pruning.ranks import added, processes
 from updp_rt.pruning.study import Database
+from updp_rt.pruning.tabulated import count_by_tables
 from updp_rt.pruning.trainer import evaluate, find_non_finite, make_accelerator, predict, seed_everything
 
 Data = Dataset[Any] | Loader
@@ -99,8 +100,8 @@ class Run:
         self.method = find_method(config.method)
         self.method.check(model, config)
         self.names = self.method.names(model)
-        if config.body not in ("auto", *pruned_bodies(model)):
-            raise ValueError(f"no pruned body {config.body!r}; choose auto or one of {', '.join(pruned_bodies(model))}")
+        if config.body not in (known := ("auto", ANY, *pruned_bodies(model))):
+            raise ValueError(f"no pruned body {config.body!r}; choose one of {', '.join(known)}")
         if self.reuse is not None:
             read_run(self.reuse)
         self.storage = storage
@@ -163,6 +164,13 @@ class Run:
     def steps(self, epochs: int) -> int:
         """Steps of the optimizer in so many epochs."""
         return epochs * -(-count_batches(self.train_loader, processes()) // self.config.accumulate)
+
+    @property
+    def trials(self) -> int:
+        """Candidates that the search judges, at most: until latencies are known, any pruned body may be worth one."""
+        bodies = len(pruned_bodies(self.model)) if self.config.body == ANY else 1
+        trials = self.config.trials
+        return count_by_tables(bodies * len(self.names), trials) if self.config.search == "dp" else trials
 
     @cached_property
     def example(self) -> Tensor:

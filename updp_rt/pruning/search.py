@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -18,22 +17,26 @@ from optuna.samplers import NSGAIISampler
 from optuna.trial import Trial, TrialState
 from pydantic import BaseModel, ConfigDict
 
-from updp_rt.pruning.genetic import next_by_genes
-from updp_rt.pruning.goals import check_latency, check_num_pruned, fastest_blocks
+from updp_rt.pruning.genes import Genes, by_block, count_subnets, draw, fastest_genes, ordered
+from updp_rt.pruning.genetic import next_by_genes, size_of
+from updp_rt.pruning.goals import check_latency, check_num_pruned
 from updp_rt.pruning.noise import Hits, compare
 from updp_rt.pruning.progress import Progress
 from updp_rt.pruning.study import Database, Directions, SharedStudy, open_journal
 from updp_rt.pruning.tabulated import count_by_tables, next_by_tables
 
 Engine = Literal["genetic", "front", "dp"]
-Propose = Callable[[Mapping[tuple[str, ...], float | None]], tuple[str, ...] | None]
+Propose = Callable[[Mapping[Genes, float | None]], Genes | None]
 
 DIRECTIONS: Directions = ["maximize", "minimize"]  # of accuracy and latency
 ALIKE = 1.01  # latencies by a table of measured ones tell no less apart
 
 
 class Candidate(BaseModel):
-    """One evaluated subnet: its pruned blocks, its accuracy in the supernet, its latency by the table."""
+    """One evaluated subnet: its pruned blocks, its accuracy in the supernet, its latency by the table.
+
+    A block that had a choice of pruned bodies is written with the one it takes: ``layer1.0 as full``.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -145,7 +148,7 @@ def search_blocks(
     max_latency_ms: float | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[Candidate], Candidate, Signal | None]:
-    """Search the subsets of `names` to prune; returns all candidates, the chosen one, and what could be told apart.
+    """Search the subsets of blocks to prune; returns all candidates, the chosen one, and what could be told apart.
 
     The goal is `num_pruned`, a number of blocks; or `max_latency_ms`, the latency allowed; or neither, and then what
     counts is the front of accuracy against latency. `pick` chooses among the candidates that meet it.
@@ -158,6 +161,7 @@ def search_blocks(
     it died, another takes over.
 
     Args:
+        names: of the blocks; where some may take several pruned bodies, all genes, see `updp_rt.pruning.genes`.
         evaluate: accuracy of a subnet on images that are neither trained nor tested on, if it is exact; or which of
             them it got right.
         latency_ms: of a subnet, from the table: a sum over its blocks.
@@ -168,16 +172,19 @@ def search_blocks(
             blocks, front otherwise.
 
     Raises:
-        ValueError: more blocks to prune than there are, no subnet is fast enough, or none faster than the model.
+        ValueError: more blocks to prune than there are, or a number of them where some have a choice of bodies; no
+        subnet is fast enough, or none faster than the model.
         WriteError: the file cannot be written. StorageError: the database cannot be reached.
     """
     check_num_pruned(names, num_pruned)
+    if num_pruned is not None and len(by_block(names)) < len(names):
+        raise ValueError("a number of blocks weighs no latency, by which bodies are chosen: give each block one body")
     engine = engine or ("front" if num_pruned is None else "genetic")
-    fastest = fastest_blocks(names, latency_ms)
+    fastest = fastest_genes(names, latency_ms)
     if num_pruned is None:
         check_latency(latency_ms(()), latency_ms(fastest), max_latency_ms)
-    there_are = 2 ** len(names) if num_pruned is None or engine == "dp" else math.comb(len(names), num_pruned)
-    trials = min(count_by_tables(names, trials) if engine == "dp" else trials, there_are)
+    there_are = count_subnets(names, None if engine == "dp" else num_pruned)
+    trials = min(count_by_tables(len(names), trials) if engine == "dp" else trials, there_are)
     propose: Propose | None = None
     if engine == "dp":
         propose = partial(
@@ -233,36 +240,42 @@ def search_blocks(
 
 @dataclass(frozen=True)
 class _Space:
-    """The subsets of `names` that a search may visit, and the genomes that stand for them.
+    """The subsets that a search over the genes `names` may visit, and Optuna's genomes that stand for them.
 
     With a number of blocks a genome is one random key a block, and the largest keys are pruned: every genome is
-    feasible. Otherwise it is one bit a block.
+    feasible. Otherwise it is one bit a block, or, where it has a choice of bodies, one of these or none.
     """
 
     names: Sequence[str]
     num_pruned: int | None
-    fastest: tuple[str, ...]
+    fastest: Genes
 
-    def decode(self, trial: Trial) -> tuple[str, ...]:
+    def decode(self, trial: Trial) -> Genes:
         if self.num_pruned is None:
-            return tuple(name for name in self.names if trial.suggest_categorical(name, [False, True]))
+            found = (own[trial.suggest_categorical(name, list(own))] for name, own in self._alleles())
+            return tuple(gene for gene in found if gene)
         keys = {name: trial.suggest_float(name, 0.0, 1.0) for name in self.names}
-        largest = set(sorted(self.names, key=lambda name: -keys[name])[: self.num_pruned])
-        return tuple(name for name in self.names if name in largest)
+        return ordered(self.names, sorted(self.names, key=lambda name: -keys[name])[: self.num_pruned])
 
-    def encode(self, blocks: Collection[str], rng: random.Random) -> dict[str, float | bool]:
+    def encode(self, genes: Genes, rng: random.Random) -> dict[str, float | bool | str]:
         if self.num_pruned is None:
-            return {name: name in blocks for name in self.names}
-        return {name: rng.uniform(0.5, 1.0) if name in blocks else rng.uniform(0.0, 0.5) for name in self.names}
+            return {name: next((a for a, g in own.items() if g in genes), False) for name, own in self._alleles()}
+        return {name: rng.uniform(0.5, 1.0) if name in genes else rng.uniform(0.0, 0.5) for name in self.names}
 
-    def draw(self, seen: Collection[tuple[str, ...]], rng: random.Random, count: int | None = None) -> tuple[str, ...]:
+    def draw(self, seen: Collection[Genes], rng: random.Random, count: int | None = None) -> Genes:
         """A random subset that was not seen yet, at first of `count` blocks."""
         while True:
-            size = self.num_pruned or (rng.randint(0, len(self.names)) if count is None else count)
-            chosen = set(rng.sample(list(self.names), size))
-            blocks, count = tuple(name for name in self.names if name in chosen), None
-            if blocks not in seen:
-                return blocks
+            size = self.num_pruned or (rng.randint(0, len(by_block(self.names))) if count is None else count)
+            genes, count = draw(self.names, size, rng), None
+            if genes not in seen:
+                return genes
+
+    def _alleles(self) -> list[tuple[str, dict[Any, str]]]:
+        """Of each block what Optuna may choose, and the gene that it stands for."""
+        return [
+            (name, {False: "", **({True: genes[0]} if len(genes) == 1 else {gene: gene for gene in genes})})
+            for name, genes in by_block(self.names).items()
+        ]
 
 
 def _open_study(storage: Path | Database, progress: Progress) -> AbstractContextManager[SharedStudy]:
@@ -297,8 +310,7 @@ def _next_trial(shared: SharedStudy, space: _Space, trials: int, seed: int, prop
             elif asked and asked[-1].state == TrialState.PRUNED:
                 given = space.draw(seen, rng)
             elif space.num_pruned is None and count < population:
-                size = len(space.names) - round((len(space.names) - 1) * count / (population - 1))
-                given = space.draw(seen, rng, size) if count else space.fastest
+                given = space.draw(seen, rng, size_of(space.names, count, population)) if count else space.fastest
             if given is not None and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                 study.enqueue_trial(space.encode(given, rng))
             trial = study.ask()

@@ -14,8 +14,10 @@ from updp_rt._timing import time_side_by_side
 from updp_rt.artifacts import save, versions
 from updp_rt.artifacts.atomic import write_json, write_text
 from updp_rt.artifacts.manifest import Description
-from updp_rt.blocks import count_costs, count_depth, set_lambda
-from updp_rt.pruning.goals import check_latency, fastest_blocks
+from updp_rt.blocks import count_costs, count_depth, progressive_blocks, set_lambda
+from updp_rt.pruning.config import ANY
+from updp_rt.pruning.genes import fastest_genes, genes_of
+from updp_rt.pruning.goals import check_latency
 from updp_rt.pruning.kept import kept_table
 from updp_rt.pruning.latency import PLAIN, LatencyTable, describe_device, measure_latency
 from updp_rt.pruning.method import Method, estimate_ms, find_method
@@ -48,10 +50,11 @@ def latency_table(run: Run) -> LatencyTable:
     run.on_main(LATENCY, lambda: run.store(LATENCY, _measured(run)))
     table, config = run.load(LATENCY, LatencyTable), run.config
     if config.num_pruned is None:
-        bodies = table.choose_bodies(table.blocks, config.body)
-        fastest = fastest_blocks(tuple(bodies), partial(estimate_ms, table, bodies))
+        offered = table.offer_bodies(table.blocks, config.body)
+        latency_ms = partial(estimate_ms, table, offered)
+        fastest = fastest_genes(genes_of(offered), latency_ms)
         allowed, speedup = config.allowed_ms(table.model_ms), config.target_speedup is not None
-        check_latency(table.model_ms, estimate_ms(table, bodies, fastest), allowed, speedup=speedup)
+        check_latency(table.model_ms, latency_ms(fastest), allowed, speedup=speedup)
     return table
 
 
@@ -75,7 +78,7 @@ def train_supernet(run: Run) -> None:
     config, method, table = run.config, run.method, latency_table(run)
     if run.is_done(SUPERNET):
         return
-    chooser = method.chooser(run.model, table.choose_bodies(table.blocks, config.body))
+    chooser = _chooser(run, table)
     if chooser is None:
         return
     method.prepare_chooser(run, chooser)
@@ -96,13 +99,24 @@ def train_supernet(run: Run) -> None:
     _finish(run, checkpoint)
 
 
+def _chooser(run: Run, table: LatencyTable) -> nn.Module | None:
+    """What blocks are chosen by, before it is trained, with all pruned bodies that the search may choose from."""
+    chooser = run.method.chooser(run.model, table.choose_bodies(table.blocks, run.config.body))
+    if chooser is not None and run.config.body == ANY:
+        offered = table.offer_bodies(table.blocks, ANY)
+        for name, block in progressive_blocks(chooser).items():
+            if len(offered[name]) > 1:
+                block.offer(offered[name])
+    return chooser
+
+
 def search_subnet(run: Run) -> None:
     """Stage 2: the blocks to prune. Every process of the run takes part."""
     if run.is_done(SEARCH):
         run.load(SEARCH, SearchResult)  # or says that it is damaged
         return
     table = latency_table(run)
-    chooser = run.method.chooser(run.model, table.choose_bodies(table.blocks, run.config.body))
+    chooser = _chooser(run, table)
     if chooser is not None:
         chooser = run.load_state(SUPERNET, chooser).to(run.device)
     result = run.method.choose(run, table, chooser)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from updp_rt.blocks import ProgressiveBlock, progressive_blocks, set_lambda
+from updp_rt.blocks import ProgressiveBlock, progressive_blocks, set_lambda, take_bodies
 from updp_rt.pruning.trainer import Losses
 
 
@@ -19,19 +19,24 @@ def sandwich_losses(seed: int, random_subnets: int, label_smoothing: float = 0.0
 
     The largest subnet (nothing pruned) learns the labels; the smallest (everything pruned) and some random ones learn
     the largest one's outputs of that same step. The random subnets depend on the seed and the step alone, so all
-    processes and resumed runs draw the same.
+    processes and resumed runs draw the same. Blocks that may take several pruned bodies draw one for each subnet, for
+    the smallest too: no body is trained more than another.
     """
 
     def losses(model: nn.Module, images: Tensor, labels: Tensor, step: int) -> Iterator[Tensor]:
         count = 2 + random_subnets
+        blocks = progressive_blocks(model)
+        several = {name: block.bodies for name, block in blocks.items() if len(block.bodies) > 1}
+        take_bodies(model, {name: bodies[0] for name, bodies in several.items()})  # whatever the step before left
         set_lambda(model, 0.0)
         logits = model(images)
         yield F.cross_entropy(logits, labels, label_smoothing=label_smoothing) / count
         targets = logits.detach().softmax(-1)
-        names = list(progressive_blocks(model))
+        names = list(blocks)
         rng = random.Random(f"{seed}/{step}")
         subnets = [rng.sample(names, rng.randint(1, max(1, len(names) - 1))) for _ in range(random_subnets)]
         for chosen in [names, *subnets]:
+            take_bodies(model, {name: rng.choice(bodies) for name, bodies in several.items()})
             set_lambda(model, 1.0, chosen)
             yield F.cross_entropy(model(images), targets) / count
 
@@ -40,7 +45,10 @@ def sandwich_losses(seed: int, random_subnets: int, label_smoothing: float = 0.0
 
 @torch.no_grad()
 def calibrate(model: nn.Module, images: Tensor) -> None:
-    """Fit every pruned form's norms to the baseline on some training images, see `ProgressiveBlock.calibrate`."""
+    """Fit every pruned form's norms to the baseline on some training images, see `ProgressiveBlock.calibrate`.
+
+    Where blocks may take several pruned bodies, those of each.
+    """
     set_lambda(model, 0.0)
     training = model.training
     model.eval()
@@ -56,4 +64,6 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
 
 def _calibrate_first(block: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
     assert isinstance(block, ProgressiveBlock)
-    block.calibrate(*args, **kwargs)
+    for body in reversed(block.bodies):  # and leads to its first in the end
+        block.take(body)
+        block.calibrate(*args, **kwargs)
