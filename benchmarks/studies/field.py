@@ -40,8 +40,11 @@ PRUNING_IMAGES, TEST_IMAGES = 6_000, 5_000
 SUPERNET_EPOCHS, EPOCHS, TRIALS = 1, 3, 16
 SHARES = (0.5, 1 / 3)
 UPDP, DIRECT = "updp", "updp:direct=true"
-_CNN = (UPDP, DIRECT, "drop", "depthshrinker", "layer-folding", "dp", "layermerge", "toast")
-_VIT = (UPDP, DIRECT, "drop", "depthshrinker", "layer-folding", "hetdpt", "nose", "dp", "toast")
+# Its supernet as it is fitted to the baseline: what training it would take goes into the pruned model.
+UNTRAINED = f"updp:supernet_epochs=0:epochs={EPOCHS + 3 * SUPERNET_EPOCHS}"
+UPDPS = (UPDP, DIRECT, UNTRAINED, f"{UNTRAINED}:direct=true")
+_CNN = (*UPDPS, "drop", "depthshrinker", "layer-folding", "dp", "layermerge", "toast")
+_VIT = (*UPDPS, "drop", "depthshrinker", "layer-folding", "hetdpt", "nose", "dp", "toast")
 # Their goal is what UPDP saves in arithmetic: at one share, so that the table ends in time.
 NARROWING = ("wdpruning", "wdpruning-as-coded", "s2vite", "scop", "xpruner", "hvt")
 TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -84,7 +87,7 @@ def measure(name: str, method: str, share: float, seed: int, record: Record) -> 
     with torch.no_grad():
         samples = settings.sample(calls, 0.02)
     figures = {"depth": outcome.depth, "params": outcome.params, "macs": outcome.macs, "seconds": outcome.seconds}
-    figures |= predicted(model_folder(contest.folder, job).with_name(SUMMARY)) if method in (UPDP, DIRECT) else {}
+    figures |= predicted(model_folder(contest.folder, job).with_name(SUMMARY)) if method in UPDPS else {}
     return Measured(
         samples=samples,
         values={"baseline": {"accuracy": accuracy}, "pruned": {"accuracy": outcome.accuracy, **figures}},

@@ -50,7 +50,7 @@ DIGITS = {
 # On 12,000 images; of the four large models only on a GPU, with --img-size 224.
 SCANS = {
     "small_resnet": Budget(6, 2e-3, 4, 5e-4),
-    "small_mobilenetv2": Budget(6, 3e-3, 4, 1e-3),
+    "small_mobilenetv2": Budget(12, 3e-3, 4, 1e-3),
     "small_convnext": Budget(6, 2e-3, 4, 5e-4),
     "small_vit": Budget(30, 1e-3, 4, 5e-4),
     **{name: Budget(10, 1e-3, 5, 2e-4) for name in DIGITS},
