@@ -21,7 +21,7 @@ from benchmarks import front
 from benchmarks.protocol import Suite, run
 from benchmarks.results import RESULTS, read
 from benchmarks.settings import Settings
-from benchmarks.studies import channels_accuracy, field, kendall, progressive_vs_direct
+from benchmarks.studies import channels_accuracy, fading, field, kendall, progressive_vs_direct
 from benchmarks.suites import (
     blocks,
     channels_speed,
@@ -53,7 +53,8 @@ SUITES = {
     )
 }
 STUDIES = {
-    suite.name: suite for suite in (progressive_vs_direct.SUITE, kendall.SUITE, channels_accuracy.SUITE, *field.SUITES)
+    suite.name: suite
+    for suite in (progressive_vs_direct.SUITE, fading.SUITE, kendall.SUITE, channels_accuracy.SUITE, *field.SUITES)
 }
 
 app = typer.Typer(
@@ -63,7 +64,7 @@ app = typer.Typer(
     "benchmarks/results/DEVICE/SUITE.csv. Arguments of a suite after -- go to pytest.",
 )
 
-DRAWN = "models,paper,field_cnn,field_vit,field_width"  # those that docs/measured.md shows
+DRAWN = "models,paper,fading,field_cnn,field_vit,field_width"  # those that docs/measured.md shows
 _PRECISIONS = ("float32", "bfloat16", "float16")
 _KEPT_OUT = ("resume", "shard", "work", "out", "results_file", "rest")  # of the command that makes a result again
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from benchmarks.grid import best, median, ratio
 from benchmarks.results import Row, by_case, read
+from benchmarks.studies import fading
 from benchmarks.suites.micro import operator_times
 from updp_rt.artifacts.atomic import atomic_path
 
@@ -156,11 +157,41 @@ def draw_field(cases: Sequence[Case], where: str) -> Figure:
     return _with_legend(figure)
 
 
+def draw_fading(cases: Sequence[Case], where: str) -> Figure:
+    """What each way to train adds to direct training, against the budget: means, and deviations over the seeds."""
+    cases = [case for case in cases if fading.ARMS.keys() <= case.keys()]
+    groups = _groups(cases, ("model",))
+    columns = min(2, max(1, len(groups)))
+    title = f"What fading adds to direct training of the same subnets\n({where})"
+    figure, grid = _figure(title, -(-len(groups) // columns), columns, 3.6, 6.0)
+    ways = [name for name in fading.ARMS if name != fading.DIRECT]
+    for axes, (model, members) in zip(_flat(grid), groups.items(), strict=False):
+        budgets = sorted(_by(members, ("steps",)).items())
+        steps = [step for (step,), _ in budgets]
+        axes.axhline(0.0, color="#000000", linewidth=0.8)
+        for index, way in enumerate(ways):
+            gains = [
+                [100 * (case[way]["accuracy"] - case[fading.DIRECT]["accuracy"]) for case in alike]
+                for _, alike in budgets
+            ]
+            means, deviations = zip(*map(_mean_and_deviation, gains), strict=True)
+            color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
+            axes.errorbar(steps, means, deviations, marker=marker, color=color, markersize=5, elinewidth=0.8, label=way)
+        axes.set_xscale("log")
+        axes.set_xticks(steps, [str(step) for step in steps])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_title(model, loc="left", fontsize=9)
+        axes.set_xlabel("steps of training", fontsize=8)
+        axes.set_ylabel("points over direct", fontsize=8)
+    return _with_legend(figure)
+
+
 PICTURES: dict[str, Callable[[Sequence[Case], str], Figure]] = {
     "micro": draw_micro,
     "blocks": draw_blocks,
     "models": draw_models,
     "paper": draw_paper,
+    "fading": draw_fading,
     **dict.fromkeys(("field_cnn", "field_vit", "field_width"), draw_field),
 }
 

@@ -35,8 +35,8 @@ from updp_rt.data import Splits
 from updp_rt.pruning.run import SUMMARY
 from updp_rt.runtime import FUSED
 
-# All of a study within six hours of two single-thread processes: pruning sees half of the baseline's images.
-PRUNING_IMAGES, TEST_IMAGES = 6_000, 5_000
+# All of a study within six hours of two single-thread processes: pruning sees a quarter of the baseline's images.
+PRUNING_IMAGES, TEST_IMAGES = 3_000, 5_000
 SUPERNET_EPOCHS, EPOCHS, TRIALS = 1, 3, 16
 SHARES = (0.5, 1 / 3)
 UPDP, DIRECT = "updp", "updp:direct=true"
