@@ -6,6 +6,7 @@ import copy
 import pickle
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -103,7 +104,7 @@ def test_training_gradients_hooks_and_autocast_run_by_the_modules(copied: Copied
 
 
 @pytest.mark.parametrize("change", ["in place", "loaded", "replaced", "statistics"])
-def test_changed_weights_run_by_the_modules_and_are_built_anew_when_they_rest(copied: Copied, change: str) -> None:
+def test_changed_weights_run_by_the_modules_and_are_built_again_when_they_rest(copied: Copied, change: str) -> None:
     source, fast, images = twins(engine="copied")
     for model in (source, fast):
         torch.manual_seed(7)
@@ -147,7 +148,7 @@ def test_refresh_builds_at_once(copied: Copied) -> None:
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_copies_and_pickles_build_anew(copied: Copied, duplicate: Any) -> None:
+def test_copies_and_pickles_build_again(copied: Copied, duplicate: Any) -> None:
     source, fast, images = twins(engine="copied")
     twin, built = duplicate(fast), copied.built
     other = copy.deepcopy(source)
@@ -165,7 +166,7 @@ def test_copies_and_pickles_build_anew(copied: Copied, duplicate: Any) -> None:
     assert_served_by(copied, 1, again, other, images)
 
 
-def test_programs_built_anew_are_compared_with_float64(copied: Copied, caplog: pytest.LogCaptureFixture) -> None:
+def test_programs_built_again_are_compared_with_float64(copied: Copied, caplog: pytest.LogCaptureFixture) -> None:
     source, fast, images = twins(engine="copied")
     copied.wrong = True
     for refused in (1, 2):
@@ -186,12 +187,7 @@ def test_programs_built_anew_are_compared_with_float64(copied: Copied, caplog: p
     assert_served_by(copied, 1, fast, source, images)
 
 
-def test_programs_for_any_number_of_images_are_built_where_others_are_asked_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    exact = Copied("exact")
-    exact.exact = True  # type: ignore[misc]
-    monkeypatch.setitem(ENGINES, "exact", exact)
+def test_programs_for_any_number_of_images_are_built_where_others_are_asked_for(exact: Copied) -> None:
     source, fast, images = twins(engine="exact")
     assert exact.built == 1
     assert_served_by(exact, 1, fast, source, images)
@@ -209,6 +205,52 @@ def test_programs_for_any_number_of_images_are_built_where_others_are_asked_for(
     for count in (2, 5, 6) * 9:
         assert_same(fast, source, torch.randn(count, 3, 8, 8))
     assert exact.built == 6
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> Copied:
+    engine = Copied("exact")
+    engine.exact = True  # type: ignore[misc]
+    monkeypatch.setitem(ENGINES, "exact", engine)
+    return engine
+
+
+def test_while_a_program_is_built_the_one_before_goes_on_serving(
+    monkeypatch: pytest.MonkeyPatch, exact: Copied
+) -> None:
+    """What is called within the build is another thread's call: it may ask at any time, and waits for nothing."""
+    source, fast, _ = twins(engine="exact")
+    images, build = torch.randn(5, 3, 8, 8), exact.build
+    for _ in range(8):
+        assert_same(fast, source, images)
+
+    def served_meanwhile(*args: Any, **options: Any) -> Program:
+        assert_served_by(exact, 1, fast, source, images)
+        return build(*args, **options)
+
+    monkeypatch.setattr(exact, "build", served_meanwhile)
+    updp_rt.prewarm(fast, images)
+    assert exact.built == 3
+
+
+def test_what_was_looked_up_before_a_program_was_ready_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch, exact: Copied
+) -> None:
+    """As where a thread is interrupted after it looked up what serves its images, before it keeps that."""
+    source, fast, _ = twins(engine="exact")
+    images, keys = torch.randn(5, 3, 8, 8), exact.keys
+    interrupted = [partial(updp_rt.prewarm, fast, images)]
+
+    def keys_in_time(x: Tensor) -> list[Any]:
+        if interrupted:
+            interrupted.pop()()
+        return keys(x)
+
+    monkeypatch.setattr(exact, "keys", keys_in_time)
+    assert_same(fast, source, images)
+    state = state_of(fast)
+    assert state is not None
+    assert state.key(images) == keys(images)[0]
 
 
 def test_one_that_is_right_for_the_examples_number_of_images_alone_is_refused(
@@ -230,7 +272,7 @@ def test_changed_weights_that_cannot_be_built_are_no_error_of_the_call(
     monkeypatch.setattr(copied, "build", lambda model, example, wide: 1 // 0)
     for _ in range(12):
         assert_served_by(copied, 0, fast, source, images)
-    assert caplog.text.count("engine 'copied' cannot run the changed model") == 1
+    assert caplog.text.count("engine 'copied' cannot run [2, 3, 8, 8], so the modules do") == 1
 
 
 def test_an_engine_that_fails_is_refused_with_its_error(monkeypatch: pytest.MonkeyPatch, copied: Copied) -> None:
@@ -303,7 +345,7 @@ def test_engines_beyond_the_limits_are_not_used(only: dict[str, float], monkeypa
     assert engine_of(fast) == "modules"
     assert "were over" in choice_of(fast).refused["copied"]
     sizes = iter([0, 5_000_000] * 9)
-    monkeypatch.setattr("updp_rt.runtime.engines.constant.resident_bytes", lambda: next(sizes))
+    monkeypatch.setattr("updp_rt.runtime.memory.resident_bytes", lambda: next(sizes))
     _, fast, _ = twins(small_model(9), engine="auto", engine_limits=EngineLimits(bytes=4e6))
     assert engine_of(fast) == "modules"
     assert "takes 5 MB of memory, and 4 are allowed" in choice_of(fast).refused["copied"]

@@ -20,8 +20,9 @@ import updp_rt
 from tests.processes import finish, start
 from tests.runtime.small import assert_same, small_model, twins
 from updp_rt.ops import kept_operators
-from updp_rt.runtime import bound
+from updp_rt.runtime import bound, memory
 from updp_rt.runtime.engines import ENGINES, engine_of
+from updp_rt.runtime.engines.base import state_of
 from updp_rt.runtime.fused import fused_modules
 
 
@@ -88,6 +89,23 @@ def test_a_compiled_model_is_the_same_drop_in(counted: Counted) -> None:
     assert [set(vars(m)) for m in back.modules()] == [set(vars(m)) for m in source.modules()]
     assert_same(back, source, images)
     assert engine_of(back) == "modules"
+
+
+def test_a_program_that_takes_more_than_is_allowed_is_not_kept(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 3_000_000 * counted.graphs)
+    source, fast, images = compiled_twins()
+    state = state_of(fast)
+    assert state is not None
+    assert (state.bytes, state.seconds > 0) == (3_000_000, True)
+    state.allowed = 4e6
+    with pytest.raises(updp_rt.AccelerationError, match="it takes 6 MB of memory, and 4 are allowed"):
+        updp_rt.prewarm(fast, images[:1])
+    assert state.bytes == 3_000_000
+    calls = counted.calls
+    assert_same(fast, source, images[:1])
+    assert counted.calls == calls
 
 
 def test_inputs_may_be_made_in_any_mode_and_served_in_any_other(counted: Counted) -> None:

@@ -135,6 +135,10 @@ def prewarm(model: nn.Module, *examples: Tensor) -> None:
     """Measure, check and pack everything that `model` needs for inputs like `examples`; make its engine ready for them.
 
     Call it before capturing a CUDA or HIP graph, in which nothing can be measured, and before serving a new batch size.
+
+    Raises:
+        AccelerationError: the engine computes something else for them, or a program for them would take more memory
+            than `engine_limits` allows. The modules run them.
     """
     for example in examples:
         if example.device.type == "cpu":

@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import platform
+import time
 from functools import cache
 from pathlib import Path
 
@@ -44,3 +45,19 @@ def resident_bytes() -> int:
     except (OSError, ValueError, IndexError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+class Growth:
+    """What the process has taken since this was made."""
+
+    def __init__(self) -> None:
+        self._begun, self._before = time.perf_counter(), resident_bytes()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._begun
+
+    @property
+    def bytes(self) -> int:
+        """Of memory; none where it has given some back."""
+        return max(0, resident_bytes() - self._before)

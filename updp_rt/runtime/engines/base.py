@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from updp_rt._marks import source_type
 from updp_rt.runtime.dispatch import AccelerationError, Policy
 from updp_rt.runtime.engines.outside import Outside
 from updp_rt.runtime.judging import Judge
+from updp_rt.runtime.memory import Growth
 from updp_rt.runtime.seeing import UNSEEN, look, look_at_tensors
 from updp_rt.runtime.watching import Watched, is_transformed
 from updp_rt.verification import Logits
@@ -76,7 +78,8 @@ class EngineState(ABC):
 
     Attributes:
         ready: what it can run, by the `key` of the input.
-        seconds, bytes: what making it ready took, and added to the memory of the process.
+        seconds: what making it ready took.
+        allowed: bytes that all it keeps may add to the memory of the process.
     """
 
     engine: str
@@ -84,7 +87,28 @@ class EngineState(ABC):
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.ready: set[Any] = set()
-        self.seconds, self.bytes = 0.0, 0
+        self.seconds, self.allowed = 0.0, math.inf
+        self._taken: dict[Any, int] = {}
+
+    @property
+    def bytes(self) -> int:
+        """What all it keeps added to the memory of the process."""
+        return sum(self._taken.values())
+
+    def weigh(self, key: Any, growth: Growth) -> int:
+        """Bytes of what was made for the inputs of `key`, to be noted in `_taken` once it is kept.
+
+        Raises:
+            EngineError: with it, all that is kept would take more than is allowed.
+        """
+        self.seconds += growth.seconds
+        before = self._taken.get(key, 0)
+        taken = max(before, growth.bytes)  # what is made again may lie in memory that was freed
+        whole = self.bytes - before + taken
+        if whole > self.allowed:
+            needed = f"{whole / 1e6:.0f} MB of memory, and {self.allowed / 1e6:.0f} are allowed"
+            raise EngineError(self.engine, f"it takes {needed}")
+        return taken
 
     def watch(self) -> None:
         """Take the model for what it is now; once it is changed, its modules run it."""

@@ -13,6 +13,7 @@ from updp_rt.runtime.bound import Calls, calling
 from updp_rt.runtime.dispatch import Policy
 from updp_rt.runtime.engines.base import Engine, EngineState, Key, attach, key_of, require_right
 from updp_rt.runtime.judging import Judge
+from updp_rt.runtime.memory import Growth
 
 
 class CompiledEngine(Engine):
@@ -48,18 +49,25 @@ class _Compiled(EngineState):
         # What the compiler would guard, and the sizes it would assert, `serves` checks in a tenth of the time.
         options: dict[str, Any] = {"guard_filter_fn": self.outside.take, "size_asserts": False}
         # It keeps programs by code object, so each gets its own.
-        run = torch.compile(own_code(lambda x: forward(model, x)), dynamic=False, options=options)
+        compiled = torch.compile(own_code(lambda x: forward(model, x)), dynamic=False, options=options)
+
+        def run(x: Tensor) -> Any:
+            with calling(self._calls):
+                return compiled(x)
+
+        growth = Growth()
         with torch.inference_mode(False), torch.no_grad():  # leaving inference_mode turns gradients on
             x = example.clone()
-            self._runs[key_of(x)] = run
-            self.run(x)
+            run(x)
+        key = key_of(x)
+        taken = self.weigh(key, growth)
         if judge is not None:  # else its operators alone are
-            require_right(self.engine, judge, self.run)
-        self.ready.add(key_of(x))
+            require_right(self.engine, judge, run)
+        self._runs[key], self._taken[key] = run, taken
+        self.ready.add(key)
 
     def run(self, x: Tensor) -> Any:
-        with calling(self._calls):
-            return self._runs[key_of(x)](x)
+        return self._runs[key_of(x)](x)
 
 
 def own_code(function: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -20,7 +19,7 @@ from updp_rt.runtime.dispatch import Policy
 from updp_rt.runtime.engines.base import Engine, EngineState, attach, key_of, require_right
 from updp_rt.runtime.fused import source_copy
 from updp_rt.runtime.judging import Judge
-from updp_rt.runtime.memory import resident_bytes
+from updp_rt.runtime.memory import Growth
 from updp_rt.runtime.tensors import HeldStamps
 
 _log = logging.getLogger("updp_rt")
@@ -28,13 +27,11 @@ _log = logging.getLogger("updp_rt")
 # The output tensors of a model for its input, in the order that they lie in what it returns.
 Program = Callable[[Tensor], list[Tensor]]
 
-_NONE: tuple[Any, ...] = (None,) * 5
-
 
 class ConstantEngine(Engine):
     """Runs programs that another compiler made of the source model, with its weights inside.
 
-    When weights change, the modules run until they have rested for a few calls; then programs are built anew.
+    When weights change, the modules run until they have rested for a few calls; then programs are built again.
 
     Attributes:
         exact: it has programs for inputs of one shape alone, which are its fastest.
@@ -59,28 +56,35 @@ class ConstantEngine(Engine):
 class _Constant(EngineState):
     """Programs of one model, and what the weights were when they were built.
 
+    Which program serves a call is looked up without a lock, while others may be building: a program is there before
+    its key is, a changed table of examples is another dictionary, and what was looked up last names the one it is of.
+
     Args:
         keys: of programs that are built when they are asked for.
+        allowed: bytes that all of them may take.
     """
 
     REST = 8  # calls that find the weights as the last one did, before a program is built
 
-    def __init__(self, model: nn.Module, engine: ConstantEngine, keys: Iterable[Any] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, engine: ConstantEngine, keys: Iterable[Any] = (), allowed: float = math.inf
+    ) -> None:
         super().__init__(model)
-        self.engine, self._make = engine.name, engine
+        self.engine, self._make, self.allowed = engine.name, engine, allowed
         self._programs: dict[Any, tuple[Program, TreeSpec]] = {}
         self._examples: dict[Any, Tensor | None] = dict.fromkeys(keys)
-        self._last = _NONE
+        self._last: tuple[Any, ...] = (None,) * 6
         self._asked: defaultdict[Any, float] = defaultdict(float)
         self._building = threading.Lock()
 
     def key(self, x: Tensor) -> Any:
-        shape, strides, dtype, device, key = self._last  # most calls are like the one before
-        if x.shape == shape and x.stride() == strides and x.dtype is dtype and x.device == device:
+        examples = self._examples
+        known, shape, strides, dtype, device, key = self._last  # most calls are like the one before
+        if known is examples and x.shape == shape and x.stride() == strides and x.dtype is dtype and x.device == device:
             return key
         keys = self._make.keys(x)
-        key = next((key for key in keys if key in self._examples), keys[0])
-        self._last = (*key_of(x), key)
+        key = next((key for key in keys if key in examples), keys[0])
+        self._last = (examples, *key_of(x), key)
         return key
 
     def watch(self) -> None:
@@ -88,15 +92,14 @@ class _Constant(EngineState):
         self._stamps = HeldStamps((held, name) for held in self._holders for name in held)
 
     def again(self) -> Callable[[nn.Module], EngineState]:
-        return partial(_made_again, self.engine, tuple(self._examples))
+        return partial(_made_again, self.engine, tuple(self._examples), self.allowed)
 
     def prepare(self, example: Tensor, judge: Judge | None = None) -> None:
         with self._building, torch.inference_mode(False):
             x = example.clone()  # dense, as programs take it
-            keys = self._make.keys(x)
-            self._examples |= {key: self._examples.get(key) for key in keys}
-            self._last = _NONE
-            self._build(keys[0], x, judge)
+            first, *others = self._make.keys(x)
+            self._build(first, x, judge)
+            self._examples = dict.fromkeys(others) | self._examples  # those are built when they are asked for
 
     def refresh(self) -> None:
         with self._building:
@@ -121,7 +124,7 @@ class _Constant(EngineState):
             example = self._examples[key]
             self._build(key, _drawn(x) if example is None else example)
         except Exception as error:  # it is no fault of the call that came here
-            _log.warning("engine %r cannot run the changed model, so its modules do: %s", self.engine, error)
+            _log.warning("engine %r cannot run %s, so the modules do: %s", self.engine, list(x.shape), error)
             self._asked[key] = -math.inf
         finally:
             self._building.release()
@@ -133,7 +136,7 @@ class _Constant(EngineState):
                 self.ready.clear()
             if not self.ready:
                 self.watch()
-            begun, before = time.perf_counter(), resident_bytes()
+            growth = Growth()
             source = source_copy(self.model)
             leaves, form = tree_flatten(source(x))
             if not all(isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == len(x) for leaf in leaves):
@@ -142,12 +145,12 @@ class _Constant(EngineState):
             program = self._make.build(source, x, wide)
             run = partial(_run, program, form)
             run(x)
-            self.seconds += time.perf_counter() - begun
-            self.bytes += max(0, resident_bytes() - before)
+            taken = self.weigh(key, growth)
             require_right(self.engine, judge or Judge(source, x), run, torch.cat((x[:1], x)) if wide else None)
-        self._programs[key], self._examples[key] = (program, form), x
+        self._programs[key], self._taken[key] = (program, form), taken
         if self._stamps.hold():  # they may have been changed meanwhile
             self.ready.add(key)
+        self._examples = self._examples | {key: x}
 
     def _forms_hold(self) -> bool:
         if self._stamps.hold():
@@ -158,13 +161,13 @@ class _Constant(EngineState):
         return False
 
 
-def _made_again(engine: str, keys: tuple[Any, ...], model: nn.Module) -> EngineState:
+def _made_again(engine: str, keys: tuple[Any, ...], allowed: float, model: nn.Module) -> EngineState:
     """The state of a copy, which builds what it is asked for."""
     from updp_rt.runtime.engines import parse_engine
 
     made = parse_engine(engine)
     assert isinstance(made, ConstantEngine)
-    return _Constant(model, made, keys)
+    return _Constant(model, made, keys, allowed)
 
 
 @torch.inference_mode(False)

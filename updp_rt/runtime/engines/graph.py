@@ -41,7 +41,7 @@ class GraphEngine(Engine):
     """A CUDA or HIP graph of the whole model for each input shape that it was prepared for.
 
     A call copies its input to where the graph reads it, replays, and hands out copies of the results. Where weights
-    have changed, the modules run once more, and the next call records anew. In training, with hooks, gradients or
+    have changed, the modules run once more, and the next call records again. In training, with hooks, gradients or
     autocast, for other shapes, and inside another capture, the modules run. Calls from several threads wait for one
     another: all graphs of a model share their memory.
     """
