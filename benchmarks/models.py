@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import updp_rt
 from benchmarks.others import run_in
+from benchmarks.protocol import Case, Measured
 from benchmarks.rotation import rotated
 from benchmarks.settings import Settings
 from updp_rt.blocks import count_costs, make_progressive, merge_model, prunable_blocks, set_lambda
@@ -25,6 +26,24 @@ MODELS = ("resnet34", "mobilenetv2_100", "convnext_tiny", "deit_tiny_patch16_224
 MODES = ("eager", "compiled", "accelerated")
 
 _MOST_IMAGES = 64  # batches of images, at most
+
+
+def model_cases(
+    settings: Settings, names_of: Callable[[str], tuple[str, ...]], measure: Callable[..., Measured]
+) -> Iterator[Case]:
+    """A case for each model, dtype and batch size.
+
+    Args:
+        names_of: the candidates of a model.
+        measure: is given the settings, the model, batch size, dtype and candidates, and the record.
+    """
+    for name in settings.models or MODELS:
+        names = names_of(name)
+        for dtype in settings.dtypes_or_default:
+            for batch in settings.batches_or((1, 8), (1, 128)):
+                about = {"model": name, "batch": batch, "dtype": dtype, "size": settings.image_size}
+                key = f"{name} b{batch} {dtype} {settings.image_size}"
+                yield Case(key, about, names, partial(measure, settings, name, batch, dtype, names))
 
 
 def build_model(name: str, image_size: int, device: torch.device, dtype: torch.dtype) -> nn.Module:

@@ -31,8 +31,11 @@ SECTIONS: dict[str, tuple[str, str]] = {
         """,
     ),
     "merged_speed": (
-        "Merged models in plain torch",
-        "Baseline and merged model in turn in one run, without fused kernels: what depth pruning alone gives.",
+        "Merged models in plain torch, and exported",
+        """
+        Baseline and merged model in turn in one run, without fused kernels: what depth pruning alone gives, in eager
+        torch and, where it is installed, in ONNX Runtime on the files that `updp_rt.export` writes.
+        """,
     ),
     "paper": (
         "ConvNeXt among its peers",

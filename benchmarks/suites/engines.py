@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import updp_rt
 from benchmarks.footprint import new_process
 from benchmarks.grid import Grid, gain, grouped, median, ratio, slashed, what_is_missing
-from benchmarks.models import MODELS, build_model, choose, merge
+from benchmarks.models import build_model, choose, merge, model_cases
 from benchmarks.numerics import require_merge, require_model
 from benchmarks.others import ALONE_SECONDS, run_in
 from benchmarks.protocol import Case, LeftOut, Measured, Record, Suite, race
@@ -36,14 +36,12 @@ LEAST_TORCH_ONLY = 0.95  # of the compiler's speed
 
 def cases(settings: Settings) -> Iterator[Case]:
     """The models at their batch sizes and dtypes."""
-    for name in settings.models or MODELS:
+
+    def names_of(name: str) -> tuple[str, ...]:
         counts = settings.pruned or (0, _MERGED.get(name, 6))
-        names = (*(f"P0 {mode}" for mode in (*_OTHERS, *_OURS)), *(f"P{count} auto" for count in counts if count))
-        for dtype in settings.dtypes_or_default:
-            for batch in settings.batches_or((1, 8), (1, 128)):
-                about = {"model": name, "batch": batch, "dtype": dtype, "size": settings.image_size}
-                key = f"{name} b{batch} {dtype} {settings.image_size}"
-                yield Case(key, about, names, partial(measure, settings, name, batch, dtype, names))
+        return (*(f"P0 {mode}" for mode in (*_OTHERS, *_OURS)), *(f"P{count} auto" for count in counts if count))
+
+    return model_cases(settings, names_of, measure)
 
 
 def measure(settings: Settings, name: str, batch: int, dtype: str, names: tuple[str, ...], record: Record) -> Measured:

@@ -1,82 +1,114 @@
-"""Merged models against their baselines in plain eager torch, half the blocks pruned.
+"""Merged models against their baselines: in plain eager torch, and both exported to ONNX, in ONNX Runtime.
 
 Weights are random: speed does not depend on them. The merged blocks, their bodies and forms are those that are fastest
-in eager torch here.
+in eager torch here; what is exported is the same. ONNX files are written by `updp_rt.export`, for any number of images,
+and run as they are, on as many threads as torch. Each candidate runs alone for a moment before it is timed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 
 import torch
+from torch import nn
 
-from benchmarks.grid import Grid, grouped, median, ratio, slashed, what_is_missing
-from benchmarks.models import MODELS, build_model, choose_fastest, merge
-from benchmarks.numerics import require_merge
+from benchmarks.grid import Grid, gain, grouped, median, ratio, slashed, what_is_missing
+from benchmarks.models import build_model, choose_fastest, merge, model_cases
+from benchmarks.numerics import require_merge, require_model
+from benchmarks.others import ALONE_SECONDS, run_exported
 from benchmarks.protocol import Case, Measured, Record, Suite, race
 from benchmarks.results import Row, by_case
 from benchmarks.settings import Settings
 from updp_rt.blocks import merge_origins, prunable_blocks
 
-_CANDIDATES = ("baseline", "merged")
+_CANDIDATES = ("baseline", "merged", "baseline exported", "merged exported")
+# What is wanted of ONNX Runtime's gain from merging, as a share of torch's.
+LEAST_KEPT = 0.9
 
 
 def cases(settings: Settings) -> Iterator[Case]:
-    """The models at their batch sizes."""
-    for name in settings.models or MODELS:
-        for dtype in settings.dtypes or ("float32",):
-            for batch in settings.batches or (1, 8):
-                about = {"model": name, "batch": batch, "dtype": dtype, "size": settings.image_size}
-                key = f"{name} b{batch} {dtype} {settings.image_size}"
-                yield Case(key, about, _CANDIDATES, partial(measure, settings, name, batch, dtype))
+    """The models at their batch sizes, half of the blocks merged or as many as are asked for."""
+    for count in settings.pruned or (None,):
+        for case in model_cases(settings, lambda name: _CANDIDATES, partial(measure, count)):
+            yield case if count is None else replace(case, key=f"{case.key} P{count}")
 
 
 @torch.inference_mode()
-def measure(settings: Settings, name: str, batch: int, dtype_name: str, record: Record) -> Measured:
-    """Baseline and merged model in turn."""
+def measure(
+    count: int | None, settings: Settings, name: str, batch: int, dtype_name: str, names: Sequence[str], record: Record
+) -> Measured:
+    """Baseline and merged model, in torch and in ONNX Runtime, in turn."""
     torch.manual_seed(0)
     dtype, size = getattr(torch, dtype_name), settings.image_size
     model = build_model(name, size, settings.place, dtype)
     images = torch.randn(batch, 3, size, size, device=settings.place).to(dtype)
     blocks = len(prunable_blocks(model))
-    choice = choose_fastest(model, images, [blocks // 2])[blocks // 2]
+    pruned = blocks // 2 if count is None else count
+    if pruned > blocks:
+        return Measured(left_out=dict.fromkeys(names, f"only {blocks} blocks can be pruned"))
+    choice = choose_fastest(model, images, [pruned])[pruned]
     merged = merge(model, choice)
 
-    def prepare_merged() -> Callable[[], object]:
+    @cache
+    def source_of(variant: str) -> nn.Module:
+        if variant == "baseline":
+            return model
         require_merge(model, choice, images[-1:])
-        return partial(merged, images)
+        return merged
 
-    entries: dict[str, Callable[[], Callable[[], object]]] = {
-        "baseline": lambda: partial(model, images),
-        "merged": prepare_merged,
-    }
-    found = race(settings, entries, round_seconds=2e-3)
+    def prepare(candidate: str) -> Callable[[], object]:
+        variant, *exported = candidate.split()
+        source = source_of(variant)
+        if not exported:
+            return partial(source, images)
+        run = run_exported(source, images)
+        record.tell(f"{candidate} is ready")
+        require_model(run, source, images)
+        return partial(run, images)
+
+    entries = {candidate: partial(prepare, candidate) for candidate in names}
+    found = race(settings, entries, round_seconds=0.15, alone_seconds=ALONE_SECONDS)
     forms = sorted({"/".join(origin) for origin in merge_origins(merged).values()})
-    found.about = {"pruned": blocks // 2, "blocks": blocks, "forms": ", ".join(forms)}
+    found.about = {"pruned": pruned, "blocks": blocks, "forms": ", ".join(forms)}
     return found
 
 
 def tables(rows: Sequence[Row]) -> list[Grid]:
-    """How much faster merged models are, batch sizes side by side."""
-    columns = ("model", "dtype", "blocks merged", "forms", "batch", "merged over baseline")
-    grid = Grid("merged models in eager torch: × over the baseline", columns)
-    for (model, dtype), members in grouped(rows, "model", "dtype").items():
-        found, first = by_case(members).values(), members[0]
-        gains = slashed(ratio(median(case, "baseline"), median(case, "merged")) for case in found)
+    """How much faster merged models are, batch sizes side by side; where they were exported, also in ONNX Runtime."""
+    exported = any("median_ms" in row and row["candidate"].endswith("exported") for row in rows)
+    columns = ["model", "dtype", "blocks merged", "forms", "batch", "in eager torch"]
+    columns += ["in ONNX Runtime", "the second over the first"] * exported
+    grid = Grid("merged models: × over the baseline, ratios of medians", columns)
+    kept: list[float | None] = []
+    for (model, dtype, pruned), members in grouped(rows, "model", "dtype", "pruned").items():
+        found = by_case(members).values()
+        if not found:
+            continue
+        gains, in_onnx = (
+            [ratio(median(case, f"baseline{form}"), median(case, f"merged{form}")) for case in found]
+            for form in ("", " exported")
+        )
+        shares = [ratio(there, here) for there, here in zip(in_onnx, gains, strict=True)]
+        kept += shares
         forms = ", ".join(dict.fromkeys(form for row in members for form in row.get("forms", "").split(", ")))
         batches = " / ".join(str(batch) for batch in dict.fromkeys(row["batch"] for row in members))
-        grid.add(model, dtype, f"{first.get('pruned')} of {first.get('blocks')}", forms, batches, gains)
+        cells = (f"{pruned} of {members[0].get('blocks')}", forms, batches, slashed(gains))
+        grid.add(model, dtype, *cells, *([slashed(in_onnx), slashed(shares)] * exported))
+    if exported:
+        share = f"{gain(kept)} in geometric mean (at least); wanted {LEAST_KEPT} at least."
+        grid.notes.append(f"ONNX Runtime's gain over torch's: {share}")
     grid.notes += what_is_missing(rows)
     return [grid]
 
 
 SUITE = Suite(
     "merged_speed",
-    "Merged models against their baselines in plain eager torch, half of the blocks merged.",
+    "Merged models against their baselines in plain eager torch, and both exported in ONNX Runtime.",
     cases,
     tables,
-    options=("device", "models", "batches", "dtypes", "image_size"),
-    defaults={"rounds": 15},
+    options=("device", "models", "batches", "dtypes", "image_size", "pruned"),
+    defaults={"rounds": 15, "dtypes": ("float32",)},
     timed=True,
 )

@@ -20,7 +20,6 @@ from torch import nn
 from benchmarks.footprint import new_process, peak_memory
 from benchmarks.grid import Grid, best, gain, grouped, median, ratio, slashed, what_is_missing
 from benchmarks.models import (
-    MODELS,
     MODES,
     Choice,
     build_model,
@@ -29,6 +28,7 @@ from benchmarks.models import (
     in_graph,
     make_ready,
     merge,
+    model_cases,
     rotating_images,
     with_layout,
 )
@@ -51,12 +51,7 @@ def cases(settings: Settings) -> Iterator[Case]:
     """All models at all batch sizes and dtypes."""
     modes = [mode for mode in MODES if mode != "compiled" or settings.compiler != "none"]
     names = tuple(f"P{count} {mode}" for count in settings.pruned or PRUNED for mode in (*modes, *runtimes(settings)))
-    for name in settings.models or MODELS:
-        for dtype in settings.dtypes_or_default:
-            for batch in settings.batches_or((1, 8), (1, 128)):
-                about = {"model": name, "batch": batch, "dtype": dtype, "size": settings.image_size}
-                key = f"{name} b{batch} {dtype} {settings.image_size}"
-                yield Case(key, about, names, partial(measure, settings, name, batch, dtype, names))
+    return model_cases(settings, lambda name: names, measure)
 
 
 def measure(settings: Settings, name: str, batch: int, dtype: str, names: tuple[str, ...], record: Record) -> Measured:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.others import run_in, runtimes
+from benchmarks.others import run_exported, run_in, runtimes
 from benchmarks.protocol import LeftOut
 from benchmarks.results import Row
 from benchmarks.settings import Settings
-from benchmarks.suites import engines, models
+from benchmarks.suites import engines, merged_speed, models
 from updp_rt.runtime.engines import ENGINES, RUNTIMES
 
 
@@ -30,6 +30,8 @@ def test_those_asked_for_or_those_installed_are_compared(monkeypatch: pytest.Mon
         runtimes(Settings(device="cpu", engines=("tensorrt",)))
     with pytest.raises(LeftOut, match="not installed"):
         run_in("onnxruntime", nn.Identity(), torch.zeros(1))
+    with pytest.raises(LeftOut, match="not installed"):
+        run_exported(nn.Identity(), torch.zeros(1, 3, 8, 8))
 
 
 def rows_of(batch: int, times: dict[str, float], **about: Any) -> list[Row]:
@@ -55,3 +57,22 @@ def test_what_merging_buys_in_each_runtime_is_told() -> None:
     times = {"P0 accelerated": 4.0, "P0 openvino": 3.0, "P3 accelerated": 2.0, "P3 openvino": 1.0}
     grid = models.in_runtimes(rows_of(1, times))
     assert grid.rows == [["m", "float32", "1", "P3", "openvino", "3.00", "0.75", "0.50"]]
+
+
+def test_gains_of_exported_models_are_told_beside_torchs() -> None:
+    first = {"baseline": 6.0, "merged": 4.0, "baseline exported": 3.6, "merged exported": 2.0}
+    second = {"baseline": 8.0, "merged": 4.0, "baseline exported": 6.0, "merged exported": 4.0}
+    about = {"pruned": 3, "blocks": 6, "forms": "full/conv"}
+    both = [*rows_of(1, first, **about), *rows_of(8, second, **about)]
+    (grid,) = merged_speed.tables(both)
+    assert grid.columns[-3:] == ["in eager torch", "in ONNX Runtime", "the second over the first"]
+    assert grid.rows == [["m", "float32", "3 of 6", "full/conv", "1 / 8", "1.50 / 2.00", "1.80 / 1.50", "1.20 / 0.75"]]
+    wanted = "0.95 (0.75) in geometric mean (at least); wanted 0.9 at least."
+    assert grid.notes == [f"ONNX Runtime's gain over torch's: {wanted}"]
+    at = {key: value for key, value in both[0].items() if key != "median_ms"} | {"left_out": "not installed"}
+    plain = [row for row in both if "exported" not in row["candidate"]]
+    alone = [at | {"candidate": name} for name in ("baseline exported", "merged exported")]
+    (grid,) = merged_speed.tables([*plain, *alone])
+    assert grid.columns[-1] == "in eager torch"
+    assert grid.rows == [["m", "float32", "3 of 6", "full/conv", "1 / 8", "1.50 / 2.00"]]
+    assert grid.notes == ["left out: 2 candidates: not installed"]

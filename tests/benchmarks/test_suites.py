@@ -23,7 +23,7 @@ from benchmarks.protocol import Record, Suite, Wrong
 from benchmarks.results import Result, Row, read
 from benchmarks.settings import Settings
 from benchmarks.studies import channels_accuracy, images, progressive_vs_direct
-from benchmarks.suites import channels_speed, memory, paper
+from benchmarks.suites import channels_speed, memory, merged_speed, paper
 from updp_rt.backends import Prepared
 from updp_rt.ops import Problem, Weights
 from updp_rt.pruning import baseline
@@ -185,9 +185,22 @@ def test_engines(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_merged_speed(tmp_path: Path) -> None:
     options = [option for option in QUICK if option not in ("--torchcompile", "none")]
-    rows = run("merged_speed", tmp_path, *options, "-m", "test_vit", "-b", "2", "--img-size", "64").rows
-    assert_sound(rows, {"baseline", "merged"})
+    options += ["-m", "test_vit", "-b", "2", "--img-size", "64"]
+    rows = run("merged_speed", tmp_path, *options).rows
+    assert_sound(rows, {"baseline", "merged", "baseline exported", "merged exported"})
     assert {row["pruned"] for row in rows} == {rows[0]["blocks"] // 2}
+
+
+@pytest.mark.slow
+def test_an_export_that_computes_something_else_gets_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merged_speed, "run_exported", lambda source, images: lambda x: source(x) * 1.001)
+    options = [option for option in QUICK if option not in ("--torchcompile", "none")]
+    options += ["-m", "test_vit", "-b", "2", "--img-size", "64", "--pruned", "1,9"]
+    rows = run("merged_speed", tmp_path, *options, code=1).rows
+    found = by_candidate([row for row in rows if row["case"].endswith("P1")])
+    assert {name for name, row in found.items() if "median_ms" in row} == {"baseline", "merged"}
+    assert all("off by" in found[f"{name} exported"]["wrong"] for name in ("baseline", "merged"))
+    assert all("blocks can be pruned" in row["left_out"] for row in rows if row["case"].endswith("P9"))
 
 
 @pytest.mark.slow
