@@ -48,6 +48,21 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def own_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Measurements go to the test's folder; what this process has checked and said is forgotten."""
+    from updp_rt.runtime import dispatch
+    from updp_rt.runtime.table import forget_tables
+
+    monkeypatch.setenv("UPDP_RT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("UPDP_RT_TABLE", raising=False)
+    monkeypatch.setattr(dispatch, "_checked", set())
+    monkeypatch.setattr(dispatch, "_warned", set())
+    forget_tables()
+    yield tmp_path / "cache"
+    forget_tables()
+
+
+@pytest.fixture
 def rocm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A ROCm install as Python sees it: torch and triton-rocm of pytorch.org, and an MI100 that torch sees."""
     from tests.rocm import Rocm

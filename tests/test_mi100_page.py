@@ -24,7 +24,6 @@ from benchmarks.commands import app as benchmarks
 from benchmarks.results import read
 from benchmarks.suites import gpu
 from tests.rocm import NAME, Rocm, on_the_card
-from tests.runtime.conftest import own_table  # noqa: F401 - measurements stay in the test's folder
 from updp_rt.backends import ahead
 from updp_rt.blocks.randomize import randomize
 from updp_rt.cli import app
@@ -32,6 +31,8 @@ from updp_rt.kernels import hip
 from updp_rt.kernels.hip import build, compilers, manifest, objects
 from updp_rt.kernels.hip.figures import Figures
 from updp_rt.ops import LINEAR
+
+pytestmark = pytest.mark.usefixtures("own_table")
 
 PAGE = Path(updp_rt.__file__).parents[1] / "docs" / "mi100.md"
 SMALLER = {"deit_tiny_patch16_224": "test_vit", "--batch 128": "--batch 1 --img-size 32"}

@@ -91,6 +91,11 @@ def test_imports_run_one_way(part: str) -> None:
         assert _imports(path) <= allowed, path
 
 
+def test_contributing_names_the_order() -> None:
+    text = " ".join((ROOT.parent / "CONTRIBUTING.md").read_text(encoding="utf-8").split())
+    assert f"in this order: {', '.join(ORDER)}. A part may import" in text
+
+
 def test_reparam_knows_no_model_and_no_data() -> None:
     for path in (ROOT / "reparam").rglob("*.py"):
         text = path.read_text(encoding="utf-8")

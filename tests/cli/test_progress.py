@@ -11,11 +11,12 @@ import timm
 import updp_rt
 from tests.cli.test_cli import run
 from tests.marks import slow
-from tests.runtime.conftest import own_table  # noqa: F401 - measurements stay in the test's folder
 from updp_rt._progress import heard_by
 from updp_rt.cli.progress import counted
 from updp_rt.pruning import progress
 from updp_rt.report import profile
+
+pytestmark = pytest.mark.usefixtures("own_table")
 
 
 @pytest.mark.parametrize("quiet", [0.0, 1e9])

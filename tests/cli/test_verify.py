@@ -11,10 +11,12 @@ import torch
 
 import updp_rt
 from tests.cli.test_cli import run
-from tests.runtime.conftest import merged, own_table  # noqa: F401 - measurements stay in the test's folder
+from tests.runtime.conftest import merged
 from updp_rt.blocks.randomize import randomize
 from updp_rt.data import load_splits
 from updp_rt.verification import Certificate
+
+pytestmark = pytest.mark.usefixtures("own_table")
 
 
 @pytest.fixture

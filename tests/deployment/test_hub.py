@@ -21,7 +21,7 @@ import updp_rt.timm
 from tests.deployment.conftest import SIZE, small_resnet
 from tests.deployment.test_timm import narrow_resnet
 from tests.marks import slow
-from tests.report.conftest import _own_tables, whole  # noqa: F401 - a fixture
+from tests.report.conftest import whole_run
 from updp_rt.artifacts import ArtifactError
 
 IMAGES = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(0))
@@ -159,11 +159,12 @@ def test_a_damaged_folder_is_one_clear_error(
 
 
 @pytest.mark.slow
-def test_the_card_of_a_run(whole: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_card_of_a_run(tmp_path: Path) -> None:
+    whole = whole_run(tmp_path / "run")
     model = updp_rt.load(whole / "merged")
-    updp_rt.save_pretrained(model, tmp_path, made_in=whole, name="someone/small_p2")
+    updp_rt.save_pretrained(model, tmp_path / "hub", made_in=whole, name="someone/small_p2")
     summary = json.loads((whole / "summary.json").read_text())
-    data, text = front_matter(tmp_path)
+    data, text = front_matter(tmp_path / "hub")
     value = data["model-index"][0]["results"][0]["metrics"][0]["value"]
     assert value == pytest.approx(summary["merged"]["accuracy"], abs=1e-6)
     assert text.startswith("# small_p2\n")
@@ -176,4 +177,4 @@ def test_the_card_of_a_run(whole: Path, tmp_path: Path) -> None:  # noqa: F811
         assert f"| `{block}` |" in text
     assert "num_pruned" in text
     with pytest.raises(ArtifactError, match="and the model is a resnet10t"):
-        updp_rt.save_pretrained(small_resnet(), tmp_path, made_in=whole)
+        updp_rt.save_pretrained(small_resnet(), tmp_path / "other", made_in=whole)

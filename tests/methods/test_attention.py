@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import updp_rt
-from tests.methods.test_runs import _untimed, made, run_method  # noqa: F401  # the fixture
+from tests.methods.test_runs import made, run_method
 from updp_rt.blocks import NoAttention, UnsupportedModelError
 from updp_rt.methods.attention import FadingAttention
 from updp_rt.methods.gates import RATE
@@ -147,6 +147,7 @@ def test_only_transformers_have_attention(method: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["hetdpt", "nose"])
+@pytest.mark.usefixtures("untimed")
 def test_a_run(method: str, tmp_path: Path) -> None:
     """Its merged model is saved, loaded, accelerated and certified."""
     result = run_method(tmp_path / "run", method, made("test_vit"), num_pruned=3)

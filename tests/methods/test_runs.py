@@ -21,7 +21,9 @@ from updp_rt.blocks.randomize import randomize
 from updp_rt.data import load_splits
 from updp_rt.methods import drop, find_method
 from updp_rt.methods.toast import affine_fit
-from updp_rt.pruning import PruneConfig, latency, stages
+from updp_rt.pruning import PruneConfig
+
+pytestmark = pytest.mark.usefixtures("untimed")
 
 RIVALS = ("drop", "depthshrinker", "layer-folding", "toast")  # test_attention.py has those of transformers alone
 SETTINGS: dict[str, Any] = {
@@ -48,17 +50,6 @@ def made(name: str) -> nn.Module:
     model = timm.create_model(name, num_classes=3, **narrow)
     model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, 32, 32)}
     return randomize(model)
-
-
-@pytest.fixture(autouse=True)
-def _untimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is timed: whatever is compared, the first is the fastest by 10%."""
-
-    def times(calls: dict[str, object], **how: object) -> dict[str, float]:
-        return {name: 1e-3 * (1 + 0.1 * index) for index, name in enumerate(calls)}
-
-    for module in (latency, stages, drop):
-        monkeypatch.setattr(module, "time_side_by_side", times)
 
 
 def run_method(folder: Path, method: str, model: nn.Module, **settings: Any) -> updp_rt.PruneResult:

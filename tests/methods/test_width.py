@@ -12,7 +12,7 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor
 
 import updp_rt
-from tests.methods.test_runs import _untimed, run_method  # noqa: F401  # the fixture
+from tests.methods.test_runs import run_method
 from tests.methods.test_units import SIZE, images, tiny
 from updp_rt.blocks import TokenPool, count_costs
 from updp_rt.methods import METHODS, S2ViTE, Scop, WDPruning, WDPruningAsCoded, XPruner, find_method
@@ -243,6 +243,7 @@ def test_images_take_the_masks_of_their_classes() -> None:
     "method",
     ["wdpruning", pytest.param("wdpruning-as-coded", marks=pytest.mark.slow), "s2vite", "scop", "xpruner", "hvt"],
 )
+@pytest.mark.usefixtures("untimed")
 def test_a_run(method: str, tmp_path: Path) -> None:
     """It is within the budget; its model is saved, loaded, accelerated and certified."""
     result = run_method(tmp_path / "run", method, tiny(), num_pruned=1)

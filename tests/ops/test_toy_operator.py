@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import updp_rt
-from tests.runtime.conftest import own_table  # noqa: F401 - a fixture for all tests here
 from tests.runtime.test_engines import Counted
 from updp_rt import ops
 from updp_rt.backends import BACKENDS, Backend, Prepared
@@ -22,6 +21,8 @@ from updp_rt.ops.library import call
 from updp_rt.ops.operator import Shapes
 from updp_rt.runtime.fused import Fusion, Rule
 from updp_rt.runtime.rules import RULES
+
+pytestmark = pytest.mark.usefixtures("own_table")
 
 
 class GatedLinear(RowOperator):

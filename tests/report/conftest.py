@@ -26,16 +26,20 @@ def _own_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory, _own_tables: None) -> Path:
-    """A run's folder in which nothing is missing. Tests that change it take a copy: `copy_of`."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
+def whole_run(folder: Path) -> Path:
+    """A run in `folder` in which nothing is missing."""
     run_pruning(folder, supernet_epochs=2, trials=4, epochs=2)
     profile(folder)
     merged, images = updp_rt.load(folder / "merged"), torch.randn(4, 3, 32, 32)
     certificate = updp_rt.verify(merged, updp_rt.accelerate(merged, images), images, source="random images")
     certificate.save(folder / "merged" / "certificate.json")
     return folder
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory, _own_tables: None) -> Path:
+    """A whole run's folder. Tests that change it take a copy: `copy_of`."""
+    return whole_run(tmp_path_factory.mktemp("whole") / "run")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -18,19 +18,11 @@ from updp_rt.blocks.randomize import randomize
 from updp_rt.kernels import hip
 from updp_rt.ops import Problem, Weights
 from updp_rt.runtime import dispatch
-from updp_rt.runtime.table import forget_tables
 
 
 @pytest.fixture(autouse=True)
-def own_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Measurements go to the test's folder; what this process has checked and said is forgotten."""
-    monkeypatch.setenv("UPDP_RT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("UPDP_RT_TABLE", raising=False)
-    monkeypatch.setattr(dispatch, "_checked", set())
-    monkeypatch.setattr(dispatch, "_warned", set())
-    forget_tables()
-    yield tmp_path / "cache"
-    forget_tables()
+def _own_table(own_table: Path) -> None:
+    """For all tests here."""
 
 
 # Narrow and shallow: each kind of block is there, and each kind of neighbour.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import updp_rt
 from tests.marks import slow
 from tests.runtime.changes import fused_adamw, load, scaled
-from tests.runtime.conftest import MODELS, model_and_images, own_table  # noqa: F401 - a fixture for all tests here
+from tests.runtime.conftest import MODELS, model_and_images
 from tests.runtime.small import twins
 from updp_rt.artifacts import ArtifactError
 from updp_rt.runtime.fused import fused_modules
@@ -24,6 +24,8 @@ from updp_rt.runtime.site import Site
 from updp_rt.verification import Case, Certificate
 from updp_rt.verification.adversarial import adversarial, neighbours
 from updp_rt.verification.judge import BINS, histogram, judge, judge_logits
+
+pytestmark = pytest.mark.usefixtures("own_table")
 
 FEW = ("resnet18-merged", "mobilenetv2-merged", "convnext-merged", "vit-merged")
 KINDS = {"seen", "large", "denormal", "constant", "one-hot", "border"}
@@ -163,7 +165,7 @@ def test_kernels_are_those_of_the_shape_certified() -> None:
 
 
 def test_kernels_of_weights_that_have_changed_are_named_too() -> None:
-    """Weights are packed anew in the very call that is looked at: after a step, and in another tensor."""
+    """Weights are packed again in the very call that is looked at: after a step, and in another tensor."""
     source, fast, images = twins()
     before = [len(module.kernels) for module in updp_rt.verify(source, fast, images).modules]
     for change in (fused_adamw, load, lambda model, _: model.load_state_dict(scaled(model, 1.1), assign=True)):
