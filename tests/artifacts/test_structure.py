@@ -86,7 +86,7 @@ def test_models_that_take_no_names_of_layers(tmp_path: Path) -> None:
     assert manifest["model_args"]["act_layer"] == "silu"
 
 
-def test_a_head_set_anew_by_timm(tmp_path: Path) -> None:
+def test_a_head_that_timm_resets(tmp_path: Path) -> None:
     manifest = assert_comes_back(create("test_resnet", lambda m: m.reset_classifier(5, "max")), tmp_path)
     assert manifest["model_args"] == {"num_classes": 5, "global_pool": "max"}
 

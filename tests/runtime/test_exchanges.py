@@ -214,7 +214,7 @@ def test_tensors_are_swapped(name: str) -> None:
 
 
 @torch.no_grad()
-def test_statistics_given_anew_for_each_batch_leave_nothing_behind() -> None:
+def test_new_statistics_for_each_batch_leave_nothing_behind() -> None:
     """As adaptation at test time does."""
     source, fast, images = twins()
     kept = []

@@ -1,4 +1,4 @@
-"""Models that run as one recorded graph: when it is replayed, when recorded anew, when the modules run instead."""
+"""Models that run as one recorded graph: when it is replayed, when recorded again, when the modules run instead."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_within_another_capture_the_modules_run(tape: TapeRecorder, monkeypatch:
 
 @pytest.mark.parametrize("make", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
 @torch.no_grad()
-def test_copies_record_anew(tape: TapeRecorder, make: Callable[[Any], Any]) -> None:
+def test_copies_record_again(tape: TapeRecorder, make: Callable[[Any], Any]) -> None:
     source, fast, images = graph_twins()
     other = make(fast)
     assert engine_of(other) == "graph"

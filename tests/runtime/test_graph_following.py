@@ -55,7 +55,7 @@ def test_a_change_is_followed(change: Callable[[Any, Tensor], None]) -> None:
 
 
 @torch.no_grad()
-def test_weights_that_hold_still_are_recorded_anew(tape: TapeRecorder) -> None:
+def test_weights_that_hold_still_are_recorded_again(tape: TapeRecorder) -> None:
     source, fast, images = graph_twins()
     other = torch.randn(1, 3, 8, 8)
     updp_rt.prewarm(fast, other)

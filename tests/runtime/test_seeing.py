@@ -69,7 +69,7 @@ def test_a_store_that_python_has_specialised_is_seen() -> None:
         looked = see(entries=[(module.__dict__, "scale")])
         assert looked.same()
         store(i)
-        assert looked.same()  # the very same object, stored again: the dictionary is read anew
+        assert looked.same()  # the very same object, stored again: the dictionary is read again
         assert looked.same()
         store(object())
         assert not looked.same()
@@ -129,7 +129,7 @@ def test_what_is_equal_has_not_changed_though_it_is_another_object() -> None:
     module = nn.Conv2d(3, 4, 3, stride=(2, 1))
     watched = Watched([module])
     assert watched._looked.same()
-    module.stride = tuple([2, 1])  # noqa: C409 - one that is made anew
+    module.stride = tuple([2, 1])  # noqa: C409 - one that is made now
     assert not watched._looked.same()
     assert not watched.changed()
     module.stride = (1, 1)

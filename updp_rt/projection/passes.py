@@ -80,7 +80,7 @@ def torch_pass(step: Step, machine: Machine = MI100) -> Pass:
 
 
 def copy_pass(tensor: Tensor, machine: Machine = MI100) -> Pass:
-    """The pass that lays `tensor` out anew."""
+    """The pass that lays `tensor` out in another way."""
     moved = 2 * _bytes([tensor])
     return Pass("copy", 0, moved, _least(moved, 0.0, machine))
 

@@ -29,7 +29,7 @@ class SavedForBackward:
         return sum(self._sizes.values())
 
     def forget(self) -> None:
-        """Count anew, once a backward pass has let go of all."""
+        """Count from zero, once a backward pass has let go of all."""
         self._sizes.clear()
 
     def __enter__(self) -> SavedForBackward:
