@@ -26,7 +26,7 @@ from benchmarks.protocol import Case, Measured, Record, Suite, Wrong, known
 from benchmarks.results import Row, by_case
 from benchmarks.samples import spread
 from benchmarks.settings import Settings
-from benchmarks.studies.images import BATCH, VAL, Images
+from benchmarks.studies.images import BATCH, Images
 from benchmarks.studies.progressive_vs_direct import SCANS, Budget
 from updp_rt.blocks import find_family, prunable_blocks
 from updp_rt.comparison import WIDTHS, CompareConfig, Contest, Job, published_rows
@@ -36,7 +36,7 @@ from updp_rt.pruning.run import SUMMARY
 from updp_rt.runtime import FUSED
 
 # All of a study within six hours of two single-thread processes: pruning sees a quarter of the baseline's images.
-PRUNING_IMAGES, TEST_IMAGES = 3_000, 5_000
+PRUNING_IMAGES, CHOOSING_IMAGES, TEST_IMAGES = 3_000, 1_000, 5_000
 SUPERNET_EPOCHS, EPOCHS, TRIALS = 1, 3, 16
 SHARES = (0.5, 1 / 3)
 UPDP, DIRECT = "updp", "updp:direct=true"
@@ -106,7 +106,7 @@ def contest_of(record: Record, name: str, model: nn.Module, splits: Splits, lr: 
     epochs = record.settings.epochs or EPOCHS
     shared = {"supernet_epochs": SUPERNET_EPOCHS, "epochs": epochs, "trials": TRIALS, "batch_size": BATCH, "lr": lr}
     config = CompareConfig(methods=("updp",), num_pruned=(1,), amounts=(), seeds=1, settings=shared)
-    few = replace(splits.first(PRUNING_IMAGES, VAL), test=first(splits.test, TEST_IMAGES))
+    few = replace(splits.first(PRUNING_IMAGES, CHOOSING_IMAGES), test=first(splits.test, TEST_IMAGES))
     return Contest(record.scratch, name, config, few, record.settings.data, lambda seed: model, None, False, FUSED)
 
 
