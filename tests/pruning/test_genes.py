@@ -87,7 +87,7 @@ def test_the_first_cover_has_the_best_body_of_each_block(seed: int) -> None:
     assert len(found) == len(set(found)) <= 5
 
 
-@pytest.mark.parametrize("engine", ["genetic", "front", "dp"])
+@pytest.mark.parametrize("engine", ["guided", "genetic", "front", "dp"])
 def test_every_engine_chooses_bodies_and_goes_on_where_it_was_stopped(tmp_path: Path, engine: Any) -> None:
     def search(name: str, evaluate: Any = accuracy, trials: int = 14) -> Any:
         path = tmp_path / f"{name}.journal"
@@ -186,7 +186,7 @@ def table(model: nn.Module, example: Tensor, *_: object) -> LatencyTable:
     return LatencyTable(device="none", batch_size=len(example), model_ms=8.0, blocks=blocks)
 
 
-@pytest.mark.parametrize("search", ["dp", slow("auto"), slow("genetic")])
+@pytest.mark.parametrize("search", ["dp", slow("auto"), slow("front"), slow("genetic")])
 def test_a_run_takes_the_bodies_that_its_search_chose(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: str
 ) -> None:

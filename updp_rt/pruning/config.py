@@ -53,7 +53,7 @@ class PruneConfig(BaseModel):
     random_subnets: int = Field(1, ge=0, description="random subnets per step, beside the largest and the smallest")
 
     search: Literal["auto", "genetic", "front", "dp"] = Field(
-        "auto", description="a genetic search, NSGA-II along the front, or dynamic programming over tables"
+        "auto", description="auto: single blocks, then exchanges; genetic; NSGA-II along the front; dp over tables"
     )
     trials: int = Field(24, ge=1, description="candidates the search evaluates")
     recalibration_batches: int = Field(4, ge=1, description="training batches that set BatchNorm statistics")

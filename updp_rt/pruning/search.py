@@ -1,4 +1,4 @@
-"""Stage 2: which blocks to prune, by a search over the supernet's subnets: genetic, or by tables of single blocks."""
+"""Stage 2: which blocks to prune, by a search over the supernet's subnets: by exchanges, genetic, or by tables."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from pydantic import BaseModel, ConfigDict
 from updp_rt.pruning.genes import Genes, by_block, count_subnets, draw, fastest_genes, ordered
 from updp_rt.pruning.genetic import next_by_genes, size_of
 from updp_rt.pruning.goals import check_latency, check_num_pruned
+from updp_rt.pruning.guided import next_guided
 from updp_rt.pruning.noise import Hits, compare
 from updp_rt.pruning.progress import Progress
 from updp_rt.pruning.study import Database, Directions, SharedStudy, open_journal
 from updp_rt.pruning.tabulated import count_by_tables, next_by_tables
 
-Engine = Literal["genetic", "front", "dp"]
+Engine = Literal["guided", "genetic", "front", "dp"]
 Propose = Callable[[Mapping[Genes, float | None]], Genes | None]
 
 DIRECTIONS: Directions = ["maximize", "minimize"]  # of accuracy and latency
@@ -167,9 +168,11 @@ def search_blocks(
         latency_ms: of a subnet, from the table: a sum over its blocks.
         trials: candidates in all, whoever evaluates them, each another one; fewer where there are not so many. By
             tables they are at least two more than there are blocks.
-        engine: genetic follows the accuracy of what meets the goal, see `updp_rt.pruning.genetic`; front is NSGA-II,
-            which follows the front; dp goes by tables, see `updp_rt.pruning.tabulated`. None: genetic for a number of
-            blocks, front otherwise.
+        engine: guided begins with single blocks and goes on from the best, see `updp_rt.pruning.guided`; genetic
+            follows the accuracy of what meets the goal, see `updp_rt.pruning.genetic`; front is NSGA-II, which follows
+            the front; dp goes by tables, see `updp_rt.pruning.tabulated`. None: guided for a number of blocks or a
+            latency, if there are at least two trials more than genes, and more subnets than trials; otherwise genetic
+            for a number, and front.
 
     Raises:
         ValueError: more blocks to prune than there are, or a number of them where some have a choice of bodies; no
@@ -179,32 +182,24 @@ def search_blocks(
     check_num_pruned(names, num_pruned)
     if num_pruned is not None and len(by_block(names)) < len(names):
         raise ValueError("a number of blocks weighs no latency, by which bodies are chosen: give each block one body")
-    engine = engine or ("front" if num_pruned is None else "genetic")
     fastest = fastest_genes(names, latency_ms)
     if num_pruned is None:
         check_latency(latency_ms(()), latency_ms(fastest), max_latency_ms)
     there_are = count_subnets(names, None if engine == "dp" else num_pruned)
     trials = min(count_by_tables(len(names), trials) if engine == "dp" else trials, there_are)
+    if engine is None:
+        limited = num_pruned is not None or max_latency_ms is not None
+        guided = limited and count_by_tables(len(names), 0) <= trials < there_are
+        engine = "guided" if guided else "front" if num_pruned is None else "genetic"
+    proposes: dict[str, Callable[..., Genes | None]] = {
+        "dp": next_by_tables,
+        "genetic": partial(next_by_genes, seed=seed),
+        "guided": partial(next_guided, seed=seed),
+    }
     propose: Propose | None = None
-    if engine == "dp":
-        propose = partial(
-            next_by_tables,
-            names,
-            latency_ms=latency_ms,
-            trials=trials,
-            num_pruned=num_pruned,
-            max_latency_ms=max_latency_ms,
-        )
-    elif engine == "genetic":
-        propose = partial(
-            next_by_genes,
-            names,
-            latency_ms=latency_ms,
-            trials=trials,
-            seed=seed,
-            num_pruned=num_pruned,
-            max_latency_ms=max_latency_ms,
-        )
+    if engine in proposes:
+        goal = {"num_pruned": num_pruned, "max_latency_ms": max_latency_ms}
+        propose = partial(proposes[engine], names, latency_ms=latency_ms, trials=trials, **goal)
     space = _Space(names, num_pruned if propose is None else None, fastest)
     progress = progress or Progress(show=False)
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -7,7 +7,7 @@ judged, but as many of the best as there are trials left. A block with a choice 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 
@@ -36,7 +36,7 @@ def next_by_tables(
     Returns:
         None: the tables are being filled, or nothing is left to judge.
     """
-    tables: list[Genes] = [(), *((name,) for name in names)]
+    tables = tables_of(names)
     missing = [genes for genes in tables if genes not in judged]
     if missing:
         return missing[0]
@@ -44,15 +44,32 @@ def next_by_tables(
     if len(accuracies) < len(tables):
         return None
     values = tuple(accuracy - accuracies[0] for accuracy in accuracies[1:])
-    left = max(1, trials - len(tables))
+    best = best_by_sums(names, values, latency_ms, max(1, trials - len(tables)), num_pruned, max_latency_ms)
+    return next((genes for genes in best if genes not in judged), None)
+
+
+def tables_of(names: Sequence[str]) -> list[Genes]:
+    """What the tables are made of: nothing pruned, and each gene by itself."""
+    return [(), *((name,) for name in names)]
+
+
+def best_by_sums(
+    names: Sequence[str],
+    values: tuple[float, ...],
+    latency_ms: Callable[[Genes], float],
+    count: int,
+    num_pruned: int | None,
+    max_latency_ms: float | None,
+) -> Iterator[Genes]:
+    """At most so many subsets of two blocks or more, the best first by the sum of what genes add to the accuracy."""
     if num_pruned is None:
         model_ms = latency_ms(())
         saved = tuple(model_ms - latency_ms((name,)) for name in names)
         allowed = model_ms if max_latency_ms is None else max_latency_ms
-        best = covers(tuple(map(block_of, names)), values, saved, allowed - model_ms, left)
+        best: Iterable[tuple[int, ...]] = covers(tuple(map(block_of, names)), values, saved, allowed - model_ms, count)
     else:
-        best = tuple(islice(best_subsets(values, num_pruned), left if num_pruned > 1 else 0))
-    return next((b for chosen in best if (b := tuple(names[i] for i in chosen)) not in judged), None)
+        best = islice(best_subsets(values, num_pruned), count if num_pruned > 1 else 0)
+    return (tuple(names[i] for i in chosen) for chosen in best)
 
 
 def count_by_tables(genes: int, trials: int) -> int:

@@ -1,0 +1,165 @@
+"""The guided search: what it asks for and in which order, and that it finds no less than tables and genes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.marks import slow
+from tests.pruning.test_genes import EVERY, OFFERED
+from tests.pruning.test_search import NAMES, accuracy, latency, search
+from updp_rt.pruning.genes import Genes, genes_of
+from updp_rt.pruning.genetic import next_by_genes
+from updp_rt.pruning.guided import next_guided
+from updp_rt.pruning.search import search_blocks
+from updp_rt.pruning.tabulated import next_by_tables
+
+
+def test_single_blocks_come_first_then_the_best_sum_then_exchanges() -> None:
+    """Harmless alone are blocks 1, 3 and 5; together 1 and 3 hurt."""
+    judged: dict[Genes, float | None] = {}
+    asked: list[Genes] = []
+    for _ in range(14):
+        asked.append(next_guided(NAMES, judged, latency, trials=14, seed=0, num_pruned=3))
+        together = 0.3 * ({"block.1", "block.3"} <= {*asked[-1]})
+        judged[asked[-1]] = accuracy(asked[-1]) - together
+    assert asked[:9] == [(), *((name,) for name in NAMES)]
+    assert asked[9] == ("block.1", "block.3", "block.5")
+    assert asked[10] == ("block.1", "block.3", "block.6"), "nothing tells yet which two of them it was"
+    assert all(len(genes) == 3 for genes in asked[9:])
+    assert ("block.1", "block.5", "block.6") in asked[11:13], "the best there is"
+
+
+def test_it_waits_for_nobody() -> None:
+    """Blocks, the model itself and whole subsets may be at other workers: something else is asked for."""
+    judged: dict[Genes, float | None] = {}
+    for index in range(40):
+        child = next_guided(NAMES, judged, latency, trials=40, seed=0, num_pruned=3)
+        assert child not in judged
+        judged[child] = None if index % 3 == 0 or index < 12 else accuracy(child)
+    late: dict[Genes, float | None] = {}
+    for index in range(26):
+        child = next_guided(NAMES, late, latency, trials=40, seed=0, max_latency_ms=6.0)
+        assert child not in late
+        late[child] = None
+        if index >= 16:  # all come back, and from then on it knows what to ask for
+            assert index == 16 or latency(child) <= 6.0
+            late |= {genes: accuracy(genes) for genes in late}
+
+
+def test_with_bodies_all_that_is_fast_enough_comes_before_what_is_not() -> None:
+    names, judged = genes_of(OFFERED), dict[Genes, float | None]()
+    saved = dict(zip(names, (2.0, 1.0, 1.5, 2.0, 0.5, -0.5), strict=True))
+
+    def ms(genes: Genes) -> float:
+        return 10.0 - sum(saved[gene] for gene in genes)
+
+    for index in range(len(EVERY)):
+        child = next_guided(names, judged, ms, trials=99, seed=0, max_latency_ms=7.5)
+        assert child in EVERY
+        judged[child] = 0.9 - 0.01 * index
+    rest = [ms(genes) <= 7.5 for genes in list(judged)[len(names) + 1 :]]
+    assert sorted(rest, reverse=True) == rest
+    assert sum(rest) == sum(ms(genes) <= 7.5 for genes in EVERY)
+
+
+@pytest.mark.parametrize(
+    ("trials", "first"),
+    [(10, ()), (9, None), (60, None)],
+    ids=["two trials beyond the blocks", "fewer", "more than there are subnets"],
+)
+def test_it_is_the_default_where_it_has_trials_for_it(tmp_path: Path, trials: int, first: Genes | None) -> None:
+    candidates, chosen, _ = search(tmp_path, trials=trials)
+    assert (candidates[0].blocks == ()) == (first == ())
+    assert len(chosen.blocks) == 3
+    by_default = search(tmp_path / "again", trials=trials, engine="guided" if first == () else "genetic")
+    assert by_default[:2] == (candidates, chosen)
+
+
+def test_a_front_without_a_limit_is_still_a_front(tmp_path: Path) -> None:
+    found = search(tmp_path / "a", trials=16, num_pruned=None)
+    assert found == search(tmp_path / "b", trials=16, num_pruned=None, engine="front")
+
+
+Next = Callable[..., Genes | None]
+
+
+def drawn(blocks: int, seed: int, noise: float) -> Callable[[Genes], float]:
+    """Accuracies: what blocks cost alone, what some pairs cost or gain beside that, and noise."""
+    draw = np.random.default_rng(seed)
+    harm, sign = draw.exponential(0.03, blocks), 1 if seed % 2 else draw.choice([-1, 1], (blocks, blocks))
+    pair = np.triu(sign * draw.exponential(0.03, (blocks, blocks)) * (draw.random((blocks, blocks)) < 0.3), 1)
+
+    def worth(genes: Genes) -> float:
+        index = [int(gene) for gene in genes]
+        own = np.random.default_rng([seed, *index]).normal() if noise else 0.0
+        return float(0.9 - harm[index].sum() - pair[np.ix_(index, index)].sum() + noise * own)
+
+    return worth
+
+
+@pytest.mark.parametrize(
+    ("blocks", "trials", "noise", "goal"),
+    [
+        (7, 18, 0.0, "number"),
+        (7, 18, 0.005, "latency"),
+        slow(8, 24, 0.0, "number"),
+        slow(8, 24, 0.005, "number"),
+        slow(8, 48, 0.005, "number"),
+        slow(12, 24, 0.0, "number"),
+        slow(12, 48, 0.005, "number"),
+        slow(8, 24, 0.0, "latency"),
+        slow(8, 48, 0.005, "latency"),
+        slow(10, 32, 0.0, "latency"),
+    ],
+)
+def test_the_optimum_is_found_at_least_as_often_as_by_tables_or_genes(
+    blocks: int, trials: int, noise: float, goal: str
+) -> None:
+    names, draws = [str(i) for i in range(blocks)], 24
+    found = dict.fromkeys(("guided", "dp", "genetic"), 0)
+    for seed in range(draws):
+        worth = drawn(blocks, seed, noise)
+        saved = np.random.default_rng(seed + 1000).uniform(0.1, 1.0, blocks)
+        wanted: dict[str, Any] = {"num_pruned": blocks // 2}
+        if goal == "latency":
+            wanted = {"max_latency_ms": 10.0 - 0.4 * saved.sum()}
+
+        def ms(genes: Genes, saved: Any = saved) -> float:
+            return 10.0 - float(sum(saved[int(gene)] for gene in genes))
+
+        def meets(genes: Genes, ms: Any = ms, wanted: Any = wanted) -> bool:
+            return len(genes) == wanted["num_pruned"] if goal == "number" else ms(genes) <= wanted["max_latency_ms"]
+
+        every = (genes for size in range(blocks + 1) for genes in combinations(names, size))
+        best = max(worth(genes) for genes in every if meets(genes))
+        engines: dict[str, tuple[Next, dict[str, Any]]] = {
+            "guided": (next_guided, {"seed": seed}),
+            "dp": (next_by_tables, {}),
+            "genetic": (next_by_genes, {"seed": seed}),
+        }
+        for name, (propose, own) in engines.items():
+            judged: dict[Genes, float | None] = {}
+            for _ in range(trials):
+                genes = propose(names, judged, ms, trials=trials, **own, **wanted)
+                if genes is None:
+                    break
+                judged[genes] = worth(genes)
+            found[name] += best in [value for genes, value in judged.items() if meets(genes)]
+    assert found["guided"] >= max(found["dp"], found["genetic"]), found
+    assert found["guided"] > draws // 4, found
+
+
+def test_a_search_by_it_is_resumed_and_every_goal_met(tmp_path: Path) -> None:
+    for goal in ({"num_pruned": 3}, {"max_latency_ms": 6.0}):
+        path = tmp_path / f"{goal}.journal"
+        first = search_blocks(NAMES, accuracy, latency, storage=path, trials=20, engine="guided", **goal)
+        assert search_blocks(NAMES, accuracy, latency, storage=path, trials=20, engine="guided", **goal) == first
+        assert len({c.blocks for c in first[0]}) == len(first[0]) == 20
+        best = max(c.accuracy for c in first[0] if len(c.blocks) == goal.get("num_pruned") or c.latency_ms <= 6.0)
+        assert first[1].accuracy == best
