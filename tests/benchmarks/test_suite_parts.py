@@ -26,6 +26,7 @@ from benchmarks.protocol import Case, LeftOut, Measured, Record, Wrong, race
 from benchmarks.results import RESULTS, Result, Row, read
 from benchmarks.samples import Summary, ratio_interval
 from benchmarks.settings import Settings
+from benchmarks.studies.fading import ARMS
 from updp_rt._timing import sample_side_by_side
 from updp_rt.ops import Problem
 from updp_rt.runtime.table import forget_tables
@@ -241,6 +242,12 @@ def result(suite: str, scale: float = 1.0) -> Result:
         elif suite == "models":
             names = ["P0 eager", "P0 compiled", "P0 accelerated", "P3 eager", "P3 accelerated"]
             add(model, names, model=model, size=224, peak_memory_mb=100.0, **at)
+        elif suite == "fading":
+            for epochs in (1, 3):
+                about = {"model": model, "data": "d", "seed": 0, "epochs": epochs, "lr": 1e-3, "steps": 10 * epochs}
+                add(f"{model} {epochs}", list(ARMS), baseline=0.9, pruned=4, blocks=8, **about)
+                for row in rows[-2 - len(ARMS) : -2]:
+                    row.update(accuracy=draw.uniform(0.7, 0.9))
         elif suite.startswith("field"):
             for method in ("updp", "dp"):
                 asked = {"method": method, "share": 0.5, "seed": 0, "data": "d", "epochs": 3}
