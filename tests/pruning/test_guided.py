@@ -12,7 +12,7 @@ import pytest
 
 from tests.marks import slow
 from tests.pruning.test_genes import EVERY, OFFERED
-from tests.pruning.test_search import NAMES, accuracy, latency, search
+from tests.pruning.test_search import NAMES, accuracy, dying, latency, search
 from updp_rt.pruning.genes import Genes, genes_of
 from updp_rt.pruning.genetic import next_by_genes
 from updp_rt.pruning.guided import next_guided
@@ -163,3 +163,20 @@ def test_a_search_by_it_is_resumed_and_every_goal_met(tmp_path: Path) -> None:
         assert len({c.blocks for c in first[0]}) == len(first[0]) == 20
         best = max(c.accuracy for c in first[0] if len(c.blocks) == goal.get("num_pruned") or c.latency_ms <= 6.0)
         assert first[1].accuracy == best
+
+
+@pytest.mark.parametrize(("engine", "goal"), [("genetic", {"num_pruned": 3}), ("front", {"max_latency_ms": 6.0})])
+def test_a_search_that_was_begun_in_another_way_goes_on(tmp_path: Path, engine: Any, goal: dict[str, Any]) -> None:
+    """As those that were begun before it was the default: what they judged counts."""
+    path = tmp_path / "study.journal"
+    with pytest.raises(KeyboardInterrupt):
+        search_blocks(NAMES, dying(accuracy, 9), latency, storage=path, trials=20, engine=engine, **goal)
+    candidates, chosen, _ = search_blocks(NAMES, accuracy, latency, storage=path, trials=20, **goal)
+    assert len({c.blocks for c in candidates}) == len(candidates) == 20
+    assert len([c for c in candidates[:8] if len(c.blocks) > 1]) >= 7
+    meeting = [
+        c
+        for c in candidates
+        if len(c.blocks) == goal.get("num_pruned") or c.latency_ms <= goal.get("max_latency_ms", 0)
+    ]
+    assert chosen == max(meeting, key=lambda c: (c.accuracy, -c.latency_ms))
