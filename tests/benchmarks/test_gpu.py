@@ -75,6 +75,7 @@ def named(rows: list[Row]) -> dict[str, Mapping[str, Row]]:
     return {case: {r["candidate"]: r for r in rows if r["case"] == case} for case in {row["case"] for row in rows}}
 
 
+@pytest.mark.slow
 def test_what_a_run_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     modes = []
     monkeypatch.setattr(torch, "compile", lambda call, mode, dynamic, backend: modes.append(mode) or call)

@@ -39,6 +39,7 @@ def test_output_change_is_of_all_outputs_on_all_images() -> None:
     assert output_changes(model, [masks, {}], X.split(2)) == [pytest.approx(change, rel=1e-4), 0]
 
 
+@pytest.mark.slow
 def test_the_masks_that_change_outputs_less_are_chosen() -> None:
     chosen = set()
     for seed in range(12):

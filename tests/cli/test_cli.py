@@ -127,6 +127,7 @@ def test_the_module_is_the_command() -> None:
 SMALL = ("--img-size", "32", "--batch-size", "64", "--epochs", "1", "--set", "supernet_epochs=0", "--trials", "2")
 
 
+@pytest.mark.slow
 def test_prune_stage_by_stage_then_merge_again(tmp_path: Path) -> None:
     weights, folder = tmp_path / "start.safetensors", tmp_path / "run"
     save_file(small_model().state_dict(), weights)

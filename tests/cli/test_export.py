@@ -16,7 +16,7 @@ from tests.marks import slow
 SIZE = ("--img-size", "32")
 
 
-@pytest.mark.parametrize("format", ["pt2", slow("onnx")])
+@pytest.mark.parametrize("format", [slow("pt2"), slow("onnx")])
 def test_export(format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     updp_rt.save(small_resnet(), tmp_path / "saved")

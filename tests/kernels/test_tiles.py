@@ -79,6 +79,7 @@ def test_operands_that_do_not_fit_are_refused() -> None:
         operators.conv2d(image[:1, :, :1], *rest[:-1], (0, 0), small)
 
 
+@pytest.mark.slow
 def test_import_touches_no_device() -> None:
     code = "import torch, updp_rt.kernels.triton; assert not torch.cuda.is_initialized()"
     subprocess.run([sys.executable, "-c", code], check=True)

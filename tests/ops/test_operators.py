@@ -110,6 +110,7 @@ def test_every_dtype(form: Form, dtype: torch.dtype) -> None:
     assert relative_error(found.double(), call.exact()) <= TOLERANCE[dtype]
 
 
+@pytest.mark.slow
 def test_the_plain_operators_mean_this_without_the_runtime() -> None:
     """Within this process the runtime may have brought its kernels, so another one runs what is there without it."""
     command = [sys.executable, "-m", "tests.ops.without_runtime"]

@@ -86,6 +86,7 @@ def test_blocks_can_be_merged_first() -> None:
     assert merged["num_pruned"] == 2
 
 
+@pytest.mark.slow
 def test_a_folder_projects_as_its_model(tmp_path: Path) -> None:
     model = timm.create_model("test_vit", img_size=96).eval()
     updp_rt.save(model, tmp_path / "saved")
