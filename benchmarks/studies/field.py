@@ -35,12 +35,13 @@ from updp_rt.data import Splits
 from updp_rt.pruning.run import SUMMARY
 from updp_rt.runtime import FUSED
 
-# All of a study within six hours of two single-thread processes: pruning sees a quarter of the baseline's images.
+# Meant for six hours of two single-thread processes: pruning sees a quarter of the baseline's images.
 PRUNING_IMAGES, CHOOSING_IMAGES, TEST_IMAGES = 3_000, 1_000, 5_000
 SUPERNET_EPOCHS, EPOCHS, TRIALS = 1, 3, 16
 SHARES = (0.5, 1 / 3)
 UPDP, DIRECT = "updp", "updp:direct=true"
-# Its supernet as it is fitted to the baseline: what training it would take goes into the pruned model.
+# Its supernet as it is fitted to the baseline: what training that would take, three passes a step, goes into the pruned
+# model.
 UNTRAINED = f"updp:supernet_epochs=0:epochs={EPOCHS + 3 * SUPERNET_EPOCHS}"
 UPDPS = (UPDP, DIRECT, UNTRAINED, f"{UNTRAINED}:direct=true")
 _CNN = (*UPDPS, "drop", "depthshrinker", "layer-folding", "dp", "layermerge", "toast")

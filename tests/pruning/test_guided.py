@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from tests.marks import slow
 from tests.pruning.test_genes import EVERY, OFFERED
 from tests.pruning.test_search import NAMES, accuracy, dying, latency, search
+from updp_rt.pruning import PruneConfig
 from updp_rt.pruning.genes import Genes, genes_of
 from updp_rt.pruning.genetic import next_by_genes
 from updp_rt.pruning.guided import next_guided
@@ -68,22 +71,18 @@ def test_with_bodies_all_that_is_fast_enough_comes_before_what_is_not() -> None:
     assert sum(rest) == sum(ms(genes) <= 7.5 for genes in EVERY)
 
 
-@pytest.mark.parametrize(
-    ("trials", "first"),
-    [(10, ()), (9, None), (60, None)],
-    ids=["two trials beyond the blocks", "fewer", "more than there are subnets"],
-)
-def test_it_is_the_default_where_it_has_trials_for_it(tmp_path: Path, trials: int, first: Genes | None) -> None:
-    candidates, chosen, _ = search(tmp_path, trials=trials)
-    assert (candidates[0].blocks == ()) == (first == ())
-    assert len(chosen.blocks) == 3
-    by_default = search(tmp_path / "again", trials=trials, engine="guided" if first == () else "genetic")
-    assert by_default[:2] == (candidates, chosen)
-
-
-def test_a_front_without_a_limit_is_still_a_front(tmp_path: Path) -> None:
-    found = search(tmp_path / "a", trials=16, num_pruned=None)
-    assert found == search(tmp_path / "b", trials=16, num_pruned=None, engine="front")
+def test_few_trials_are_made_enough_and_it_ends_where_all_of_a_number_are_judged(tmp_path: Path) -> None:
+    few, chosen, _ = search(tmp_path / "few", trials=4, engine="guided")
+    assert [c.blocks for c in few[:9]] == [(), *((name,) for name in NAMES)]
+    assert len(few) == 10
+    assert chosen == few[-1]
+    every, best, _ = search(tmp_path / "all", trials=200, engine="guided")
+    assert len(every) == 9 + math.comb(8, 3)
+    assert best.accuracy == max(c.accuracy for c in every if len(c.blocks) == 3)
+    alone, _, _ = search(tmp_path / "alone", trials=20, engine="guided", num_pruned=1)
+    assert [c.blocks for c in alone] == [(), *((name,) for name in NAMES)]
+    with pytest.raises(ValidationError, match="search=guided needs a number of blocks or a latency"):
+        PruneConfig(front=True, search="guided")
 
 
 Next = Callable[..., Genes | None]
@@ -167,11 +166,11 @@ def test_a_search_by_it_is_resumed_and_every_goal_met(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("engine", "goal"), [("genetic", {"num_pruned": 3}), ("front", {"max_latency_ms": 6.0})])
 def test_a_search_that_was_begun_in_another_way_goes_on(tmp_path: Path, engine: Any, goal: dict[str, Any]) -> None:
-    """As those that were begun before it was the default: what they judged counts."""
+    """What that judged counts."""
     path = tmp_path / "study.journal"
     with pytest.raises(KeyboardInterrupt):
         search_blocks(NAMES, dying(accuracy, 9), latency, storage=path, trials=20, engine=engine, **goal)
-    candidates, chosen, _ = search_blocks(NAMES, accuracy, latency, storage=path, trials=20, **goal)
+    candidates, chosen, _ = search_blocks(NAMES, accuracy, latency, storage=path, trials=20, engine="guided", **goal)
     assert len({c.blocks for c in candidates}) == len(candidates) == 20
     assert len([c for c in candidates[:8] if len(c.blocks) > 1]) >= 7
     meeting = [

@@ -33,7 +33,7 @@ def search(path: Path, trials: int = 30, **options):
 
 
 def test_a_fixed_count_is_kept_and_the_harmless_blocks_are_found(tmp_path: Path) -> None:
-    candidates, chosen, _ = search(tmp_path, trials=40, engine="genetic")
+    candidates, chosen, _ = search(tmp_path, trials=40)
     assert len(candidates) == 40
     assert all(len(c.blocks) == len(set(c.blocks)) == 3 for c in candidates)
     assert chosen.accuracy == max(c.accuracy for c in candidates)
@@ -67,7 +67,7 @@ def test_a_latency_that_can_be_reached_is_reached_whatever_the_trials(tmp_path: 
 
 
 def test_the_front_has_candidates_of_all_sizes(tmp_path: Path) -> None:
-    candidates, chosen, _ = search(tmp_path, trials=40, num_pruned=None, max_latency_ms=9.5, engine="front")
+    candidates, chosen, _ = search(tmp_path, trials=40, num_pruned=None, max_latency_ms=9.5)
     by_count = SearchResult(candidates=candidates, chosen=chosen, bodies={}).by_count()
     assert list(by_count) == sorted(by_count)
     assert {1, 2, 4, 6, 8} <= set(by_count)
@@ -76,9 +76,9 @@ def test_the_front_has_candidates_of_all_sizes(tmp_path: Path) -> None:
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:
-    first, *_ = search(tmp_path / "a", 12, seed=1, engine="genetic")
-    again, *_ = search(tmp_path / "b", 12, seed=1, engine="genetic")
-    other, *_ = search(tmp_path / "c", 12, seed=2, engine="genetic")
+    first, *_ = search(tmp_path / "a", 12, seed=1)
+    again, *_ = search(tmp_path / "b", 12, seed=1)
+    other, *_ = search(tmp_path / "c", 12, seed=2)
     assert first == again
     assert first != other
 

@@ -210,7 +210,7 @@ def test_programs_for_any_number_of_images_are_built_where_others_are_asked_for(
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> Copied:
     engine = Copied("exact")
-    engine.exact = True  # type: ignore[misc]
+    monkeypatch.setattr(engine, "exact", True)
     monkeypatch.setitem(ENGINES, "exact", engine)
     return engine
 

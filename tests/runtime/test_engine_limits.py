@@ -23,7 +23,7 @@ EACH = 3_000_000
 def exact(monkeypatch: pytest.MonkeyPatch) -> Copied:
     """An engine with programs for one shape and for any number of images, each of 3 MB; with it auto has no other."""
     engine = Copied("exact")
-    engine.exact = True  # type: ignore[misc]
+    monkeypatch.setattr(engine, "exact", True)
     monkeypatch.setitem(ENGINES, "exact", engine)
     monkeypatch.setattr(fastest, "ENGINES", {"modules": ENGINES["modules"], "exact": engine})
     monkeypatch.setattr(

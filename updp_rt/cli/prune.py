@@ -79,7 +79,7 @@ def prune(
     search: Annotated[
         str | None,
         typer.Option(
-            help="genetic, front (NSGA-II) or dp (by tables). Default: blocks alone, then exchanges; of a front, front."
+            help="genetic, guided (by single blocks), front (NSGA-II) or dp. Default: genetic of a number, or front."
         ),
     ] = None,
     trials: Annotated[int | None, typer.Option(help="Candidates the search evaluates. Default: 24.")] = None,

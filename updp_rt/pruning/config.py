@@ -52,8 +52,8 @@ class PruneConfig(BaseModel):
     supernet_lr: float = Field(5e-4, gt=0)
     random_subnets: int = Field(1, ge=0, description="random subnets per step, beside the largest and the smallest")
 
-    search: Literal["auto", "genetic", "front", "dp"] = Field(
-        "auto", description="auto: single blocks, then exchanges; genetic; NSGA-II along the front; dp over tables"
+    search: Literal["auto", "genetic", "guided", "front", "dp"] = Field(
+        "auto", description="genetic, guided by single blocks, NSGA-II along the front, or dp over tables"
     )
     trials: int = Field(24, ge=1, description="candidates the search evaluates")
     recalibration_batches: int = Field(4, ge=1, description="training batches that set BatchNorm statistics")
@@ -81,8 +81,8 @@ class PruneConfig(BaseModel):
                 "give exactly one of num_pruned (how many blocks), target_speedup (such as 1.3), max_latency (share of "
                 f"baseline's) and front, not {' and '.join(goals) or 'none'}"
             )
-        if self.front and self.search == "genetic":
-            raise ValueError("search=genetic needs a number of blocks or a latency to keep to: leave it at auto")
+        if self.front and self.search in ("genetic", "guided"):
+            raise ValueError(f"search={self.search} needs a number of blocks or a latency to keep to: leave it at auto")
         if self.body == ANY and self.num_pruned is not None:
             raise ValueError(
                 "body=any weighs accuracy against latency, of which a number of blocks says nothing: give "

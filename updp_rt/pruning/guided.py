@@ -27,8 +27,8 @@ def next_guided(
     seed: int,
     num_pruned: int | None = None,
     max_latency_ms: float | None = None,
-) -> Genes:
-    """The subset to judge next: there must be one that is not judged yet.
+) -> Genes | None:
+    """The subset to judge next.
 
     It waits for nobody: a block that others are still judging counts as the mean of those that were.
 
@@ -37,7 +37,10 @@ def next_guided(
         judged: accuracies so far; None: it is being judged.
         trials: how many are judged in all.
         num_pruned: how many blocks are pruned, none of which has a choice of bodies; or `max_latency_ms`, the latency
-            allowed. One of them is given.
+            allowed: there must be a subset that is not judged yet. One of them is given.
+
+    Returns:
+        None: all subsets of so many blocks are judged.
     """
     tables = tables_of(names)
     for genes in tables:
@@ -61,6 +64,8 @@ def next_guided(
     for genes in best_by_sums(names, tuple(values.values()), latency_ms, count, num_pruned, max_latency_ms):
         if genes not in judged:
             return genes
+    if num_pruned is not None:
+        return None
     return next_by_genes(names, judged, latency_ms, trials=trials, seed=seed, max_latency_ms=max_latency_ms)
 
 

@@ -34,7 +34,7 @@ from updp_rt.pruning.noise import Hits
 from updp_rt.pruning.progress import Progress
 from updp_rt.pruning.ranks import added, processes
 from updp_rt.pruning.study import Database
-from updp_rt.pruning.tabulated import count_by_tables
+from updp_rt.pruning.tabulated import count_trials
 from updp_rt.pruning.trainer import evaluate, find_non_finite, make_accelerator, predict, seed_everything
 
 Data = Dataset[Any] | Loader
@@ -169,8 +169,7 @@ class Run:
     def trials(self) -> int:
         """Candidates that the search judges, at most: until latencies are known, any pruned body may be worth one."""
         bodies = len(pruned_bodies(self.model)) if self.config.body == ANY else 1
-        trials = self.config.trials
-        return count_by_tables(bodies * len(self.names), trials) if self.config.search == "dp" else trials
+        return count_trials(self.config.search, bodies * len(self.names), self.config.trials)
 
     @cached_property
     def example(self) -> Tensor:

@@ -24,7 +24,7 @@ from updp_rt.pruning.guided import next_guided
 from updp_rt.pruning.noise import Hits, compare
 from updp_rt.pruning.progress import Progress
 from updp_rt.pruning.study import Database, Directions, SharedStudy, open_journal
-from updp_rt.pruning.tabulated import count_by_tables, next_by_tables
+from updp_rt.pruning.tabulated import TABULATED, count_trials, next_by_tables
 
 Engine = Literal["guided", "genetic", "front", "dp"]
 Propose = Callable[[Mapping[Genes, float | None]], Genes | None]
@@ -166,13 +166,12 @@ def search_blocks(
         evaluate: accuracy of a subnet on images that are neither trained nor tested on, if it is exact; or which of
             them it got right.
         latency_ms: of a subnet, from the table: a sum over its blocks.
-        trials: candidates in all, whoever evaluates them, each another one; fewer where there are not so many. By
-            tables they are at least two more than there are blocks.
+        trials: candidates in all, whoever evaluates them, each another one; fewer where there are not so many. The
+            engines that judge single blocks first take at least two more than there are genes.
         engine: guided begins with single blocks and goes on from the best, see `updp_rt.pruning.guided`; genetic
             follows the accuracy of what meets the goal, see `updp_rt.pruning.genetic`; front is NSGA-II, which follows
-            the front; dp goes by tables, see `updp_rt.pruning.tabulated`. None: guided for a number of blocks or a
-            latency, if there are at least two trials more than genes, and more subnets than trials; otherwise genetic
-            for a number, and front.
+            the front; dp goes by tables, see `updp_rt.pruning.tabulated`. None: genetic for a number of blocks, front
+            otherwise.
 
     Raises:
         ValueError: more blocks to prune than there are, or a number of them where some have a choice of bodies; no
@@ -185,12 +184,9 @@ def search_blocks(
     fastest = fastest_genes(names, latency_ms)
     if num_pruned is None:
         check_latency(latency_ms(()), latency_ms(fastest), max_latency_ms)
-    there_are = count_subnets(names, None if engine == "dp" else num_pruned)
-    trials = min(count_by_tables(len(names), trials) if engine == "dp" else trials, there_are)
-    if engine is None:
-        limited = num_pruned is not None or max_latency_ms is not None
-        guided = limited and count_by_tables(len(names), 0) <= trials < there_are
-        engine = "guided" if guided else "front" if num_pruned is None else "genetic"
+    engine = engine or ("front" if num_pruned is None else "genetic")
+    there_are = count_subnets(names, None if engine in TABULATED else num_pruned)
+    trials = min(count_trials(engine, len(names), trials), there_are)
     proposes: dict[str, Callable[..., Genes | None]] = {
         "dp": next_by_tables,
         "genetic": partial(next_by_genes, seed=seed),

@@ -14,6 +14,8 @@ from itertools import islice
 from updp_rt.pruning.genes import Genes, block_of
 from updp_rt.pruning.programming import Entry, best_cover, best_subsets
 
+TABULATED = ("dp", "guided")  # engines that judge each gene by itself first
+
 
 def next_by_tables(
     names: Sequence[str],
@@ -72,9 +74,9 @@ def best_by_sums(
     return (tuple(names[i] for i in chosen) for chosen in best)
 
 
-def count_by_tables(genes: int, trials: int) -> int:
-    """The most subsets that `next_by_tables` gives of so many genes."""
-    return max(trials, genes + 2)
+def count_trials(engine: str | None, genes: int, trials: int) -> int:
+    """How many subsets of so many genes an engine judges, at most: by tables at least one that they are put into."""
+    return max(trials, genes + 2) if engine in TABULATED else trials
 
 
 @lru_cache(maxsize=2)
