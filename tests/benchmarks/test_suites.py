@@ -187,7 +187,8 @@ def test_merged_speed(tmp_path: Path) -> None:
     options = [option for option in QUICK if option not in ("--torchcompile", "none")]
     options += ["-m", "test_vit", "-b", "2", "--img-size", "64"]
     rows = run("merged_speed", tmp_path, *options).rows
-    assert_sound(rows, {"baseline", "merged", "baseline exported", "merged exported"})
+    wanted = {f"{variant} {where}" for variant in ("baseline", "merged") for where in ("eager", "compiled", "exported")}
+    assert_sound(rows, wanted)
     assert {row["pruned"] for row in rows} == {rows[0]["blocks"] // 2}
 
 
@@ -198,7 +199,8 @@ def test_an_export_that_computes_something_else_gets_no_time(tmp_path: Path, mon
     options += ["-m", "test_vit", "-b", "2", "--img-size", "64", "--pruned", "1,9"]
     rows = run("merged_speed", tmp_path, *options, code=1).rows
     found = by_candidate([row for row in rows if row["case"].endswith("P1")])
-    assert {name for name, row in found.items() if "median_ms" in row} == {"baseline", "merged"}
+    timed = {f"{variant} {where}" for variant in ("baseline", "merged") for where in ("eager", "compiled")}
+    assert {name for name, row in found.items() if "median_ms" in row} == timed
     assert all("off by" in found[f"{name} exported"]["wrong"] for name in ("baseline", "merged"))
     assert all("blocks can be pruned" in row["left_out"] for row in rows if row["case"].endswith("P9"))
 
