@@ -6,6 +6,8 @@ The blocks merged are those that save most. What merging buys in each of the oth
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from unittest.mock import patch
@@ -21,6 +23,7 @@ from benchmarks.numerics import require_merge, require_model
 from benchmarks.others import ALONE_SECONDS, run_in
 from benchmarks.protocol import Case, LeftOut, Measured, Record, Suite, race
 from benchmarks.results import Row, by_case
+from benchmarks.samples import Summary
 from benchmarks.settings import Settings
 from benchmarks.suites.models import most_pruned
 from updp_rt.runtime.engines import ENGINES, RUNTIMES, engine_of
@@ -102,6 +105,7 @@ def tables(rows: Sequence[Row]) -> list[Grid]:
         ["model", "dtype", "batch", "best other", "picked", "auto", "merged", "picked, merged", "auto, merged"],
     )
     plain: list[float | None] = []
+    noise: list[float] = []
     torch_only: list[float | None] = []
     merged: dict[object, list[float | None]] = {}
     for (model, dtype), members in grouped(rows, "model", "dtype").items():
@@ -121,10 +125,17 @@ def tables(rows: Sequence[Row]) -> list[Grid]:
         first, second, *rest = shown
         grid.add(model, dtype, batches, " / ".join(rivals), first, second, most, *(rest or ("", "")))
         plain += gains["P0 auto"]
+        noise += [
+            math.hypot(one.noise, other.noise)
+            for rival, case in zip(rivals, found, strict=True)
+            if (one := _summary(case, f"P0 {rival}")) and (other := _summary(case, "P0 auto"))
+        ]
         torch_only += [ratio(median(case, "P0 inductor"), median(case, "P0 torch-only")) for case in found]
         if most != "P0":
             merged.setdefault(model, []).extend(gains[f"{most} auto"])
     grid.notes += [f"Unpruned: {gain(plain)} in geometric mean (at least); wanted {MEAN:.2f} ({LEAST})."]
+    if noise:
+        grid.notes += [f"95% intervals of these ratios: ±{100 * statistics.median(noise):.1f}% in the median."]
     grid.notes += [
         f"With torch alone: {gain(torch_only)} over the compiler in geometric mean (at least); "
         f"wanted {MEAN:.2f} ({LEAST_TORCH_ONLY})."
@@ -135,6 +146,11 @@ def tables(rows: Sequence[Row]) -> list[Grid]:
     ]
     grid.notes += what_is_missing(rows)
     return [grid]
+
+
+def _summary(case: Mapping[str, Row], candidate: str) -> Summary | None:
+    row = case.get(candidate, {})
+    return Summary(row["median_ms"], row["q1_ms"], row["q3_ms"], row["rounds"]) if "q1_ms" in row else None
 
 
 def _best_other(case: Mapping[str, Row]) -> str:
@@ -149,6 +165,6 @@ SUITE = Suite(
     cases,
     tables,
     options=("device", "models", "batches", "dtypes", "image_size", "pruned"),
-    defaults={"rounds": 21, "seconds": 10.0},
+    defaults={"rounds": 101, "seconds": 60.0},
     timed=True,
 )

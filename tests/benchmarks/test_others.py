@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -49,7 +50,10 @@ def test_auto_is_told_over_the_best_other_of_each_case() -> None:
     ]
     assert "Unpruned: 1.22 (1.00) in geometric mean (at least); wanted 1.00 (0.97)." in grid.notes
     assert "m, merged: 1.73 (1.50) in geometric mean (at least); wanted 1.26." in grid.notes
-    (alone,) = engines.tables(rows_of(1, {"P0 eager": 2.0, "P0 auto": 1.0}))
+    assert not any("95%" in note for note in grid.notes)
+    (alone,) = engines.tables(rows_of(1, {"P0 eager": 2.0, "P0 auto": 1.0}, q1_ms=0.9, q3_ms=1.1, rounds=100))
+    noise = 1.57 * 0.2 / 10 * math.hypot(1 / 2.0, 1 / 1.0)
+    assert f"95% intervals of these ratios: ±{100 * noise:.1f}% in the median." in alone.notes
     assert alone.rows[0][5:] == ["2.00", "P0", "", ""]
 
 

@@ -135,7 +135,10 @@ def test_recalibration_sets_statistics_to_the_plain_mean_and_nothing_else() -> N
 
 
 @pytest.mark.usefixtures("measured")
-def test_side_by_side_timing_takes_turns_and_gives_medians(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("quartile", "drifted"), [(2, 3.0), (1, 2.0)])
+def test_side_by_side_timing_takes_turns_and_gives_quartiles(
+    quartile: int, drifted: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By a clock that only the candidates move: the slow one drifts, and is hit by a spike."""
     now, order, drift = 0.0, [], iter([0.0] * 3 + [1.0, 2.0, 90.0, 3.0, 4.0])
 
@@ -150,8 +153,8 @@ def test_side_by_side_timing_takes_turns_and_gives_medians(monkeypatch: pytest.M
         order.append("fast")
 
     monkeypatch.setattr("updp_rt._timing.time.perf_counter", lambda: now)
-    times = time_side_by_side({"slow": slow, "fast": fast}, rounds=5)
-    assert times == {"slow": 5.0 + 3.0, "fast": 2.0}
+    times = time_side_by_side({"slow": slow, "fast": fast}, rounds=5, quartile=quartile)
+    assert times == {"slow": 5.0 + drifted, "fast": 2.0}
     assert order[-10:] == ["slow", "fast", "fast", "slow", "fast", "slow", "slow", "fast", "slow", "fast"]
 
 
