@@ -14,10 +14,11 @@ from torch import nn
 import updp_rt
 from tests.methods.test_runs import digits, made
 from updp_rt.blocks import UnsupportedModelError, make_progressive, progressive_blocks, prunable_blocks, set_lambda
+from updp_rt.blocks.parts import Part
 from updp_rt.blocks.randomize import randomize
+from updp_rt.blocks.segments import Segment, make_segments, neighbours, passing, reducible
 from updp_rt.methods import dp, find_method, tables
 from updp_rt.methods.layermerge import LayerMerge, reached_size
-from updp_rt.methods.segments import Part, Segment, make_segments, neighbours, passing, reducible
 from updp_rt.methods.tables import Row, SegmentTable
 from updp_rt.pruning import PruneConfig, RunError, latency, stages
 from updp_rt.pruning.programming import Entry

@@ -22,7 +22,7 @@ from tests.pruning.test_search import dying
 from updp_rt.blocks import make_progressive, merge_origins, progressive_blocks, prunable_blocks
 from updp_rt.blocks.randomize import randomize
 from updp_rt.pruning import PruneConfig, RunError, stages
-from updp_rt.pruning.genes import Genes, block_of, bodies_of, by_block, count_subnets, draw, fastest_genes, genes_of
+from updp_rt.pruning.genes import Genes, blocks_of, bodies_of, by_block, count_subnets, draw, fastest_genes, genes_of
 from updp_rt.pruning.genetic import next_by_genes
 from updp_rt.pruning.latency import BlockLatency, LatencyTable
 from updp_rt.pruning.search import search_blocks
@@ -45,7 +45,7 @@ def latency(genes: Genes) -> float:
 
 def accuracy(genes: Genes) -> float:
     """Neighbours that are both pruned hurt more together."""
-    blocks = {block_of(gene) for gene in genes}
+    blocks = {blocks_of(gene)[0] for gene in genes}
     return 0.9 - sum(HARM[gene] for gene in genes) - 0.03 * ({"a", "b"} <= blocks) - 0.02 * ({"c", "d"} <= blocks)
 
 
@@ -81,7 +81,7 @@ def test_the_first_cover_has_the_best_body_of_each_block(seed: int) -> None:
     every = [tuple(NAMES.index(gene) for gene in genes) for genes in EVERY]
     allowed = -0.7 * sum(max(0.0, *(saved[NAMES.index(g)] for g in own)) for own in by_block(NAMES).values())
     fitting = [chosen for chosen in every if -sum(saved[i] for i in chosen) <= allowed]
-    found = covers(tuple(map(block_of, NAMES)), values, saved, allowed, 5)
+    found = covers(NAMES, values, saved, allowed, 5)
     assert found[0] == max(fitting, key=lambda chosen: sum(values[i] for i in chosen))
     assert set(found) <= set(fitting)
     assert len(found) == len(set(found)) <= 5
@@ -204,7 +204,7 @@ def test_a_run_takes_the_bodies_that_its_search_chose(
     result = run(out=tmp_path / "any")
     found, chosen = result.search, result.search.chosen
     assert result.pruned == {
-        block_of(gene): gene.split(" as ")[-1] if " as " in gene else "shrunk" for gene in chosen.blocks
+        blocks_of(gene)[0]: gene.split(" as ")[-1] if " as " in gene else "shrunk" for gene in chosen.blocks
     }
     bodies = {gene.split(" as ")[-1] for c in found.candidates for gene in c.blocks if " as " in gene}
     assert bodies == {"shrunk", "full"}

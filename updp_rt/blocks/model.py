@@ -12,6 +12,7 @@ from updp_rt._copies import copy_model, copy_shapes
 from updp_rt._marks import source_type, to_source
 from updp_rt.blocks import convnext, mobilenetv2, resnet, vit
 from updp_rt.blocks.family import Family
+from updp_rt.blocks.parts import JOINED, Part
 from updp_rt.blocks.progressive import MergeOrigin, ProgressiveBlock
 from updp_rt.reparam import MergeError
 
@@ -142,10 +143,17 @@ def merge_model(model: nn.Module, forms: Mapping[str, str] | None = None) -> nn.
 
 
 def take_bodies(model: nn.Module, bodies: Mapping[str, str]) -> None:
-    """Let these progressive blocks lead to these pruned bodies, of those that they were offered."""
+    """Let these progressive blocks lead to these pruned bodies, of those that they were offered.
+
+    One that is ``+`` and a body is joined to the block before it, which it thus opens; the others close it.
+    """
     blocks = progressive_blocks(model)
-    for name, body in bodies.items():
-        blocks[name].take(body)
+    before = dict(zip([*blocks][1:], blocks.values(), strict=False))
+    for name, text in bodies.items():
+        part = Part.parse(text)
+        blocks[name].take(part.body)
+        if name in before:
+            before[name].opened = part.link == JOINED
 
 
 def merge_origins(model: nn.Module) -> dict[str, MergeOrigin]:

@@ -149,6 +149,8 @@ class ProgressiveBlock(nn.Module, ABC):
         lam: λ in [0, 1], how far the block is pruned; or a gate that decides it.
         body: which pruned body λ leads to, a key of `forms`.
         bodies: those that `take` may set; more than one only after `offer`.
+        opened: whether no activation closes the pruned form, since the next block is to be joined to it; for what
+            blocks are chosen by, which never merges.
         form: the algebraically equal form `merge` gives, one of ``forms[body]``.
         forms: for each pruned body its merged forms, the usually fastest first.
     """
@@ -163,6 +165,7 @@ class ProgressiveBlock(nn.Module, ABC):
         self.body = body or next(iter(self.forms))
         self.bodies: tuple[str, ...] = (self.body,)
         self._check_bodies()
+        self.opened = False
         self.form = self.forms[self.body][0]
         self.lam: Lambda = 0.0
         for module in block.modules():
@@ -243,7 +246,7 @@ class ProgressiveBlock(nn.Module, ABC):
         skip = self.skip(x)
         if skip is not None:
             y = y + skip
-        return fade(self.lam, lambda: self.end(y), lambda: self.activation()(y))
+        return fade(self.lam, lambda: self.end(y), lambda: y if self.opened else self.activation()(y))
 
     @torch.no_grad()
     def calibrate(self, x: Tensor, *args: Any, **kwargs: Any) -> None:

@@ -29,7 +29,7 @@ from torch import nn
 
 from updp_rt.blocks import MergeOrigin, ProgressiveBlock, make_progressive, merge_model, progressive_blocks
 from updp_rt.blocks.progressive import Keep, Shrink
-from updp_rt.methods.segments import make_segments, merge_segments
+from updp_rt.blocks.segments import make_segments, merge_segments
 from updp_rt.methods.tables import Dropped, SegmentTable, segment_table
 from updp_rt.pruning.config import PruneConfig
 from updp_rt.pruning.latency import LatencyTable

@@ -18,16 +18,8 @@ from updp_rt._copies import copy_model, copy_shapes
 from updp_rt._timing import time_side_by_side
 from updp_rt.artifacts.atomic import write_text
 from updp_rt.blocks import ProgressiveBlock, make_progressive, progressive_blocks, set_lambda
-from updp_rt.methods.segments import (
-    APART,
-    JOINED,
-    LINEAR,
-    Part,
-    joinable,
-    make_segment,
-    make_segments,
-    neighbours,
-)
+from updp_rt.blocks.parts import APART, JOINED, LINEAR, Part
+from updp_rt.blocks.segments import joinable, make_segment, make_segments, neighbours
 from updp_rt.pruning.latency import LatencyTable, block_inputs
 from updp_rt.pruning.programming import fastest_split
 from updp_rt.pruning.recalibrate import recalibrate

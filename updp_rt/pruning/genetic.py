@@ -1,6 +1,6 @@
 """A genetic search over subsets of blocks that never judges one twice.
 
-A genome is the subset itself, with the pruned body of each block that has a choice (`updp_rt.pruning.genes`). Parents
+A genome is the subset itself, with what becomes of each block that has a choice (`updp_rt.pruning.genes`). Parents
 are drawn from the best so far, the better the likelier. A child has what both have, and of what they differ in a random
 part, as many as there must be; then, now and then and whenever that is known already, one block is exchanged for
 another, or, where no number is given, put in, left out, or given another body.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from updp_rt.pruning.genes import Genes, block_of, by_block, draw, fastest_genes, ordered
+from updp_rt.pruning.genes import Genes, blocks_of, by_block, draw, fastest_genes, ordered, without_clashes
 
 MUTATED = 0.2  # share of children that are changed though nobody knows them
 
@@ -81,8 +81,10 @@ def _cross(names: Sequence[str], one: Genes, other: Genes, num_pruned: int | Non
     if num_pruned is not None:
         apart = [name for name in names if (name in one) != (name in other)]
         return ordered(names, child | set(rng.sample(apart, num_pruned - len(child))))
+    undecided = set(one) ^ set(other)
     for genes in by_block(names).values():
-        apart = [gene for gene in genes if (gene in one) != (gene in other)]
+        apart = [gene for gene in genes if gene in undecided and without_clashes(child, gene) == child]
+        undecided.difference_update(apart)
         if apart and rng.random() < 0.5:
             child.add(apart[0])
         elif len(apart) == 2:  # each parent has another body
@@ -91,13 +93,12 @@ def _cross(names: Sequence[str], one: Genes, other: Genes, num_pruned: int | Non
 
 
 def _mutate(names: Sequence[str], genes: Genes, num_pruned: int | None, rng: random.Random) -> Genes:
-    blocks = by_block(names)
-    if num_pruned is None and (rng.random() < 0.5 or len(genes) in (0, len(blocks))):
+    blocks, pruned = by_block(names), set(blocks_of(*genes))
+    if num_pruned is None and (rng.random() < 0.5 or len(pruned) in (0, len(blocks))):
         changed = rng.choice(names)
-        others = {gene for gene in genes if block_of(gene) != block_of(changed)}
+        others = without_clashes(genes, changed)
         return ordered(names, others if changed in genes else others | {changed})
-    if len(genes) == len(blocks):
+    if len(pruned) == len(blocks):
         return genes
-    pruned = {block_of(gene) for gene in genes}
-    kept = [gene for gene in names if block_of(gene) not in pruned]
+    kept = [gene for gene in names if pruned.isdisjoint(blocks_of(gene))]
     return ordered(names, set(genes) - {rng.choice(genes)} | {rng.choice(kept)})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from updp_rt.pruning.genes import Genes, block_of, ordered
+from updp_rt.pruning.genes import Genes, blocks_of, ordered, without_clashes
 from updp_rt.pruning.genetic import next_by_genes
 from updp_rt.pruning.tabulated import best_by_sums, tables_of
 
@@ -79,13 +79,16 @@ def _values(judged: Mapping[Genes, float | None], names: Sequence[str]) -> dict[
 
 
 def _exchanges(names: Sequence[str], parent: Genes, values: Mapping[str, float]) -> Iterator[tuple[Genes, float]]:
-    """What differs from `parent` in one block, or in two, one pruned in each; and what that adds by itself."""
+    """What differs from `parent` in one gene, or in two, one pruned in each; and what that adds by itself.
+
+    A gene of several blocks takes the place of all that prune them.
+    """
     for out in (None, *parent):
         kept = {gene for gene in parent if gene != out}
-        blocks = {block_of(gene) for gene in kept}
-        lost = 0.0 if out is None else values[out]
         if out is not None:
-            yield ordered(names, kept), -lost
+            yield ordered(names, kept), -values[out]
         for gene in names:
-            if gene != out and block_of(gene) not in blocks:
-                yield ordered(names, {*kept, gene}), values[gene] - lost
+            beside = without_clashes(kept, gene)
+            if gene != out and (beside == kept or len(blocks_of(gene)) > 1):
+                lost = sum(values[each] for each in parent if each not in beside)
+                yield ordered(names, {*beside, gene}), values[gene] - lost

@@ -17,7 +17,7 @@ from optuna.samplers import NSGAIISampler
 from optuna.trial import Trial, TrialState
 from pydantic import BaseModel, ConfigDict
 
-from updp_rt.pruning.genes import Genes, by_block, count_subnets, draw, fastest_genes, ordered
+from updp_rt.pruning.genes import Genes, blocks_of, by_block, count_subnets, draw, fastest_genes, ordered
 from updp_rt.pruning.genetic import next_by_genes, size_of
 from updp_rt.pruning.goals import check_latency, check_num_pruned
 from updp_rt.pruning.guided import next_guided
@@ -243,8 +243,12 @@ class _Space:
 
     def decode(self, trial: Trial) -> Genes:
         if self.num_pruned is None:
-            found = (own[trial.suggest_categorical(name, list(own))] for name, own in self._alleles())
-            return tuple(gene for gene in found if gene)
+            found: list[str] = []
+            for name, own in self._alleles():
+                gene = own[trial.suggest_categorical(name, list(own))]
+                if gene and name not in blocks_of(*found):  # or it is joined to the block before
+                    found.append(gene)
+            return tuple(found)
         keys = {name: trial.suggest_float(name, 0.0, 1.0) for name in self.names}
         return ordered(self.names, sorted(self.names, key=lambda name: -keys[name])[: self.num_pruned])
 
@@ -262,10 +266,11 @@ class _Space:
                 return genes
 
     def _alleles(self) -> list[tuple[str, dict[Any, str]]]:
-        """Of each block what Optuna may choose, and the gene that it stands for."""
+        """Of each block what Optuna may choose, and the gene that it stands for; of several blocks at the first."""
         return [
             (name, {False: "", **({True: genes[0]} if len(genes) == 1 else {gene: gene for gene in genes})})
-            for name, genes in by_block(self.names).items()
+            for name, every in by_block(self.names).items()
+            if (genes := [gene for gene in every if blocks_of(gene)[0] == name])
         ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,23 +11,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from updp_rt.blocks import ProgressiveBlock, progressive_blocks, set_lambda, take_bodies
+from updp_rt.blocks.parts import APART, JOINED
 from updp_rt.pruning.trainer import Losses
 
 
-def sandwich_losses(seed: int, random_subnets: int, label_smoothing: float = 0.0) -> Losses:
+def sandwich_losses(
+    seed: int, random_subnets: int, label_smoothing: float = 0.0, segments: Sequence[Sequence[str]] = ()
+) -> Losses:
     """Losses of one step by the sandwich rule with in-place distillation (Yu & Huang, ICCV 2019).
 
     The largest subnet (nothing pruned) learns the labels; the smallest (everything pruned) and some random ones learn
     the largest one's outputs of that same step. The random subnets depend on the seed and the step alone, so all
     processes and resumed runs draw the same. Blocks that may take several pruned bodies draw one for each subnet, for
-    the smallest too: no body is trained more than another.
+    the smallest too: no body is trained more than another. Of the pairs in `segments`, neighbours that may be joined,
+    half of those that are pruned are.
     """
 
     def losses(model: nn.Module, images: Tensor, labels: Tensor, step: int) -> Iterator[Tensor]:
         count = 2 + random_subnets
         blocks = progressive_blocks(model)
         several = {name: block.bodies for name, block in blocks.items() if len(block.bodies) > 1}
-        take_bodies(model, {name: bodies[0] for name, bodies in several.items()})  # whatever the step before left
+        joins = {second: first for first, second in segments}
+        take_bodies(
+            model, {name: blocks[name].bodies[0] for name in [*several, *joins]}
+        )  # whatever the step before left
         set_lambda(model, 0.0)
         logits = model(images)
         yield F.cross_entropy(logits, labels, label_smoothing=label_smoothing) / count
@@ -36,7 +43,11 @@ def sandwich_losses(seed: int, random_subnets: int, label_smoothing: float = 0.0
         rng = random.Random(f"{seed}/{step}")
         subnets = [rng.sample(names, rng.randint(1, max(1, len(names) - 1))) for _ in range(random_subnets)]
         for chosen in [names, *subnets]:
-            take_bodies(model, {name: rng.choice(bodies) for name, bodies in several.items()})
+            bodies = {name: rng.choice(bodies) for name, bodies in several.items()}
+            for second, first in joins.items():
+                joined = {first, second} <= set(chosen) and rng.random() < 0.5
+                bodies[second] = (JOINED if joined else APART) + bodies.get(second, blocks[second].body)
+            take_bodies(model, bodies)
             set_lambda(model, 1.0, chosen)
             yield F.cross_entropy(model(images), targets) / count
 

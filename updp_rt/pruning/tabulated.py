@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 
-from updp_rt.pruning.genes import Genes, block_of
+from updp_rt.pruning.genes import Genes, largest_sum, spans
 from updp_rt.pruning.programming import Entry, best_cover, best_subsets
 
 TABULATED = ("dp", "guided")  # engines that judge each gene by itself first
@@ -68,7 +68,7 @@ def best_by_sums(
         model_ms = latency_ms(())
         saved = tuple(model_ms - latency_ms((name,)) for name in names)
         allowed = model_ms if max_latency_ms is None else max_latency_ms
-        best: Iterable[tuple[int, ...]] = covers(tuple(map(block_of, names)), values, saved, allowed - model_ms, count)
+        best: Iterable[tuple[int, ...]] = covers(tuple(names), values, saved, allowed - model_ms, count)
     else:
         best = islice(best_subsets(values, num_pruned), count if num_pruned > 1 else 0)
     return (tuple(names[i] for i in chosen) for chosen in best)
@@ -81,30 +81,31 @@ def count_trials(engine: str | None, genes: int, trials: int) -> int:
 
 @lru_cache(maxsize=2)
 def covers(
-    blocks: tuple[str, ...], values: tuple[float, ...], saved: tuple[float, ...], allowed: float, count: int
+    names: Genes, values: tuple[float, ...], saved: tuple[float, ...], allowed: float, count: int
 ) -> tuple[tuple[int, ...], ...]:
     """So many subsets of two genes or more, as indices: the best within a latency, and within less and less of it.
 
     Args:
-        blocks: the block of each gene; genes of one block stand side by side.
+        names: all genes.
         values: what each gene adds to the accuracy.
         saved: milliseconds that it saves.
         allowed: milliseconds beyond the model's; below 0 if it must be faster.
     """
-    genes = {block: [i for i, name in enumerate(blocks) if name == block] for block in blocks}
-    most = {block: max(0.0, *(saved[i] for i in own)) for block, own in genes.items()}
-    slack = allowed + sum(most.values())
-    # Milliseconds beyond the fastest subset's: of each block, what another choice would have saved.
-    entries = []
-    for place, (block, own) in enumerate(genes.items()):
-        entries.append(Entry(place, place, most[block], 0.0))
-        entries += [Entry(place, place, most[block] - saved[i], values[i], str(i)) for i in own]
+    places = spans(names)
+    most = [0.0] * (1 + max(last for _, last in places))
+    for (first, last), ms in zip(places, saved, strict=True):
+        for place in range(first, last + 1):
+            most[place] = max(most[place], ms / (last + 1 - first))
+    slack = allowed + sum(most)
+    # Milliseconds beyond what no subset can save more than: of each block, what another choice would have saved.
+    entries = [Entry(place, place, ms, 0.0) for place, ms in enumerate(most)]
+    for i, (first, last) in enumerate(places):
+        entries.append(Entry(first, last, sum(most[first : last + 1]) - saved[i], values[i], str(i)))
     found: dict[tuple[int, ...], None] = {}
     steps = 2 * count  # some of them give what is known already
     for step in (*range(0, steps, 2), *range(1, steps, 2)):
-        cover = best_cover(len(genes), entries, slack * (1 - step / steps))
+        cover = best_cover(len(most), entries, slack * (1 - step / steps))
         if cover is not None:
             found[tuple(int(entry.key) for entry in cover if entry.key)] = None
-    fastest = (max(own, key=lambda i: saved[i]) for own in genes.values())
-    found[tuple(i for i in fastest if saved[i] > 0)] = None
+    found[tuple(map(names.index, largest_sum(names, saved)))] = None
     return tuple(chosen for chosen in found if len(chosen) > 1)[:count]

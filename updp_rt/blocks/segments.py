@@ -1,13 +1,8 @@
-"""Consecutive blocks as one segment: no activations between them, and one convolution of several blocks.
-
-What becomes of a block is told by its `Part`: beside the pruned body, whether the activation before the block is gone,
-whether the block shares its convolution with the block before, and which of its own convolutions are left out.
-"""
+"""Consecutive blocks as one segment: no activations between them, and one convolution of several blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any, cast
@@ -18,41 +13,18 @@ from torch import Tensor, nn
 
 from updp_rt._copies import copy_model
 from updp_rt._marks import to_source
-from updp_rt.blocks import ProgressiveBlock, copy_activation, find_family, make_progressive, progressive_blocks
-from updp_rt.blocks.progressive import Keep, Place, interior
+from updp_rt.blocks.model import find_family, make_progressive, progressive_blocks
+from updp_rt.blocks.norms import copy_activation
+from updp_rt.blocks.parts import APART, JOINED, Part
+from updp_rt.blocks.progressive import Keep, Lambda, Place, ProgressiveBlock, fade, interior
 from updp_rt.reparam import AffineConv, compose_chain, conv_padding, head_padding, move_padding
-
-APART, LINEAR, JOINED = "", "|", "+"
-
-
-@dataclass(frozen=True)
-class Part:
-    """What becomes of one block of a segment.
-
-    Attributes:
-        body: its pruned body.
-        link: to the block before: `APART` behind an activation, `LINEAR` without one, `JOINED` into one convolution.
-        dropped: names of its convolutions that are left out: their input goes on.
-    """
-
-    body: str
-    link: str = APART
-    dropped: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.link}{self.body}" + "".join(f"-{name}" for name in self.dropped)
-
-    @classmethod
-    def parse(cls, text: str) -> Part:
-        link = text[0] if text[:1] in (LINEAR, JOINED) else APART
-        body, *dropped = text.removeprefix(link).split("-")
-        return cls(body, link, tuple(dropped))
 
 
 class Segment(nn.Module):
     """``act(...)`` of pruned blocks in a row, skips within, padded once at the head of each convolution to come.
 
-    `links` are those of the blocks' parts.
+    At λ = 0 the blocks are as they were, one after the other; on the way to λ = 1 the two fade into each other. `links`
+    are those of the blocks' parts.
     """
 
     def __init__(self, blocks: Sequence[ProgressiveBlock], links: Sequence[str]) -> None:
@@ -70,8 +42,17 @@ class Segment(nn.Module):
         return found
 
     def forward(self, x: Tensor) -> Tensor:
+        lam = cast(ProgressiveBlock, self.blocks[0]).lam
+        return fade(lam, lambda: self._apart(x), lambda: self._together(x, lam))
+
+    def _apart(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def _together(self, x: Tensor, lam: Lambda) -> Tensor:
         for blocks in self.pieces():
-            x = run_piece(blocks, x)
+            x = run_piece(blocks, x, lam)
         return self._activation()(x)
 
     def merge(self) -> nn.Sequential:
@@ -84,15 +65,15 @@ class Segment(nn.Module):
         return cast(ProgressiveBlock, self.blocks[-1]).activation()
 
 
-def run_piece(blocks: Sequence[ProgressiveBlock], x: Tensor) -> Tensor:
-    """The blocks' chains and skips at λ = 1 on ``[N, C, H, W]``, all of the padding at the head of the first."""
+def run_piece(blocks: Sequence[ProgressiveBlock], x: Tensor, lam: Lambda = 1.0) -> Tensor:
+    """The blocks' chains and skips at λ on ``[N, C, H, W]``, all of the padding at the head of the first."""
     (rows, columns), _ = head_padding([block.padding for block in blocks], [block.stride for block in blocks])
     x = F.pad(x, (columns, columns, rows, rows))
     unpadded = Place((0, 0), (0, 0))
     for block in blocks:
         y = x
         for step in block.steps():
-            y = step.run(y, 1.0, unpadded)
+            y = step.run(y, lam, unpadded)
         y = block.drop_path(y)
         # The skip sees the pixels in the middle of what the chain sees.
         skip = block.skip(interior(x, block.padding))
