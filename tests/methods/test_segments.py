@@ -83,6 +83,7 @@ def test_activations_within_a_segment_are_gone_and_one_closes_it() -> None:
     model = resnet().double().eval()
     segment = make_segments(model, {"layer1.0": "full", "layer1.1": "+full"}).get_submodule("layer1.0")
     assert isinstance(segment, Segment)
+    set_lambda(segment, 1.0)
     act = segment.blocks[-1].block.act2
     segment.blocks[-1].block.act2 = nn.Identity()
     one, other = torch.randn(2, 1, 64, 9, 9, dtype=torch.float64)

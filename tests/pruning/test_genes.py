@@ -179,7 +179,7 @@ def test_norms_of_all_bodies_are_fitted_at_the_start() -> None:
             torch.testing.assert_close(value, single, rtol=1e-4, atol=1e-5)
 
 
-def table(model: nn.Module, example: Tensor, *_: object) -> LatencyTable:
+def table(model: nn.Module, example: Tensor, *_: object, **__: object) -> LatencyTable:
     """Four blocks of 1 ms in a model of 8: shrunk they take 0.2 ms, full 0.6, but for the first, which gets slower."""
     forms = {"shrunk": {"conv": 0.2}, "full": {"conv": 0.9, "factored": 0.6}}
     block = BlockLatency(baseline_ms=1.0, merged_ms=forms)

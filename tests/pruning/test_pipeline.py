@@ -220,7 +220,7 @@ def test_merging_a_folder_again(finished: updp_rt.PruneResult, tmp_path: Path) -
         merge_folder(finished.folder, tmp_path / "no", "conv")
 
 
-def table(model: nn.Module, example: torch.Tensor, *_: object) -> LatencyTable:
+def table(model: nn.Module, example: torch.Tensor, *_: object, **__: object) -> LatencyTable:
     """Latencies as on a machine without noise: six blocks that take 1 ms of 8, 0.25 ms merged."""
     block = BlockLatency(baseline_ms=1.0, merged_ms={"full": {"linear": 0.25}})
     blocks = dict.fromkeys(prunable_blocks(model), block)

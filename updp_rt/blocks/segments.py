@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, cast
@@ -18,6 +18,8 @@ from updp_rt.blocks.norms import copy_activation
 from updp_rt.blocks.parts import APART, JOINED, Part
 from updp_rt.blocks.progressive import Keep, Lambda, Place, ProgressiveBlock, fade, interior
 from updp_rt.reparam import AffineConv, compose_chain, conv_padding, head_padding, move_padding
+
+DENSEST = 4.0  # weights of a run of blocks as one convolution, to those of the blocks
 
 
 class Segment(nn.Module):
@@ -159,6 +161,15 @@ def reducible(block: ProgressiveBlock) -> dict[str, nn.Conv2d]:
         and conv.kernel_size != (1, 1)
         and all(2 * pad == size - 1 for pad, size in zip(conv_padding(conv), conv.kernel_size, strict=True))
     }
+
+
+def is_too_dense(merged: nn.Module, blocks: Iterable[nn.Module]) -> bool:
+    """Whether one convolution has so many more weights than the blocks it stands for that it isn't worth timing."""
+    return _weights(merged) > DENSEST * sum(map(_weights, blocks))
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def joinable(block: ProgressiveBlock) -> bool:

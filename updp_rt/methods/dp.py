@@ -23,13 +23,12 @@ schedule that all methods share.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from updp_rt.blocks import MergeOrigin, ProgressiveBlock, make_progressive, merge_model, progressive_blocks
+from updp_rt.blocks import ProgressiveBlock, make_progressive, progressive_blocks
 from updp_rt.blocks.progressive import Keep, Shrink
-from updp_rt.blocks.segments import make_segments, merge_segments
 from updp_rt.methods.tables import Dropped, SegmentTable, segment_table
 from updp_rt.pruning.config import PruneConfig
 from updp_rt.pruning.latency import LatencyTable
@@ -100,24 +99,8 @@ class Programmed(Method):
         run.progress.log(f"{self.name}: {'; '.join(sorted(taken - {''}))}")
         return SearchResult(candidates=[chosen], chosen=chosen, bodies=bodies)
 
-    def subnet(self, model: nn.Module, bodies: Mapping[str, str]) -> nn.Module:
-        return make_segments(model, bodies)
-
     def prepare(self, run: Run, subnet: nn.Module) -> None:
         """The weights of the baseline; norms are the baseline's own."""
-
-    def merge(self, subnet: nn.Module, choose_forms: Callable[[dict[str, str]], dict[str, str]]) -> nn.Module:
-        merged = merge_segments(subnet)
-        return merge_model(merged, choose_forms({n: block.body for n, block in progressive_blocks(merged).items()}))
-
-    def origins(self, merged: nn.Module, bodies: Mapping[str, str]) -> dict[str, MergeOrigin]:
-        def form(module: nn.Module) -> str:
-            origin = getattr(module, "origin", None)
-            if isinstance(origin, MergeOrigin):
-                return origin.form
-            return "joined" if isinstance(module, nn.Identity) else "conv"
-
-        return {name: MergeOrigin(body, form(merged.get_submodule(name))) for name, body in bodies.items()}
 
 
 class DP(Programmed):

@@ -19,7 +19,7 @@ from updp_rt._timing import time_side_by_side
 from updp_rt.artifacts.atomic import write_text
 from updp_rt.blocks import ProgressiveBlock, make_progressive, progressive_blocks, set_lambda
 from updp_rt.blocks.parts import APART, JOINED, LINEAR, Part
-from updp_rt.blocks.segments import joinable, make_segment, make_segments, neighbours
+from updp_rt.blocks.segments import is_too_dense, joinable, make_segment, make_segments, neighbours
 from updp_rt.pruning.latency import LatencyTable, block_inputs
 from updp_rt.pruning.programming import fastest_split
 from updp_rt.pruning.recalibrate import recalibrate
@@ -27,7 +27,6 @@ from updp_rt.pruning.run import Run
 from updp_rt.pruning.trainer import rate, seed_everything
 
 LONGEST = 3  # blocks in a segment
-DENSEST = 4.0  # weights of a run of blocks as one convolution, to those of the blocks
 TABLE, JOURNAL = "segments.json", "segments.journal"
 
 Dropped = tuple[str, ...]
@@ -190,7 +189,7 @@ class _PieceTimes:
         segment = make_segment(self._shapes, _told(names, self._bodies, dropped, (0,)))
         merged = segment.merge()
         baseline = [self._model.get_submodule(name) for name in names]
-        if _weights(merged) > DENSEST * sum(map(_weights, baseline)):
+        if is_too_dense(merged, baseline):
             return math.inf
         x = self._inputs[names[0]]
         key = f"{merged} {tuple(x.shape)} {[str(block) for block in baseline]}"
@@ -204,7 +203,3 @@ class _PieceTimes:
                 times = time_side_by_side(calls, device=x.device)
             self._known[key] = times["merged"] / times["blocks"]
         return self._known[key] * sum(self._table.blocks[name].baseline_ms for name in names)
-
-
-def _weights(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -42,7 +42,9 @@ class PruneConfig(BaseModel):
     front: bool = Field(False, description="no limit: the front of accuracy against latency")
     method: str = Field("updp", description="updp, or a rival of `updp_rt.methods`")
     body: str = Field(
-        "auto", description="pruned body if a family has several; auto: the fastest measured; any: the search chooses"
+        "auto",
+        description="pruned body if a family has several; auto: the fastest measured; any: the search chooses, and also "
+        "which neighbours become one convolution",
     )
     seed: int = Field(0, ge=0)
     batch_size: int = Field(64, ge=1)

@@ -14,8 +14,11 @@ from updp_rt._copies import copy_model
 from updp_rt._timing import time_side_by_side
 from updp_rt.blocks import find_family, make_progressive, merge_model, prunable_blocks, set_lambda
 from updp_rt.blocks.inspect import form_label
+from updp_rt.blocks.parts import Part
 from updp_rt.blocks.progressive import ProgressiveBlock
 from updp_rt.pruning.config import ANY
+from updp_rt.pruning.genes import segment_of
+from updp_rt.pruning.joined import Joined, measure_joined
 from updp_rt.pruning.progress import Progress
 
 Prepare = Callable[[nn.Module, Tensor], nn.Module]
@@ -78,6 +81,7 @@ class LatencyTable(BaseModel):
     """Latencies of a model's prunable blocks on one device at one batch size.
 
     Attributes:
+        joined: neighbours as one convolution; empty where they were not measured.
         fastest_ms: of the whole model with every block merged that is faster so; None where none is, or where it was
             not measured.
         kernels: what ran the models.
@@ -89,6 +93,7 @@ class LatencyTable(BaseModel):
     batch_size: int
     model_ms: float
     blocks: dict[str, BlockLatency]
+    joined: list[Joined] = []
     fastest_ms: float | None = None
     kernels: str = "plain torch"
 
@@ -98,7 +103,9 @@ class LatencyTable(BaseModel):
         Blocks are timed alone. In the model caches are warm or cold in other ways and kernels take in what lies between
         blocks, so all together save more or less than that; each is taken to save as much more or less.
         """
-        return self.model_ms - self.in_context * sum(self.blocks[name].saved_ms(body) for name, body in bodies.items())
+        saved = sum(self.blocks[name].saved_ms(Part.parse(body).body) for name, body in bodies.items())
+        saved += sum(self.joining_saves(one) for one in self.joined if one.parts().items() <= bodies.items())
+        return self.model_ms - self.in_context * saved
 
     @property
     def in_context(self) -> float:
@@ -123,6 +130,19 @@ class LatencyTable(BaseModel):
             return {name: self.blocks[name].worthwhile_bodies() for name in names}
         return {name: (one,) for name, one in self.choose_bodies(names, body).items()}
 
+    def joining_saves(self, one: Joined) -> float:
+        """Milliseconds that neighbours save as one convolution, beyond what each saves by itself."""
+        return self._apart_ms(one) - one.ms
+
+    def _apart_ms(self, one: Joined) -> float:
+        forms = [self.blocks[name].merged_ms[body] for name, body in zip(one.blocks, one.bodies, strict=True)]
+        return sum(times[_fastest(times)] for times in forms)
+
+    def offer_segments(self, body: str = "auto") -> dict[str, dict[str, str]]:
+        """By gene the neighbours that a search may join, those clearly faster so: none, unless any body may be."""
+        clearly = [one for one in self.joined if one.ms < CLEARLY_FASTER * self._apart_ms(one)]
+        return {segment_of(one.blocks): one.parts() for one in clearly} if body == ANY else {}
+
     def choose_forms(self, bodies: Mapping[str, str]) -> dict[str, str]:
         """The fastest merged form of each block."""
         return {name: self.blocks[name].best_form(body) for name, body in bodies.items()}
@@ -130,13 +150,19 @@ class LatencyTable(BaseModel):
 
 @torch.no_grad()
 def measure_latency(
-    model: nn.Module, example: Tensor, progress: Progress | None = None, prepare: Prepare = PLAIN.prepare
+    model: nn.Module,
+    example: Tensor,
+    progress: Progress | None = None,
+    prepare: Prepare = PLAIN.prepare,
+    *,
+    joined: bool = False,
 ) -> LatencyTable:
     """Time every prunable block of a timm model on the input it sees for `example`, beside its merged forms.
 
-    The whole model is timed beside itself with every block merged that is faster so.
-    Blocks of the same structure and input shape are timed once. `example` is ``[N, C, H, W]`` on the model's device.
-    `prepare` makes a module ready before it is timed on an input: `updp_rt.accelerate` for times on fused kernels.
+    The whole model is timed beside itself with every block merged that is faster so; with `joined` also neighbours as
+    one convolution, beside each merged by itself. Blocks of the same structure and input shape are timed once.
+    `example` is ``[N, C, H, W]`` on the model's device. `prepare` makes a module ready before it is timed on an input:
+    `updp_rt.accelerate` for times on fused kernels.
     """
     progress = progress or Progress(show=False)
     device = example.device
@@ -154,6 +180,12 @@ def measure_latency(
             table[name] = measured[key]
             advance(name)
     found = LatencyTable(device=describe_device(device), batch_size=len(example), model_ms=0.0, blocks=table)
+    if joined:
+        bodies = found.choose_bodies(names)
+        ms = {name: table[name].baseline_ms - table[name].saved_ms(body) for name, body in bodies.items()}
+        forms = found.choose_forms(bodies)
+        pairs = measure_joined(model, bodies, forms, ms, inputs, example, prepare, progress)
+        found = found.model_copy(update={"joined": pairs})
     models, saving = {"model": model}, found.saving()
     if saving:
         pruned = make_progressive(model, saving)

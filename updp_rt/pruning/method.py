@@ -13,14 +13,14 @@ from updp_rt.blocks import (
     MergeOrigin,
     make_progressive,
     merge_model,
-    merge_origins,
     progressive_blocks,
     prunable_blocks,
     set_lambda,
     take_bodies,
 )
+from updp_rt.blocks.segments import make_segments, merge_segments
 from updp_rt.pruning.config import ANY, PruneConfig, Stage, first_stage
-from updp_rt.pruning.genes import Genes, bodies_of, genes_of
+from updp_rt.pruning.genes import Genes, bodies_of, genes_of, segment_of
 from updp_rt.pruning.goals import check_num_pruned
 from updp_rt.pruning.latency import LatencyTable
 from updp_rt.pruning.noise import Hits
@@ -99,16 +99,17 @@ class Method:
 
     def chooser_losses(self, run: Run, table: LatencyTable) -> Losses:
         config = run.config
-        return sandwich_losses(config.seed, config.random_subnets, config.label_smoothing)
+        segments = [tuple(parts) for parts in table.offer_segments(config.body).values()]
+        return sandwich_losses(config.seed, config.random_subnets, config.label_smoothing, segments)
 
     def choose(self, run: Run, table: LatencyTable, chooser: nn.Module | None) -> SearchResult:
         """The candidates that were looked at, and the one chosen. Every process of a run calls it."""
         config, supernet = run.config, chooser
         assert supernet is not None
-        offered = table.offer_bodies(run.names, config.body)
+        offered, segments = table.offer_bodies(run.names, config.body), table.offer_segments(config.body)
 
         def judge(genes: Genes) -> Hits:
-            bodies = bodies_of(genes, offered)
+            bodies = bodies_of(genes, offered, segments)
             # What is not pruned leads to its first body: even that changes the rounding.
             take_bodies(supernet, {name: bodies.get(name, first) for name, (first, *_) in offered.items()})
             set_lambda(supernet, 1.0, bodies)
@@ -116,7 +117,7 @@ class Method:
             return run.judge(supernet)
 
         candidates, chosen, signal = search_blocks(
-            genes_of(offered),
+            genes_of(offered, segments),
             judge,
             partial(estimate_ms, table, offered),
             storage=run.study,
@@ -129,12 +130,12 @@ class Method:
         )
         if signal is not None:
             run.progress.log(f"search: {signal.words()}")
-        bodies = bodies_of(chosen.blocks, offered)
+        bodies = bodies_of(chosen.blocks, offered, segments)
         return SearchResult(candidates=candidates, chosen=chosen, bodies=bodies, signal=signal)
 
     def subnet(self, model: nn.Module, bodies: Mapping[str, str]) -> nn.Module:
         """A copy of `model` with these blocks pruned, of `model`'s weights: its structure is what counts."""
-        return make_progressive(model, bodies)
+        return make_segments(model, bodies)
 
     def prepare(self, run: Run, subnet: nn.Module) -> None:
         """Give `subnet` the weights that training starts from, in place."""
@@ -159,13 +160,20 @@ class Method:
 
     def merge(self, subnet: nn.Module, choose_forms: Callable[[dict[str, str]], dict[str, str]]) -> nn.Module:
         """`subnet` as plain torch modules; `choose_forms` gives each block's merged form from its pruned body."""
-        bodies = {name: block.body for name, block in progressive_blocks(subnet).items()}
-        return merge_model(subnet, choose_forms(bodies))
+        merged = merge_segments(subnet)
+        bodies = {name: block.body for name, block in progressive_blocks(merged).items()}
+        return merge_model(merged, choose_forms(bodies))
 
     def origins(self, merged: nn.Module, bodies: Mapping[str, str]) -> dict[str, MergeOrigin]:
         """What each pruned block of `merged` was made from."""
-        found = merge_origins(merged)
-        return {name: found[name] for name in bodies}
+
+        def form(module: nn.Module) -> str:
+            origin = getattr(module, "origin", None)
+            if isinstance(origin, MergeOrigin):
+                return origin.form
+            return "joined" if isinstance(module, nn.Identity) else "conv"
+
+        return {name: MergeOrigin(body, form(merged.get_submodule(name))) for name, body in bodies.items()}
 
 
 class Replacing(Method):
@@ -196,7 +204,8 @@ class Replacing(Method):
 
 def estimate_ms(table: LatencyTable, offered: Mapping[str, Sequence[str]], genes: Genes) -> float:
     """Latency of a model with these blocks merged, by the table."""
-    return table.estimate_ms(bodies_of(genes, offered))
+    segments = {segment_of(one.blocks): one.parts() for one in table.joined}
+    return table.estimate_ms(bodies_of(genes, offered, segments))
 
 
 def need_number(name: str, config: PruneConfig) -> None:

@@ -36,7 +36,8 @@ ALIKE = 1.01  # latencies by a table of measured ones tell no less apart
 class Candidate(BaseModel):
     """One evaluated subnet: its pruned blocks, its accuracy in the supernet, its latency by the table.
 
-    A block that had a choice of pruned bodies is written with the one it takes: ``layer1.0 as full``.
+    A block that had a choice of pruned bodies is written with the one it takes: ``layer1.0 as full``; neighbours that
+    become one convolution are written together: ``blocks.2.1+blocks.2.2``.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -102,8 +103,8 @@ class SearchResult(BaseModel):
 
     def by_count(self) -> dict[int, Candidate]:
         """The most accurate candidate of each number of pruned blocks (of equals the fastest), fewest blocks first."""
-        ranked = sorted(self.candidates, key=lambda c: (len(c.blocks), c.accuracy, -c.latency_ms))
-        return {len(candidate.blocks): candidate for candidate in ranked}
+        ranked = sorted(self.candidates, key=lambda c: (len(blocks_of(*c.blocks)), c.accuracy, -c.latency_ms))
+        return {len(blocks_of(*candidate.blocks)): candidate for candidate in ranked}
 
 
 def pick(
@@ -217,7 +218,7 @@ def search_blocks(
                 accuracy = found.accuracy if isinstance(found, Hits) else found
                 shared.attempt(partial(_tell, study, trial, found, latency))
                 best = max(best, accuracy)
-                progress.log(f"search: {len(blocks)} blocks, accuracy {accuracy:.4g}, {latency:.3g} ms")
+                progress.log(f"search: {len(blocks_of(*blocks))} blocks, accuracy {accuracy:.4g}, {latency:.3g} ms")
                 advance(f"best {best:.3f}")
         candidates, hits = shared.attempt(lambda: (_candidates(study), _hits(study)))
     meeting = [

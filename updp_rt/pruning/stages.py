@@ -50,9 +50,9 @@ def latency_table(run: Run) -> LatencyTable:
     run.on_main(LATENCY, lambda: run.store(LATENCY, _measured(run)))
     table, config = run.load(LATENCY, LatencyTable), run.config
     if config.num_pruned is None:
-        offered = table.offer_bodies(table.blocks, config.body)
+        offered, segments = table.offer_bodies(table.blocks, config.body), table.offer_segments(config.body)
         latency_ms = partial(estimate_ms, table, offered)
-        fastest = fastest_genes(genes_of(offered), latency_ms)
+        fastest = fastest_genes(genes_of(offered, segments), latency_ms)
         allowed, speedup = config.allowed_ms(table.model_ms), config.target_speedup is not None
         check_latency(table.model_ms, latency_ms(fastest), allowed, speedup=speedup)
     return table
@@ -63,12 +63,14 @@ def _measured(run: Run) -> LatencyTable:
     kernels = run.kernels
 
     def measure() -> LatencyTable:
-        found = measure_latency(run.model, run.example, run.progress, kernels.prepare)
+        found = measure_latency(run.model, run.example, run.progress, kernels.prepare, joined=run.config.body == ANY)
         return found.model_copy(update={"kernels": kernels.name})
 
     if kernels.version is None:
         return measure()
     known = {key: run.identity[key] for key in Description.model_fields if key in run.identity}
+    if run.config.body == ANY:
+        known["joined"] = True
     what = {**known, "batch_size": run.config.batch_size, "kernels": [kernels.name, kernels.version(run.device)]}
     return kept_table(what, measure, run.progress)
 
