@@ -43,7 +43,7 @@ class PruneConfig(BaseModel):
     method: str = Field("updp", description="updp, or a rival of `updp_rt.methods`")
     body: str = Field(
         "auto",
-        description="pruned body if a family has several; auto: the fastest measured; any: the search chooses, and also "
+        description="pruned body if a family has several; auto: the fastest measured; any: the search chooses it, and "
         "which neighbours become one convolution",
     )
     seed: int = Field(0, ge=0)
