@@ -106,8 +106,10 @@ SECTIONS: dict[str, tuple[str, str]] = {
         """
         Kendall's τ over a space small enough to train all of it. The supernet sees the training images, what judges by
         it the validation images, as the search has them; alone, subnets are trained from the baseline as the chosen one
-        is, and judged by 5,000 test images. Each trained alone has noise of its own: where there are several seeds, τ
-        between their accuracies alone is as much as any judge can be expected to reach.
+        is, and judged by 5,000 test images. "Brief" is a subset after 32 steps by itself; "within a size" counts pairs
+        of as many blocks alone, as a search for a number of blocks has them. Each trained alone has noise of its own:
+        where there are several seeds, τ between their accuracies alone is as much as any judge can be expected to
+        reach.
         """,
     ),
     "channels_accuracy": (

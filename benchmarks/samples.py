@@ -62,13 +62,14 @@ def spread(values: Sequence[float], *, signed: bool = False) -> str:
     return f"{100 * statistics.mean(values):{'+' if signed else ''}.2f} ± {100 * deviation:.2f}"
 
 
-def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float:
+def kendall_tau(a: Sequence[float], b: Sequence[float], groups: Sequence[object] | None = None) -> float:
     """How far two scores order the same things alike: from -1 to 1, ties as in τ-b (Kendall, 1945).
 
-    NaN where one of them tells nothing apart.
+    With groups, pairs within a group count alone. NaN where one of the scores tells nothing apart.
     """
     agree, told_a, told_b = 0, 0, 0
-    for (a1, b1), (a2, b2) in combinations(zip(a, b, strict=True), 2):
-        x, y = (a1 > a2) - (a1 < a2), (b1 > b2) - (b1 < b2)
-        agree, told_a, told_b = agree + x * y, told_a + abs(x), told_b + abs(y)
+    for (a1, b1, one), (a2, b2, other) in combinations(zip(a, b, groups or [None] * len(a), strict=True), 2):
+        if one == other:
+            x, y = (a1 > a2) - (a1 < a2), (b1 > b2) - (b1 < b2)
+            agree, told_a, told_b = agree + x * y, told_a + abs(x), told_b + abs(y)
     return agree / math.sqrt(told_a * told_b) if told_a and told_b else math.nan

@@ -1,16 +1,17 @@
-"""Kendall's τ between what the search goes by and what it is after: subnets in the supernet, and each trained alone.
+"""Kendall's τ between what a search can go by and what it is after: subnets as they are judged, and trained alone.
 
-The space is small enough to train all of it: the subsets of four of six blocks, spread evenly over the model. The
-baseline and the supernet of a seed are trained once and shared. Each subset is then judged on the validation images, as
-the search does it and in other ways, and trained alone from the same baseline, as stage 3 trains the chosen one; the
-accuracy alone is of images that nothing was trained on or chosen by.
+The space is small enough to train all of it: every subset of five blocks, spread evenly over the model. The baseline
+and the supernet of a seed are trained once and shared. Each subset is judged on the validation images, as a search does
+it, and trained alone from the same baseline, as stage 3 trains the chosen one; the accuracy alone is of images that
+nothing was trained on or chosen by.
 
-What judges a subset:
+What judges a subset, by its accuracy or by its cross entropy, BatchNorm's statistics taken again first:
 
-- supernet: its accuracy in the supernet, BatchNorm's statistics taken again first. That is what the search uses.
-- loss: the same, by the cross entropy in place of the accuracy.
-- as trained: the accuracy with the statistics that the supernet's training left.
-- untrained: the accuracy as the search has it, in a supernet that is fitted to the baseline and not trained.
+- supernet: the subset in the supernet. The accuracy is what the search uses.
+- longer: the same in a supernet that is trained four times as long.
+- untrained: the subset in a supernet that is fitted to the baseline and not trained.
+- brief: the subset after a few steps of training by itself. For as many subsets as a search judges that takes about as
+  many passes as the supernet's training.
 - table: the sum of what each block costs when it alone is pruned in the supernet.
 """
 
@@ -22,8 +23,10 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -51,17 +54,20 @@ from updp_rt.pruning.run import load_weights
 from updp_rt.pruning.supernet import calibrate, sandwich_losses
 from updp_rt.pruning.trainer import Recipe, fit, make_accelerator, seed_everything
 
-SPACE, PRUNED = 6, 4
+SPACE = 5
 IMAGES, TEST_IMAGES = 4_000, 5_000  # that subnets and the supernet are trained on, and that subnets are judged by
-EPOCHS, SUPERNET_EPOCHS, SUPERNET_LR = 2, 2, 5e-4
+EPOCHS, SUPERNET_LR = 2, 5e-4
+SUPERNETS = {"supernet": 2, "longer": 8}  # epochs
+BRIEF_STEPS = 32
 CALIBRATION, RECALIBRATION = 512, 256  # training images
-SEARCHED, LOSS, AS_TRAINED, UNTRAINED, TABLE = JUDGES = ("supernet", "loss", "as trained", "untrained", "table")
+JUDGES = (*SUPERNETS, "untrained", "brief", "table")
+BY = ("accuracy", "loss")
 ALONE = "alone"
 
 
 def cases(settings: Settings) -> Iterator[Case]:
     """Every subset under each seed. Their order is drawn, so that a study that is stopped has seen of all kinds."""
-    subsets = list(combinations(range(SPACE), PRUNED))
+    subsets = [subset for count in range(1, SPACE + 1) for subset in combinations(range(SPACE), count)]
     random.Random(0).shuffle(subsets)
     for seed in settings.seeds:
         for name in known("model", settings.models or ("small_resnet",), SCANS):
@@ -75,30 +81,41 @@ def cases(settings: Settings) -> Iterator[Case]:
                 yield Case(key, {**about, "blocks": blocks}, (ALONE, *JUDGES), measured, group=f"{name} seed {seed}")
 
 
+class Score(NamedTuple):
+    """On the validation images."""
+
+    accuracy: float
+    loss: float
+
+    def plus(self, other: Score, times: int = 1) -> Score:
+        return Score(self.accuracy + times * other.accuracy, self.loss + times * other.loss)
+
+
 @dataclass(frozen=True)
 class Space:
     """What all subsets of a model and seed share.
 
     Attributes:
         fitted: the supernet as its training begins.
-        costs: accuracy of the supernet unpruned, and what pruning each block by itself takes from it.
+        supernets: trained ones.
+        costs: accuracy and cross entropy of the first unpruned, and what pruning each block by itself adds to them.
     """
 
     images: Images
     baseline: nn.Module
     names: tuple[str, ...]
     fitted: nn.Module
-    supernet: nn.Module
+    supernets: dict[str, nn.Module]
     batches: tuple[Tensor, ...]
     val: Loader
-    costs: tuple[float, dict[str, float]]
+    costs: tuple[Score, dict[str, Score]]
 
 
 @lru_cache(maxsize=1)
 def space_of(
     name: str, seed: int, data: str, size: int, work: Path, baseline: tuple[int, float], place: torch.device
 ) -> Space:
-    """The baseline and the supernet of a seed, trained by whoever comes first."""
+    """The baseline and the supernets of a seed, trained by whoever comes first."""
     images = Images(seed, data, size)
     model = images.baseline(name, *baseline, work)
     images.judge_by(first(images.splits.test, TEST_IMAGES))
@@ -111,20 +128,20 @@ def space_of(
     calibrate(fitted, first_images(loader, CALIBRATION))
     seed_everything(seed, "images", 0)
     batches = tuple(batch.to(place) for batch in first_images(loader, RECALIBRATION).split(64))
-    supernet = train_supernet(images, fitted, name, work).to(place)
+    supernets = {
+        judged: train_supernet(images, fitted, name, epochs, work).to(place) for judged, epochs in SUPERNETS.items()
+    }
     val = make_loader(images.splits.val, 256, training=False)
 
-    def accuracy(*blocks: str) -> float:
-        return judge(supernet, blocks, val, batches)[0]
-
-    whole = accuracy()
-    costs = whole, {block: whole - accuracy(block) for block in names}
-    return Space(images, model, names, fitted.to(place), supernet, batches, val, costs)
+    supernet = next(iter(supernets.values()))
+    whole = judge(supernet, (), val, batches)
+    costs = whole, {block: judge(supernet, (block,), val, batches).plus(whole, -1) for block in names}
+    return Space(images, model, names, fitted.to(place), supernets, batches, val, costs)
 
 
-def train_supernet(images: Images, fitted: nn.Module, name: str, work: Path) -> nn.Module:
+def train_supernet(images: Images, fitted: nn.Module, name: str, epochs: int, work: Path) -> nn.Module:
     """A copy of `fitted`, trained; kept in the folder `work`."""
-    words = f"{name}-{images.data}-{images.size[1]}-{SPACE}-blocks-{SUPERNET_EPOCHS}-epochs-seed-{images.seed}"
+    words = f"{name}-{images.data}-{images.size[1]}-{SPACE}-blocks-{epochs}-epochs-seed-{images.seed}"
     path = work / "supernets" / f"{words.replace('/', '_')}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     supernet = copy_model(fitted)
@@ -136,7 +153,7 @@ def train_supernet(images: Images, fitted: nn.Module, name: str, work: Path) -> 
             supernet,
             images.loader(),
             sandwich_losses(images.seed, 1),
-            Recipe(SUPERNET_EPOCHS, SUPERNET_LR, seed=images.seed),
+            Recipe(epochs, SUPERNET_LR, seed=images.seed),
             stage="supernet",
             accelerator=make_accelerator(),
             progress=Progress(show=False),
@@ -150,14 +167,11 @@ def train_supernet(images: Images, fitted: nn.Module, name: str, work: Path) -> 
 
 
 @torch.no_grad()
-def judge(
-    supernet: nn.Module, blocks: Sequence[str], val: Loader, batches: Sequence[Tensor] = ()
-) -> tuple[float, float]:
-    """Accuracy and cross entropy with these blocks pruned, statistics taken again on `batches` where there are any."""
+def judge(supernet: nn.Module, blocks: Sequence[str], val: Loader, batches: Sequence[Tensor]) -> Score:
+    """With these blocks pruned, statistics taken again on `batches`."""
     supernet = copy_model(supernet).eval()
     set_lambda(supernet, 1.0, blocks)
-    if batches:
-        recalibrate(supernet, batches)
+    recalibrate(supernet, batches)
     place = next(supernet.parameters()).device
     right, loss, count = 0, 0.0, 0
     for images, labels in val:
@@ -165,7 +179,25 @@ def judge(
         right += int((logits.argmax(-1) == wanted).sum())
         loss += float(F.cross_entropy(logits, wanted, reduction="sum"))
         count += len(labels)
-    return right / count, loss / count
+    return Score(right / count, loss / count)
+
+
+def train_briefly(images: Images, subnet: nn.Module, recipe: Recipe) -> nn.Module:
+    """A copy of `subnet`, trained for a few steps at λ = 1."""
+    brief = copy_model(subnet)
+    few = make_loader(first(images.splits.train, BRIEF_STEPS * BATCH), BATCH, training=True, seed=images.seed)
+    with TemporaryDirectory() as folder:
+        fit(
+            brief,
+            few,
+            progressive_losses(0),
+            recipe,
+            stage="brief",
+            accelerator=make_accelerator(),
+            progress=Progress(show=False),
+            checkpoint=Path(folder) / "ckpt",
+        )
+    return brief
 
 
 def measure(name: str, subset: Sequence[int], seed: int, budget: Budget, record: Record) -> Measured:
@@ -174,45 +206,42 @@ def measure(name: str, subset: Sequence[int], seed: int, budget: Budget, record:
     trained = (budget.baseline_epochs, budget.baseline_lr)
     space = space_of(name, seed, settings.data, settings.image_size, settings.work, trained, settings.place)
     chosen = [space.names[index] for index in subset]
-    searched, loss = judge(space.supernet, chosen, space.val, space.batches)
-    whole, costs = space.costs
     subnet = make_progressive(space.baseline, chosen)
     seed_everything(seed, "images", 0)
     calibrate(subnet, first_images(space.images.loader(), CALIBRATION))
+    brief = train_briefly(space.images, subnet, Recipe(1, budget.lr, seed=seed)).to(settings.place)
     ramp = round(RAMP * budget.epochs * len(space.images.loader()))
     recipe = Recipe(budget.epochs, budget.lr, hold=RAMP, seed=seed)
     alone = space.images.train(subnet, progressive_losses(ramp), recipe, "subnet", record.scratch / "alone.ckpt")
-    values = {
-        ALONE: {"accuracy": alone},
-        SEARCHED: {"accuracy": searched},
-        LOSS: {"loss": loss},
-        AS_TRAINED: {"accuracy": judge(space.supernet, chosen, space.val)[0]},
-        UNTRAINED: {"accuracy": judge(space.fitted, chosen, space.val, space.batches)[0]},
-        TABLE: {"accuracy": whole - sum(costs[block] for block in chosen)},
+    summed, costs = space.costs
+    for block in chosen:
+        summed = summed.plus(costs[block])
+    scores = {
+        name: judge(model, chosen, space.val, space.batches)
+        for name, model in {**space.supernets, "untrained": space.fitted, "brief": brief}.items()
     }
+    scores["table"] = summed
+    values = {ALONE: {"accuracy": alone}, **{name: score._asdict() for name, score in scores.items()}}
     return Measured(values=values, about={"names": " ".join(chosen)})
 
 
 def tables(rows: Sequence[Row]) -> list[Grid]:
-    """Of each model one: τ of every judge, and how far its choice is below the best."""
+    """Of each model one: τ of every judge, and how far its choices are below the best."""
     grids = []
     for (model, data, epochs), members in grouped(rows, "model", "data", "epochs").items():
         seeds = {}
         for (seed,), chosen in grouped(members, "seed").items():
-            found = {case[ALONE]["blocks"]: case for case in by_case(chosen).values() if {ALONE, *JUDGES} <= set(case)}
+            whole = [case for case in by_case(chosen).values() if {ALONE, *JUDGES} <= set(case)]
+            found = {str(case[ALONE]["blocks"]): case for case in whole}  # a table read has a number of a single block
             if len(found) > 1:
                 seeds[seed] = found
         if not seeds:
             continue
-        columns = ("what judges", "seeds", "Kendall's τ", "its choice, points below the best")
-        grid = Grid(f"{model} on {data}: {PRUNED} of {SPACE} blocks, each subset alone for {epochs} epochs", columns)
-        for judged in JUDGES:
-            taus, regrets = [], []
-            for found in seeds.values():
-                alone, scores = _scores(found, ALONE), _scores(found, judged)
-                taus.append(kendall_tau(scores, alone))
-                regrets.append(100 * (max(alone) - alone[scores.index(max(scores))]))
-            grid.add(judged, ", ".join(map(str, seeds)), _mean(taus), _mean(regrets))
+        columns = ("what judges", "by", "seeds", "Kendall's τ", "within a size", "its choices, points below the best")
+        grid = Grid(f"{model} on {data}: every subset of {SPACE} blocks, each alone for {epochs} epochs", columns)
+        for judged, by in product(JUDGES, BY):
+            taus, within, regrets = zip(*(_judged(found, judged, by) for found in seeds.values()), strict=True)
+            grid.add(judged, by, ", ".join(map(str, seeds)), _mean(taus), _mean(within), _mean(regrets))
         for seed, found in seeds.items():
             alone = [100 * value for value in _scores(found, ALONE)]
             grid.notes.append(
@@ -231,10 +260,21 @@ def tables(rows: Sequence[Row]) -> list[Grid]:
     return grids
 
 
-def _scores(found: dict[str, dict[str, Row]], judged: str) -> list[float]:
+def _judged(found: dict[str, dict[str, Row]], judged: str, by: str) -> tuple[float, float, float]:
+    """τ over all subsets, and over pairs of one size; and how far the one judged best of a size is below the best."""
+    alone, scores = _scores(found, ALONE), _scores(found, judged, by)
+    sizes = [len(blocks.split()) for blocks in found]
+    regrets = []
+    for size in set(sizes):
+        alike = [pair for pair, each in zip(zip(scores, alone, strict=True), sizes, strict=True) if each == size]
+        _, chosen = max(alike, key=lambda pair: pair[0])
+        regrets.append(100 * (max(accuracy for _, accuracy in alike) - chosen))
+    return kendall_tau(scores, alone), kendall_tau(scores, alone, sizes), statistics.mean(regrets)
+
+
+def _scores(found: dict[str, dict[str, Row]], judged: str, by: str = "accuracy") -> list[float]:
     """Of every subset, more being better."""
-    rows = [case[judged] for case in found.values()]
-    return [-row["loss"] if judged == LOSS else row["accuracy"] for row in rows]
+    return [-row["loss"] if by == "loss" else row["accuracy"] for row in (case[judged] for case in found.values())]
 
 
 def _between(one: dict[str, dict[str, Row]], other: dict[str, dict[str, Row]]) -> float:

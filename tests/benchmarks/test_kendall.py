@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,66 +36,81 @@ def test_tau_is_the_published_one() -> None:
     assert math.isnan(kendall_tau([1, 2, 3], [1, 1, 1]))
 
 
+def test_with_groups_pairs_of_one_group_count() -> None:
+    """The groups are in the wrong order, what is within them in the right one."""
+    assert kendall_tau([1, 2, 8, 9], [5, 6, 1, 2], "aabb") == 1
+    assert kendall_tau([1, 2, 8, 9], [5, 6, 1, 2]) == pytest.approx(-1 / 3)
+    assert math.isnan(kendall_tau([1, 2], [1, 2], "ab"))
+
+
 def test_the_space_is_every_subset_once_a_seed() -> None:
     cases = list(kendall.cases(Settings(data="digits", seeds=(0, 1))))
-    assert len(cases) == len({case.key for case in cases}) == 2 * math.comb(6, 4)
-    assert len({case.about["blocks"] for case in cases}) == 15
+    assert len(cases) == len({case.key for case in cases}) == 2 * (2**5 - 1)
+    assert len({case.about["blocks"] for case in cases}) == 31
     assert {case.group for case in cases} == {"small_resnet seed 0", "small_resnet seed 1"}
     first = [case.about["blocks"] for case in cases[:4]]
     assert first != sorted(first), "a study that is stopped has seen the first blocks alone"
 
 
-def rows_of(seed: int, alone: dict[str, float], judged: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """Of a study in which one judge is right, and the others know nothing."""
+def rows_of(
+    seed: int, alone: dict[str, float], judged: dict[tuple[str, str], dict[str, float]]
+) -> list[dict[str, Any]]:
+    """Of a study in which some judges are given, and the others know nothing."""
     about = {"model": "small_resnet", "data": "digits", "seed": seed, "epochs": 2}
     rows = []
     for blocks, accuracy in alone.items():
-        values: dict[str, dict[str, float]] = {name: {"accuracy": 0.5} for name in kendall.JUDGES}
-        values |= {"loss": {"loss": 1.0}, "alone": {"accuracy": accuracy}}
-        values |= {name: {"loss" if name == "loss" else "accuracy": of[blocks]} for name, of in judged.items()}
+        values: dict[str, dict[str, float]] = {name: {"accuracy": 0.5, "loss": 1.0} for name in kendall.JUDGES}
+        values["alone"] = {"accuracy": accuracy}
+        for (name, by), of in judged.items():
+            values[name][by] = of[blocks]
         for candidate, value in values.items():
             rows.append({"case": f"{blocks} seed {seed}", **about, "blocks": blocks, "candidate": candidate, **value})
     return rows
 
 
 def test_tables_tell_how_far_each_choice_is_from_the_best(tmp_path: Path) -> None:
-    """Of three subsets the supernet swaps the two best; the loss is right: less of it is better."""
-    alone = {"0 1": 0.90, "0 2": 0.88, "1 2": 0.80}
-    judged = {"supernet": {"0 1": 0.6, "0 2": 0.7, "1 2": 0.5}, "loss": {"0 1": 0.2, "0 2": 0.4, "1 2": 0.9}}
-    other = {"0 1": 0.80, "0 2": 0.88, "1 2": 0.90}
+    """Of three subsets of two the supernet swaps the two best; its loss is right: less of it is better."""
+    alone = {"0 1": 0.90, "0 2": 0.88, "1 2": 0.80, "0": 0.92}
+    judged = {
+        ("supernet", "accuracy"): {"0 1": 0.6, "0 2": 0.7, "1 2": 0.5, "0": 0.1},
+        ("supernet", "loss"): {"0 1": 0.2, "0 2": 0.4, "1 2": 0.9, "0": 0.1},
+    }
+    other = {"0 1": 0.80, "0 2": 0.88, "1 2": 0.90, "0": 0.92}
     rows = rows_of(0, alone, judged) + rows_of(1, other, judged)
     write(tmp_path / "kendall.csv", {"suite": "kendall"}, rows)
     (grid,) = kendall.tables(read(tmp_path / "kendall.csv").rows)
-    found = {row[0]: tuple(row[1:]) for row in grid.rows}
-    assert found["supernet"] == ("0, 1", "0.00 ± 0.47", "2.00 ± 0.00")
-    assert found["loss"] == ("0, 1", "0.00 ± 1.41", "5.00 ± 7.07")
-    assert found["table"][1] == "-"
-    assert "Seed 0: 3 subsets, alone 80.00 to 90.00%" in grid.notes[0]
-    assert grid.notes[-1] == "Seeds 0 and 1, alone against alone: τ -1.00."
-    (one,) = kendall.tables([row for row in rows if row["seed"] == 0 and row["blocks"] != "1 2"])
-    assert {row[0]: row[2] for row in one.rows}["supernet"] == "-1.00"
+    found = {tuple(row[:2]): tuple(row[2:]) for row in grid.rows}
+    assert found["supernet", "accuracy"] == ("0, 1", "-0.50 ± 0.24", "0.00 ± 0.47", "1.00 ± 0.00")
+    assert found["supernet", "loss"] == ("0, 1", "0.50 ± 0.71", "0.00 ± 1.41", "2.50 ± 3.54")
+    assert found["table", "loss"][1:3] == ("-", "-")
+    assert "Seed 0: 4 subsets, alone 80.00 to 92.00%" in grid.notes[0]
+    assert grid.notes[-1] == "Seeds 0 and 1, alone against alone: τ 0.00."
+    (one,) = kendall.tables([row for row in rows if row["seed"] == 0 and row["blocks"] in ("0 1", "0 2")])
+    assert one.rows[0][3:5] == ["-1.00", "-1.00"]
 
 
 @pytest.mark.slow
 def test_a_study_from_its_training_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few digits, one block of two pruned; stopped after one case it goes on with the same supernet."""
-    for name, value in (("SPACE", 2), ("PRUNED", 1), ("IMAGES", 64), ("TEST_IMAGES", 50), ("SUPERNET_EPOCHS", 1)):
+    """A few digits, two blocks; stopped after one case it goes on with the same supernets."""
+    for name, value in (("SPACE", 2), ("BRIEF_STEPS", 1), ("IMAGES", 64), ("TEST_IMAGES", 50)):
         monkeypatch.setattr(kendall, name, value)
+    monkeypatch.setattr(kendall, "SUPERNETS", {"supernet": 1, "longer": 2})
     monkeypatch.setattr("benchmarks.studies.images.TRAIN", 64)
     monkeypatch.setitem(kendall.SCANS, "small_resnet", Budget(1, 1e-3, 1, 1e-3))
     given: dict[str, Any] = {"data": "digits", "image_size": 32, "epochs": 1, "seeds": (0,)}
     settings = Settings(device="cpu", out=tmp_path, work=tmp_path / "work", **given)
     every = list(kendall.cases(settings))
     run(replace(kendall.SUITE, cases=lambda settings: iter(every[:1])), settings, Console(quiet=True))
-    (supernet,) = (tmp_path / "work" / "supernets").glob("*.safetensors")
-    made = supernet.stat().st_mtime_ns
+    supernets = sorted((tmp_path / "work" / "supernets").glob("*.safetensors"))
+    made = [each.stat().st_mtime_ns for each in supernets]
     kendall.space_of.cache_clear()
     record = run(kendall.SUITE, replace(settings, resume=True), Console(quiet=True))
     kendall.space_of.cache_clear()
-    assert supernet.stat().st_mtime_ns == made
+    assert [each.stat().st_mtime_ns for each in supernets] == made
+    assert len(made) == 2
     assert not [row for row in record.rows if "wrong" in row]
     assert {row["candidate"] for row in record.rows} == {"alone", *kendall.JUDGES}
-    assert {row["names"] for row in record.rows} == {"layer1.0", "layer3.0"}
-    assert len(record.rows) == 2 * 6
+    assert {row["names"] for row in record.rows} == {"layer1.0", "layer3.0", "layer1.0 layer3.0"}
+    assert len(record.rows) == 3 * 6
     (grid,) = kendall.tables(record.rows)
-    assert [row[0] for row in grid.rows] == list(kendall.JUDGES)
+    assert [tuple(row[:2]) for row in grid.rows] == list(product(kendall.JUDGES, kendall.BY))
