@@ -102,7 +102,7 @@ SECTIONS: dict[str, tuple[str, str]] = {
         """,
     ),
     "kendall": (
-        "Supernet against subnets trained alone",
+        "What a search can go by",
         """
         Kendall's τ over a space small enough to train all of it. The supernet sees the training images, what judges by
         it the validation images, as the search has them; alone, subnets are trained from the baseline as the chosen one
