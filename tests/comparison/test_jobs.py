@@ -115,19 +115,30 @@ def test_jobs_go_seed_by_seed_and_methods_of_width_have_goals_of_their_own() -> 
 def test_every_method_spends_the_same_passes(name: str) -> None:
     """Those of its chooser and of the pruned model together; what it shares among the entries of tables counts."""
     given = {**SETTINGS, "supernet_epochs": 4, "epochs": 5, "random_subnets": 1}
-    found = prune_config(config(settings=given), Job(name, 1, 0))
+    few, many = 10, 10_000
+    found = prune_config(config(settings=given), Job(name, 1, 0), many)
     method = METHODS[name]
     step = 3 if name in ("dp", "layermerge") else method.passes(found)
     spent = (found.supernet_epochs * step if step else 0) + found.epochs
     assert spent == 17 or not method.trains
+    spared = prune_config(config(settings=given), Job(name, 1, 0), few)
+    if name == "updp":
+        assert (found.supernet_epochs, found.epochs) == (4, 5)
+        assert (spared.supernet_epochs, spared.epochs) == (0, 17)
+        own = prune_config(config(settings=given), Job("updp:supernet_epochs=2", 1, 0), few)
+        assert (own.supernet_epochs, own.epochs) == (2, 5 + 2 * 3)
+        both = prune_config(config(settings=given), Job("updp:supernet_epochs=2:epochs=7", 1, 0), few)
+        assert (both.supernet_epochs, both.epochs) == (2, 7)
+    else:
+        assert spared == found
     assert width_epochs(config(settings=given)) == 17
 
 
 def test_settings_of_one_method_are_its_own(tmp_path: Path) -> None:
     asked = config(methods=("updp:direct=true:lr=0.1", "drop"))
-    assert prune_config(asked, Job("updp:direct=true:lr=0.1", 1, 0)).direct
-    assert prune_config(asked, Job("updp:direct=true:lr=0.1", 1, 0)).lr == 0.1
-    assert not prune_config(asked, Job("drop", 1, 0)).direct
+    assert prune_config(asked, Job("updp:direct=true:lr=0.1", 1, 0), 1).direct
+    assert prune_config(asked, Job("updp:direct=true:lr=0.1", 1, 0), 1).lr == 0.1
+    assert not prune_config(asked, Job("drop", 1, 0), 1).direct
     for method, words in (
         ("updp:magic=1", "'magic=1' is no setting of pruning"),
         ("magic", "no method 'magic'"),

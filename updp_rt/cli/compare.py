@@ -48,7 +48,12 @@ def compare(
     baseline_epochs: Annotated[int, typer.Option(min=1, help="Epochs of each seed's baseline.")] = 30,
     baseline_lr: Annotated[float, typer.Option(help="Its learning rate.")] = 1e-3,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 64,
-    supernet_epochs: Annotated[int | None, typer.Option(help="Epochs of UPDP's supernet. Default: 4.")] = None,
+    supernet_epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="What choosing may cost each method: as many passes as these epochs of UPDP's supernet. Default: 4."
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of UPDP's subnet. Default: 10.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of pruned models. Default: 5e-4.")] = None,
     trials: Annotated[int | None, typer.Option(help="Candidates that UPDP's search evaluates. Default: 24.")] = None,

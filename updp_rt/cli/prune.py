@@ -75,7 +75,12 @@ def prune(
     img_size: Size = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step and process. Default: 64.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that load data. Default: 0.")] = None,
-    supernet_epochs: Annotated[int | None, typer.Option(help="Epochs of the supernet. Default: 4.")] = None,
+    supernet_epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Epochs of the supernet. Default: 4, or none where the subnet is trained for fewer than 10,000 steps."
+        ),
+    ] = None,
     search: Annotated[
         str | None,
         typer.Option(

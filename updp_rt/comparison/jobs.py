@@ -25,7 +25,16 @@ from updp_rt.artifacts.atomic import write_json, write_text
 from updp_rt.artifacts.describe import describe_model
 from updp_rt.artifacts.store import MANIFEST
 from updp_rt.blocks import count_costs, count_depth
-from updp_rt.comparison.plan import BASELINE, CompareConfig, Job, check_jobs, plan_jobs, prune_config, width_epochs
+from updp_rt.comparison.plan import (
+    BASELINE,
+    CompareConfig,
+    Job,
+    check_jobs,
+    epoch_steps,
+    plan_jobs,
+    prune_config,
+    width_epochs,
+)
 from updp_rt.comparison.width import narrow
 from updp_rt.data import Splits, first_images, make_loader
 from updp_rt.pruning import Run, RunError, TrainConfig, train_baseline
@@ -217,7 +226,7 @@ def _prune(contest: Contest, job: Job) -> Outcome:
         splits.train,
         splits.val,
         folder,
-        prune_config(contest.config, job),
+        prune_config(contest.config, job, epoch_steps(contest.config, _length(splits.train))),
         test=splits.test,
         augmentation=splits.augmentation,
         notes=splits.describe(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,16 +88,25 @@ def plan_jobs(config: CompareConfig) -> list[Job]:
     return jobs
 
 
-def prune_config(config: CompareConfig, job: Job) -> PruneConfig:
+def prune_config(config: CompareConfig, job: Job, epoch_steps: int) -> PruneConfig:
     """The settings of a job of depth: the shared budget as its method spends it.
 
     A step of what UPDP chooses by passes a model ``2 + random_subnets`` times. A method whose steps take fewer passes
     has more epochs of them, so that choosing costs all the same; one that trains nothing to choose by trains the pruned
-    model for longer instead. The tables of `dp` and `layermerge` take UPDP's passes as they are.
+    model for longer instead, and so does UPDP with what its supernet does not take: where steps are few, all of it. The
+    tables of `dp` and `layermerge` take UPDP's passes as they are.
+
+    Args:
+        epoch_steps: steps of an epoch.
     """
-    plain = _plain_config(config, job)
-    method = find_method(job.name)
-    passes, step = _passes(plain), method.passes(plain)
+    own, plain = _own(job), _plain_config(config, job)
+    method, passes = find_method(job.name), _passes(config)
+    step = method.passes(plain)
+    if method.searches:
+        spared = "supernet_epochs" not in own and method.spares_supernet(plain, epoch_steps)
+        supernet = 0 if spared else plain.supernet_epochs
+        epochs = plain.epochs if "epochs" in own else max(1, plain.epochs + passes - supernet * step)
+        return plain.model_copy(update={"supernet_epochs": supernet, "epochs": epochs})
     if step:
         return plain.model_copy(update={"supernet_epochs": round(passes / step)})
     if isinstance(method, Programmed) or not method.trains:
@@ -104,10 +114,14 @@ def prune_config(config: CompareConfig, job: Job) -> PruneConfig:
     return plain.model_copy(update={"epochs": plain.epochs + passes})
 
 
+def epoch_steps(config: CompareConfig, images: int | None) -> int:
+    """Steps of an epoch on so many images; of a stream whose length is not known more than any number."""
+    return sys.maxsize if images is None else images // _plain_config(config, Job("updp", 1, 0)).batch_size
+
+
 def width_epochs(config: CompareConfig) -> int:
     """Epochs that a narrowed model is trained for: all of the budget, since nothing is trained to choose by."""
-    plain = _plain_config(config, Job("updp", 1, 0))
-    return plain.epochs + _passes(plain)
+    return _plain_config(config, Job("updp", 1, 0)).epochs + _passes(config)
 
 
 def check_jobs(config: CompareConfig, model: nn.Module) -> None:
@@ -119,20 +133,26 @@ def check_jobs(config: CompareConfig, model: nn.Module) -> None:
                 raise ValueError(f"{job.method}: methods of width take no settings of their own")
             check_width(job.name)
         else:
-            find_method(job.name).check(model, prune_config(config, job))
+            find_method(job.name).check(model, prune_config(config, job, 1))
 
 
 def _plain_config(config: CompareConfig, job: Job) -> PruneConfig:
+    given = {**config.settings, **_own(job), "num_pruned": int(job.goal), "method": job.name, "seed": job.seed}
+    return PruneConfig.model_validate(given)
+
+
+def _own(job: Job) -> dict[str, str]:
+    """The settings behind a method's name."""
     own: dict[str, str] = {}
     for setting in job.method.split(":")[1:]:
         name, equals, value = setting.partition("=")
         if not equals or name not in PruneConfig.model_fields:
             raise ValueError(f"{job.method}: {setting!r} is no setting of pruning; write NAME:SETTING=VALUE")
         own[name] = value
-    given = {**config.settings, **own, "num_pruned": int(job.goal), "method": job.name, "seed": job.seed}
-    return PruneConfig.model_validate(given)
+    return own
 
 
-def _passes(config: PruneConfig) -> int:
-    """Epochs of passes that UPDP trains its supernet for."""
-    return config.supernet_epochs * (2 + config.random_subnets)
+def _passes(config: CompareConfig) -> int:
+    """Epochs of passes that UPDP would train its supernet for: what choosing may cost each method."""
+    plain = _plain_config(config, Job("updp", 1, 0))
+    return plain.supernet_epochs * (2 + plain.random_subnets)

@@ -50,7 +50,11 @@ class PruneConfig(BaseModel):
     batch_size: int = Field(64, ge=1)
     workers: int = Field(0, ge=0, description="processes that load data")
 
-    supernet_epochs: int = Field(4, ge=0)
+    supernet_epochs: int = Field(
+        4,
+        ge=0,
+        description="by default none where the subnet is trained for so few steps that these are worth more to it",
+    )
     supernet_lr: float = Field(5e-4, gt=0)
     random_subnets: int = Field(1, ge=0, description="random subnets per step, beside the largest and the smallest")
 

@@ -27,7 +27,7 @@ from updp_rt.pruning.noise import Hits
 from updp_rt.pruning.progressive import progressive_losses
 from updp_rt.pruning.recalibrate import recalibrate
 from updp_rt.pruning.search import SearchResult, search_blocks
-from updp_rt.pruning.supernet import calibrate, sandwich_losses
+from updp_rt.pruning.supernet import FEW, calibrate, sandwich_losses
 from updp_rt.pruning.trainer import Losses
 
 if TYPE_CHECKING:
@@ -72,6 +72,16 @@ class Method:
     def first_stage(self, setting: str) -> Stage:
         """The first stage whose result depends on a setting, or on anything else that a run is known by."""
         return "supernet" if self.counts and setting == "num_pruned" else first_stage(setting)
+
+    def spares_supernet(self, config: PruneConfig, epoch_steps: int) -> bool:
+        """Whether the subnet is trained for so few steps that UPDP's supernet is better left as it is fitted."""
+        return self.searches and config.epochs * epoch_steps < FEW
+
+    def fill(self, config: PruneConfig, epoch_steps: int) -> PruneConfig:
+        """`config` with what was left to the steps at hand: whether the supernet is trained."""
+        if "supernet_epochs" in config.model_fields_set or not self.spares_supernet(config, epoch_steps):
+            return config
+        return config.model_copy(update={"supernet_epochs": 0})
 
     def passes(self, config: PruneConfig) -> int:
         """How often a step of the chooser runs a model forward and back: budgets are compared by it."""

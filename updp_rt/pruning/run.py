@@ -113,6 +113,7 @@ class Run:
         self.progress = Progress(self.folder / "log.txt" if self.main else None, show=show_progress and self.main)
         size, seed, workers = config.batch_size, config.seed, config.workers
         self.train_loader = make_loader(train, size, training=True, seed=seed, workers=workers)
+        self.config = config = self.method.fill(config, self.steps(1))
         self.val_loader = make_loader(val, size, training=False, workers=workers)
         self.test_loader = self.val_loader if test is None else make_loader(test, size, training=False, workers=workers)
         self.has_test = test is not None

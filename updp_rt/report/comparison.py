@@ -7,7 +7,7 @@ from pathlib import Path
 
 from updp_rt.comparison import Comparison, Standing, front, published_rows, read_comparison, standings
 from updp_rt.comparison.jobs import IDENTITY
-from updp_rt.comparison.plan import BASELINE, Job, prune_config, width_epochs
+from updp_rt.comparison.plan import BASELINE, Job, epoch_steps, prune_config, width_epochs
 from updp_rt.comparison.published import Published
 from updp_rt.comparison.standings import spread
 from updp_rt.comparison.width import WIDTHS
@@ -130,11 +130,11 @@ def _published(rows: Sequence[Published]) -> Table:
 
 def _budget(found: Comparison) -> Section:
     """How each method spends what all have."""
-    rows = []
+    rows, steps = [], epoch_steps(found.config, found.identity["images"][0])
     for name in found.config.methods:
         chooses, trains, fades = "-", width_epochs(found.config), "-"
         if name.partition(":")[0] not in WIDTHS:
-            config = prune_config(found.config, Job(name, found.config.num_pruned[0], 0))
+            config = prune_config(found.config, Job(name, found.config.num_pruned[0], 0), steps)
             method = find_method(config.method)
             trains = config.epochs if method.trains else 0
             chooses = str(config.supernet_epochs) if method.passes(config) else "-"
@@ -144,7 +144,8 @@ def _budget(found: Comparison) -> Section:
     lead = (
         "All have the same number of passes forward and back. A step of what UPDP chooses by takes several; a method "
         "whose steps take one has more epochs of them, and one that trains nothing to choose by trains what it pruned "
-        "for longer. dp and layermerge share UPDP's passes among the entries of their tables."
+        "for longer, and so does UPDP where steps are few. dp and layermerge share UPDP's passes among the entries of "
+        "their tables."
     )
     table = Table("How the budget is spent", columns, rows, frozenset({1, 2, 3}))
     return Section("budget", "Budget", lead=lead, tables=(table,))
