@@ -34,7 +34,8 @@ def test_every_method_has_its_rows_and_a_goal_that_it_takes() -> None:
         for case in cases:
             shares[case.about["method"]].add(case.about["share"])
         alone = [method for method, taken in shares.items() if len(taken) == 1]
-        assert set(alone) == (set(WIDTHS) if table == "field_width" else set(methods) & set(field.NARROWING))
+        at_one = (*WIDTHS, *field.NARROWING, field.TRAINED)
+        assert set(alone) == set(methods) & set(at_one)
         seeds = [case.about["seed"] for case in cases]
         assert seeds == sorted(seeds)
     every = {method for methods, _ in field.TABLES.values() for method in methods}
