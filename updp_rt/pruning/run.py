@@ -35,7 +35,7 @@ from updp_rt.pruning.progress import Progress
 from updp_rt.pruning.ranks import added, processes
 from updp_rt.pruning.study import Database
 from updp_rt.pruning.tabulated import count_trials
-from updp_rt.pruning.trainer import evaluate, find_non_finite, make_accelerator, predict, seed_everything
+from updp_rt.pruning.trainer import evaluate, find_non_finite, make_accelerator, outputs, seed_everything
 
 Data = Dataset[Any] | Loader
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -210,10 +210,10 @@ class Run:
         return evaluate(model, self.val_loader, self.device, self.progress.still_here, together=together)
 
     def judge(self, model: nn.Module) -> Hits:
-        """Which images of the validation split a model gets right."""
+        """Which images of the validation split a model gets right, and how sure of it it is."""
 
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            for batch in predict(model, self.val_loader, self.device):
+            for batch in outputs(model, self.val_loader, self.device):
                 self.progress.still_here()
                 yield batch
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import NSGAIISampler
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import BaseModel, ConfigDict
 
 from updp_rt.pruning.genes import Genes, blocks_of, by_block, count_subnets, draw, fastest_genes, ordered
@@ -29,7 +29,7 @@ from updp_rt.pruning.tabulated import TABULATED, count_trials, next_by_tables
 Engine = Literal["guided", "genetic", "front", "dp"]
 Propose = Callable[[Mapping[Genes, float | None]], Genes | None]
 
-DIRECTIONS: Directions = ["maximize", "minimize"]  # of accuracy and latency
+DIRECTIONS: Directions = ["maximize", "minimize"]  # of what accuracies or scores are, and latency
 ALIKE = 1.01  # latencies by a table of measured ones tell no less apart
 
 
@@ -46,14 +46,21 @@ class Candidate(BaseModel):
     accuracy: float
     latency_ms: float
 
+    @property
+    def pruned(self) -> int:
+        """How many blocks it prunes."""
+        return len(blocks_of(*self.blocks))
+
 
 class Signal(BaseModel):
-    """What accuracies on so many images can tell apart.
+    """What judging candidates on so many images can tell apart.
 
     Attributes:
-        images: how many they were taken on.
-        standard_error: of the best accuracy, as that many images drawn at random have it; or, `paired`, of its
-            differences to the others, compared image by image, in the median: see `updp_rt.pruning.noise`.
+        images: how many they were judged on.
+        standard_error: of the best candidate's cross entropy, as that many images drawn at random have it; or,
+            `paired`, of its differences to the others, compared image by image, in the median: see
+            `updp_rt.pruning.noise`.
+        by_loss: whether by cross entropies; False in results of old, which are by accuracies.
         level: how many candidates are within one standard error of the best, itself among them.
         compared: how many there are: those that meet the goal; None in results of old.
     """
@@ -64,11 +71,17 @@ class Signal(BaseModel):
     standard_error: float
     level: int
     paired: bool = False
+    by_loss: bool = False
     compared: int | None = None
 
     def words(self) -> str:
         """The same, as a sentence goes on."""
-        margin = f"±{100 * self.standard_error:.2g} points on {self.images} validation images"
+        error = (
+            f"±{self.standard_error:.2g} of cross entropy"
+            if self.by_loss
+            else f"±{100 * self.standard_error:.2g} points"
+        )
+        margin = f"{error} on {self.images} validation images"
         margin += ", compared one by one" if self.paired else ""
         if self.compared == 1:
             return f"a single candidate meets the goal ({margin})"
@@ -103,38 +116,45 @@ class SearchResult(BaseModel):
 
     def by_count(self) -> dict[int, Candidate]:
         """The most accurate candidate of each number of pruned blocks (of equals the fastest), fewest blocks first."""
-        ranked = sorted(self.candidates, key=lambda c: (len(blocks_of(*c.blocks)), c.accuracy, -c.latency_ms))
-        return {len(blocks_of(*candidate.blocks)): candidate for candidate in ranked}
+        ranked = sorted(self.candidates, key=lambda c: (c.pruned, c.accuracy, -c.latency_ms))
+        return {candidate.pruned: candidate for candidate in ranked}
 
 
 def pick(
-    candidates: Sequence[Candidate], hits: Mapping[tuple[str, ...], Hits] | None = None
+    candidates: Sequence[Candidate], hits: Mapping[tuple[str, ...], Hits] | None = None, *, by_loss: bool = True
 ) -> tuple[Candidate, Signal | None]:
-    """The candidate to choose: the fastest of those that are as accurate as the best, as far as can be seen.
+    """The candidate to choose: the fastest of those that are as good as the best, as far as can be seen.
 
-    Of candidates whose latencies are less than `ALIKE` apart from the fastest's, the most accurate: a little time more
-    or less is noise too.
+    Of candidates whose latencies are less than `ALIKE` apart from the fastest's, the best: a little time more or less
+    is noise too.
 
     Args:
-        hits: by blocks, which images each candidate got right; None: accuracies are exact.
+        hits: by blocks, which images each candidate got right and how sure it was; None: accuracies are exact.
+        by_loss: compare cross entropies, where they are known; otherwise accuracies.
     """
     if hits is None:
         best = max(candidate.accuracy for candidate in candidates)
         level, signal = [candidate for candidate in candidates if candidate.accuracy == best], None
     else:
         judged = [hits[candidate.blocks] for candidate in candidates]
-        noise = compare(judged)
+        noise = compare(judged, by_loss=by_loss)
         level = [candidates[index] for index in noise.level]
         signal = Signal(
             images=len(judged[0].right),
             standard_error=noise.error,
             level=len(level),
             paired=noise.paired,
+            by_loss=noise.by_loss,
             compared=len(candidates),
         )
     fastest = min(candidate.latency_ms for candidate in level)
     alike = fastest + (ALIKE - 1) * abs(fastest)  # on a busy machine a table may say less than nothing
-    return max((c for c in level if c.latency_ms <= alike), key=lambda c: c.accuracy), signal
+    known = hits or {}
+
+    def worth(candidate: Candidate) -> float:
+        return known[candidate.blocks].score if signal is not None and signal.by_loss else candidate.accuracy
+
+    return max((c for c in level if c.latency_ms <= alike), key=worth), signal
 
 
 def search_blocks(
@@ -165,12 +185,12 @@ def search_blocks(
     Args:
         names: of the blocks; where some may take several pruned bodies, all genes, see `updp_rt.pruning.genes`.
         evaluate: accuracy of a subnet on images that are neither trained nor tested on, if it is exact; or which of
-            them it got right.
+            them it got right, and how sure it was, which then counts.
         latency_ms: of a subnet, from the table: a sum over its blocks.
         trials: candidates in all, whoever evaluates them, each another one; fewer where there are not so many. The
             engines that judge single blocks first take at least two more than there are genes.
         engine: guided begins with single blocks and goes on from the best, see `updp_rt.pruning.guided`; genetic
-            follows the accuracy of what meets the goal, see `updp_rt.pruning.genetic`; front is NSGA-II, which follows
+            follows what meets the goal and is good, see `updp_rt.pruning.genetic`; front is NSGA-II, which follows
             the front; dp goes by tables, see `updp_rt.pruning.tabulated`. None: genetic for a number of blocks, front
             otherwise.
 
@@ -227,7 +247,9 @@ def search_blocks(
         if len(candidate.blocks) == (num_pruned or max(1, len(candidate.blocks)))
         and candidate.latency_ms <= (max_latency_ms or candidate.latency_ms)
     ]
-    return candidates, *pick(meeting, hits)
+    # Without a limit what is pruned may cost nothing: no accuracy, that is, of which cross entropy takes more.
+    limited = num_pruned is not None or max_latency_ms is not None
+    return candidates, *pick(meeting, hits, by_loss=limited)
 
 
 @dataclass(frozen=True)
@@ -301,7 +323,8 @@ def _next_trial(shared: SharedStudy, space: _Space, trials: int, seed: int, prop
             study.sampler = NSGAIISampler(seed=seed * 100_003 + count, population_size=population)
             rng, given = random.Random(f"{seed}/{count}"), None
             if propose is not None:
-                given = propose({tuple(t.user_attrs["blocks"]): t.user_attrs.get("accuracy") for t in asked})
+                worth = _worth(asked)
+                given = propose({tuple(t.user_attrs["blocks"]): t.user_attrs.get(worth) for t in asked})
                 if given is None:
                     return None
             elif asked and asked[-1].state == TrialState.PRUNED:
@@ -322,17 +345,26 @@ def _next_trial(shared: SharedStudy, space: _Space, trials: int, seed: int, prop
 _ASKED = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.PRUNED)
 
 
+def _worth(trials: Sequence[FrozenTrial]) -> str:
+    """The attribute of trials that says how good they are: the score, unless the search was begun without any."""
+    done = (trial for trial in trials if trial.state == TrialState.COMPLETE)
+    return "score" if all("score" in trial.user_attrs for trial in done) else "accuracy"
+
+
 def _tell(study: optuna.Study, trial: Trial, found: float | Hits, latency_ms: float) -> None:
     """Store what a trial gave, unless it is stored, or was given up and taken over while nobody heard of its worker."""
+    both = (found.accuracy, found.score) if isinstance(found, Hits) else (found, found)
+    judged = dict(zip(("accuracy", "score"), both, strict=True))
     try:
         if isinstance(found, Hits):
             trial.set_user_attr("hits", found.to_text())
-        accuracy = found.accuracy if isinstance(found, Hits) else found
-        trial.set_user_attr("accuracy", accuracy)
+        for name, value in judged.items():
+            trial.set_user_attr(name, value)
         trial.set_user_attr("latency_ms", latency_ms)
     except UpdateFinishedTrialError:
         return
-    study.tell(trial, [accuracy, latency_ms], skip_if_finished=True)
+    worth = judged[_worth(study.get_trials(deepcopy=False))]
+    study.tell(trial, [worth, latency_ms], skip_if_finished=True)
 
 
 def _candidates(study: optuna.Study) -> list[Candidate]:

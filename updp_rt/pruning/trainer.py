@@ -352,16 +352,22 @@ def evaluate(
 
 
 @torch.no_grad()
-def predict(model: nn.Module, loader: Loader, device: torch.device | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Top-1 classes and labels, batch by batch, in eval mode."""
+def outputs(model: nn.Module, loader: Loader, device: torch.device | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits and labels, batch by batch, in eval mode."""
     device = device or next(model.parameters()).device
     training = model.training
     model.eval()
     try:
         for images, labels in loader:
-            yield model(images.to(device)).argmax(-1).cpu(), labels.cpu()
+            yield model(images.to(device)).cpu(), labels.cpu()
     finally:
         model.train(training)
+
+
+def predict(model: nn.Module, loader: Loader, device: torch.device | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Top-1 classes and labels, batch by batch, in eval mode."""
+    for logits, labels in outputs(model, loader, device):
+        yield logits.argmax(-1), labels
 
 
 def _share(loader: Loader, accelerator: Accelerator) -> Any:

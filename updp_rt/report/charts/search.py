@@ -26,7 +26,7 @@ def draw_search(
         name="search",
         title="Search",
         description=f"{len(search.candidates)} candidates by validation accuracy in the supernet, before training, "
-        f"and by latency {where}. Chosen: {len(chosen.blocks)} blocks pruned, {percent(chosen.accuracy)}, "
+        f"and by latency {where}. Chosen: {chosen.pruned} blocks pruned, {percent(chosen.accuracy)}, "
         f"{milliseconds(chosen.latency_ms)}. The front, which no candidate beats in both, has {len(front)}. "
         "Candidates that would hide each other stand side by side.",
         drawings=drawings(lambda width: _draw(search, front, baseline, goal_ms, width)),
@@ -36,7 +36,7 @@ def draw_search(
             [
                 [
                     Cell(", ".join(c.blocks) or "none", index),
-                    Cell(str(len(c.blocks)), len(c.blocks)),
+                    Cell(str(c.pruned), c.pruned),
                     Cell(percent(c.accuracy), c.accuracy),
                     Cell(milliseconds(c.latency_ms), c.latency_ms),
                     Cell("yes" if c in front else ""),
