@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -20,7 +21,8 @@ from updp_rt._timing import time_side_by_side
 from updp_rt.artifacts import read_manifest
 from updp_rt.blocks import ProgressiveBlock, inspect, make_progressive, progressive_blocks, prunable_blocks
 from updp_rt.data import first_images, make_loader
-from updp_rt.pruning import PruneConfig, Run
+from updp_rt.methods import find_method
+from updp_rt.pruning import PruneConfig, Run, RunError
 from updp_rt.pruning.latency import BlockLatency, LatencyTable, measure_latency
 from updp_rt.pruning.pipeline import merge_folder, run_stages
 from updp_rt.pruning.progress import Progress
@@ -200,6 +202,34 @@ def test_costs_and_latencies_are_of_the_images_at_hand(tmp_path: Path) -> None:
     assert summary["baseline"]["macs"] == inspect(model, (3, 32, 32)).cost.macs
     assert read_manifest(tmp_path / "merged").input_size == (3, 32, 32)
     assert read_manifest(merge_folder(tmp_path, tmp_path / "again")).input_size == (3, 32, 32)
+
+
+def test_the_supernet_is_trained_where_steps_are_many_or_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three steps an epoch. A run that was begun otherwise goes on so, and one that takes its supernet is as it is."""
+
+    def epochs_of(folder: str, reuse: str | None = None, **given: Any) -> int:
+        config = PruneConfig(num_pruned=2, batch_size=16, **given)
+        data = small_split("train", 48), small_split("val", 16)
+        from_ = None if reuse is None else tmp_path / reuse
+        run = Run(small_model(), *data, tmp_path / folder, config, reuse=from_, show_progress=False)
+        if reuse is None:
+            with run.claimed():
+                assert run.identity["config"]["supernet_epochs"] == run.config.supernet_epochs
+        return run.config.supernet_epochs
+
+    monkeypatch.setattr("updp_rt.pruning.method.FEW", 30)
+    assert epochs_of("few", epochs=9) == 0
+    assert epochs_of("many", epochs=10) == 4
+    assert epochs_of("asked", epochs=9, supernet_epochs=2) == 2
+    monkeypatch.setattr("updp_rt.pruning.method.FEW", 300)
+    assert epochs_of("many", epochs=10) == 4
+    assert epochs_of("other", epochs=12, reuse="many") == 4
+    with pytest.raises(RunError, match="supernet_epochs: 3 now, 4 there"):
+        epochs_of("many", epochs=10, supernet_epochs=3)
+    assert PruneConfig(num_pruned=2, method="drop").supernet_epochs == 4
+    assert find_method("depthshrinker").fill(PruneConfig(num_pruned=2), 1).supernet_epochs == 4
 
 
 def test_a_form_must_be_clearly_faster_to_replace_the_first() -> None:

@@ -113,7 +113,7 @@ class Run:
         self.progress = Progress(self.folder / "log.txt" if self.main else None, show=show_progress and self.main)
         size, seed, workers = config.batch_size, config.seed, config.workers
         self.train_loader = make_loader(train, size, training=True, seed=seed, workers=workers)
-        self.config = config = self.method.fill(config, self.steps(1))
+        self.config = config = self._filled(config)
         self.val_loader = make_loader(val, size, training=False, workers=workers)
         self.test_loader = self.val_loader if test is None else make_loader(test, size, training=False, workers=workers)
         self.has_test = test is not None
@@ -129,6 +129,14 @@ class Run:
             **({"augmentation": augmentation.model_dump(mode="json")} if augmentation else {}),
             "config": config.model_dump(),
         }
+
+    def _filled(self, config: PruneConfig) -> PruneConfig:
+        """`config` with what was left to the steps at hand; where a supernet is there, as that was trained."""
+        for folder in (self.folder, self.reuse):
+            if "supernet_epochs" not in config.model_fields_set and folder is not None and (folder / RUN).exists():
+                begun = read_run(folder)["config"].get("supernet_epochs")
+                config = config if begun is None else config.model_copy(update={"supernet_epochs": begun})
+        return self.method.fill(config, self.steps(1))
 
     @contextmanager
     def claimed(self, *, join: bool = False) -> Iterator[None]:

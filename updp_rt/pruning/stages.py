@@ -96,6 +96,9 @@ def train_supernet(run: Run) -> None:
             progress=run.progress,
             checkpoint=checkpoint,
         )
+    else:
+        few = f"{run.steps(config.epochs)} steps of the subnet"
+        run.progress.log(f"supernet: fitted to the baseline and not trained ({few}); supernet_epochs trains it")
     set_lambda(chooser, 0.0)
     run.store_state(SUPERNET, chooser)
     _finish(run, checkpoint)
