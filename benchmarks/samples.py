@@ -57,9 +57,9 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 
 def spread(values: Sequence[float], *, signed: bool = False) -> str:
-    """Mean and standard deviation of shares, in %."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{100 * statistics.mean(values):{'+' if signed else ''}.2f} ± {100 * deviation:.2f}"
+    """Mean and standard deviation of shares, in %; of a single one, which says nothing of others, itself."""
+    mean = f"{100 * statistics.mean(values):{'+' if signed else ''}.2f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
 def kendall_tau(a: Sequence[float], b: Sequence[float], groups: Sequence[object] | None = None) -> float:

@@ -33,9 +33,8 @@ def time_side_by_side(
     In a round each candidate is called again and again for about `round_seconds`, at least once: far longer than
     the clock's resolution, and long enough for a candidate to fill the caches that the others have emptied. Before, it
     runs for `alone_seconds` untimed: the threads of other runtimes go on spinning for a moment after their last call.
-    Where it takes long, `what` names it to those who are told how far it is. The first quartile tells candidates apart
-    in half the rounds that the median takes, since what else a machine does only ever adds time; the median is what a
-    service sees.
+    Where it takes long, `what` names it to those who are told how far it is. The first quartile has less of the
+    noise than the median, since what else a machine does only ever adds time; the median is what a service sees.
     """
     each_round = None
     if what is not None:

@@ -190,9 +190,9 @@ def tables(rows: Sequence[Row]) -> list[Grid]:
 
 
 def times(ratios: Sequence[float]) -> str:
-    """Mean and standard deviation of speed-ups."""
-    deviation = statistics.stdev(ratios) if len(ratios) > 1 else 0.0
-    return f"{statistics.mean(ratios):.2f} ± {deviation:.2f}×"
+    """Mean and standard deviation of speed-ups; of a single one itself."""
+    mean = f"{statistics.mean(ratios):.2f}"
+    return f"{mean} ± {statistics.stdev(ratios):.2f}×" if len(ratios) > 1 else f"{mean}×"
 
 
 def _suite(table: str, words: str) -> Suite:

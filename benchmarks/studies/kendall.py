@@ -1,13 +1,14 @@
 """Kendall's τ between what a search can go by and what it is after: subnets as they are judged, and trained alone.
 
 The space is small enough to train all of it: every subset of five blocks, spread evenly over the model. The baseline
-and the supernet of a seed are trained once and shared. Each subset is judged on the validation images, as a search does
-it, and trained alone from the same baseline, as stage 3 trains the chosen one; the accuracy alone is of images that
-nothing was trained on or chosen by.
+and the supernets of a seed are trained once and shared. Each subset is judged on the validation images, as a search
+does it, and trained alone from the same baseline, as stage 3 trains the chosen one; the accuracy alone is of images
+that nothing was trained on or chosen by.
 
 What judges a subset, by its accuracy or by its cross entropy, BatchNorm's statistics taken again first:
 
-- supernet: the subset in the supernet. The accuracy is what the search uses.
+- supernet: the subset in the supernet. Its cross entropy is what a search goes by, where
+  the supernet is trained at all.
 - longer: the same in a supernet that is trained four times as long.
 - untrained: the subset in a supernet that is fitted to the baseline and not trained.
 - brief: the subset after a few steps of training by itself. For as many subsets as a search judges that takes about as

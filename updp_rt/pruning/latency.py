@@ -72,9 +72,13 @@ class BlockLatency(BaseModel):
             for form, ms in forms.items()
         }
 
+    def best_ms(self, body: str) -> float:
+        """Of its fastest merged form."""
+        return self.merged_ms[body][self.best_form(body)]
+
     def saved_ms(self, body: str) -> float:
         """What the block saves in its best merged form; below 0 if that is slower."""
-        return self.baseline_ms - self.merged_ms[body][self.best_form(body)]
+        return self.baseline_ms - self.best_ms(body)
 
 
 class LatencyTable(BaseModel):
@@ -135,8 +139,7 @@ class LatencyTable(BaseModel):
         return self._apart_ms(one) - one.ms
 
     def _apart_ms(self, one: Joined) -> float:
-        forms = [self.blocks[name].merged_ms[body] for name, body in zip(one.blocks, one.bodies, strict=True)]
-        return sum(times[_fastest(times)] for times in forms)
+        return sum(self.blocks[name].best_ms(body) for name, body in zip(one.blocks, one.bodies, strict=True))
 
     def offer_segments(self, body: str = "auto") -> dict[str, dict[str, str]]:
         """By gene the neighbours that a search may join, those clearly faster so: none, unless any body may be."""
@@ -182,7 +185,7 @@ def measure_latency(
     found = LatencyTable(device=describe_device(device), batch_size=len(example), model_ms=0.0, blocks=table)
     if joined:
         bodies = found.choose_bodies(names)
-        ms = {name: table[name].baseline_ms - table[name].saved_ms(body) for name, body in bodies.items()}
+        ms = {name: table[name].best_ms(body) for name, body in bodies.items()}
         forms = found.choose_forms(bodies)
         pairs = measure_joined(model, bodies, forms, ms, inputs, example, prepare, progress)
         found = found.model_copy(update={"joined": pairs})

@@ -20,7 +20,7 @@ from updp_rt.blocks import (
 )
 from updp_rt.blocks.segments import make_segments, merge_segments
 from updp_rt.pruning.config import ANY, PruneConfig, Stage, first_stage
-from updp_rt.pruning.genes import Genes, bodies_of, genes_of, segment_of
+from updp_rt.pruning.genes import Genes, Segments, bodies_of, genes_of
 from updp_rt.pruning.goals import check_num_pruned
 from updp_rt.pruning.latency import LatencyTable
 from updp_rt.pruning.noise import Hits
@@ -129,7 +129,7 @@ class Method:
         candidates, chosen, signal = search_blocks(
             genes_of(offered, segments),
             judge,
-            partial(estimate_ms, table, offered),
+            partial(estimate_ms, table, offered, segments),
             storage=run.study,
             trials=config.trials,
             seed=config.seed,
@@ -212,9 +212,8 @@ class Replacing(Method):
         return {name: MergeOrigin(body, type(merged.get_submodule(name)).__name__) for name, body in bodies.items()}
 
 
-def estimate_ms(table: LatencyTable, offered: Mapping[str, Sequence[str]], genes: Genes) -> float:
+def estimate_ms(table: LatencyTable, offered: Mapping[str, Sequence[str]], segments: Segments, genes: Genes) -> float:
     """Latency of a model with these blocks merged, by the table."""
-    segments = {segment_of(one.blocks): one.parts() for one in table.joined}
     return table.estimate_ms(bodies_of(genes, offered, segments))
 
 

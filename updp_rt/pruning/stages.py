@@ -51,7 +51,7 @@ def latency_table(run: Run) -> LatencyTable:
     table, config = run.load(LATENCY, LatencyTable), run.config
     if config.num_pruned is None:
         offered, segments = table.offer_bodies(table.blocks, config.body), table.offer_segments(config.body)
-        latency_ms = partial(estimate_ms, table, offered)
+        latency_ms = partial(estimate_ms, table, offered, segments)
         fastest = fastest_genes(genes_of(offered, segments), latency_ms)
         allowed, speedup = config.allowed_ms(table.model_ms), config.target_speedup is not None
         check_latency(table.model_ms, latency_ms(fastest), allowed, speedup=speedup)

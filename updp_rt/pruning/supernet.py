@@ -16,7 +16,7 @@ from updp_rt.pruning.trainer import Losses
 
 # Steps of the subnet below which a supernet is not trained unless that is asked for. Trained for 250 steps or fitted to
 # the baseline alone, it orders subnets about alike (the study `kendall`), and what its passes do for the subnet instead
-# is worth more than a better order (`field_cnn`). Neither has been measured on anything larger.
+# was worth more than a better order (`field_cnn`, one seed). Where the limit lies was not measured.
 FEW = 10_000
 
 
