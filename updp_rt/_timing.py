@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from updp_rt._progress import tell
 NameT = TypeVar("NameT", bound=Hashable)
 
 FEWEST_ROUNDS = 3  # a median and quartiles need as many
+_LEAST = 1e-12  # seconds: what a clock cannot tell from none
 
 
 def time_side_by_side(
@@ -26,15 +27,13 @@ def time_side_by_side(
     alone_seconds: float = 0.0,
     device: torch.device | None = None,
     what: str | None = None,
-    quartile: int = 2,
 ) -> dict[NameT, float]:
-    """Median seconds per call of each candidate, after a warm-up, in `rounds` interleaved rounds; or another quartile.
+    """Median seconds per call of each candidate, after a warm-up, in `rounds` interleaved rounds, `paced`.
 
     In a round each candidate is called again and again for about `round_seconds`, at least once: far longer than
     the clock's resolution, and long enough for a candidate to fill the caches that the others have emptied. Before, it
     runs for `alone_seconds` untimed: the threads of other runtimes go on spinning for a moment after their last call.
-    Where it takes long, `what` names it to those who are told how far it is. The first quartile has less of the
-    noise than the median, since what else a machine does only ever adds time; the median is what a service sees.
+    Where it takes long, `what` names it to those who are told how far it is.
     """
     each_round = None
     if what is not None:
@@ -48,7 +47,7 @@ def time_side_by_side(
         device=device,
         each_round=each_round,
     )
-    return {name: _quartile(values, quartile) for name, values in samples.items()}
+    return {name: statistics.median(values) for name, values in paced(samples).items()}
 
 
 def sample_side_by_side(
@@ -87,8 +86,21 @@ def sample_side_by_side(
     return samples
 
 
-def _quartile(values: list[float], which: int) -> float:
-    return statistics.quantiles(values, n=4, method="inclusive")[which - 1] if len(values) > 1 else values[0]
+def paced(samples: Mapping[NameT, Sequence[float]]) -> dict[NameT, list[float]]:
+    """`samples` without what a round did to all candidates alike: each round brought to the median pace of the rounds.
+
+    The pace of a round is the geometric mean of its samples. Ratios of medians are then about the medians of ratios
+    within rounds, which a machine that is slow for some seconds does not move.
+    """
+    paces = [
+        statistics.geometric_mean(max(each, _LEAST) for each in values)
+        for values in zip(*samples.values(), strict=True)
+    ]
+    usual = statistics.median(paces)
+    return {
+        name: [value * usual / pace for value, pace in zip(values, paces, strict=True)]
+        for name, values in samples.items()
+    }
 
 
 def _turns(names: list[NameT], done: int) -> list[NameT]:

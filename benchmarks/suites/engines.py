@@ -1,6 +1,7 @@
 """Whole models on the engines that people pick, and on what ``engine="auto"`` picks; on that with blocks merged, too.
 
-Each candidate runs alone for a moment before it is timed, since threads of other runtimes go on spinning after a call.
+Each candidate runs alone for a moment before it is timed, since threads of other runtimes go on spinning after a call;
+what slows a whole round down is taken out of its times.
 The blocks merged are those that save most. What merging buys in each of the others is in the suite ``models``.
 """
 
@@ -26,6 +27,7 @@ from benchmarks.results import Row, by_case
 from benchmarks.samples import Summary
 from benchmarks.settings import Settings
 from benchmarks.suites.models import most_pruned
+from updp_rt._timing import paced
 from updp_rt.runtime.engines import ENGINES, RUNTIMES, engine_of
 from updp_rt.runtime.fastest import choice_of
 
@@ -80,6 +82,7 @@ def measure_here(settings: Settings, name: str, batch: int, dtype_name: str, nam
 
     entries = {candidate: partial(prepare, candidate) for candidate in names}
     found = race(settings, entries, round_seconds=0.15, alone_seconds=ALONE_SECONDS)
+    found.samples = paced(found.samples)
     found.values = {candidate: about for candidate, about in values.items() if about}
     return found
 

@@ -28,7 +28,7 @@ _MODULES = "modules"  # runs always
 _ALONE_SECONDS = 0.1
 _ROUNDS = 7
 # Those within this factor of the fastest are measured again, for longer: the rounds before tell them apart by chance.
-_NEAR, _ROUNDS_OF_NEAR = 1.15, 21
+_NEAR, _ROUNDS_OF_NEAR = 1.15, 41
 _choices: WeakKeyDictionary[nn.Module, EngineChoice] = WeakKeyDictionary()
 
 
@@ -51,7 +51,7 @@ class EngineChoice:
     """What was found of the engines.
 
     Attributes:
-        times_ms: milliseconds by engine, for each shape of the examples: first quartiles.
+        times_ms: milliseconds by engine, for each shape of the examples.
         refused: why an engine is not used.
         seconds, bytes: what building an engine took, and added to the memory of the process.
     """
@@ -193,11 +193,10 @@ def _times_ms(calls: Mapping[str, Callable[[], Any]], example: Tensor, rounds: i
         times = time_side_by_side(
             calls,
             rounds=rounds,
-            round_seconds=0.05,
+            round_seconds=0.15,
             alone_seconds=_ALONE_SECONDS,
             device=example.device,
             what="measuring engines",
-            quartile=1,
         )
     return {name: seconds * 1e3 for name, seconds in times.items()}
 

@@ -30,7 +30,7 @@ class Entry:
     """What is known of one problem's candidates, by name ``backend`` or ``backend:config``.
 
     Attributes:
-        times_ms: milliseconds of each candidate measured: medians, of engines first quartiles.
+        times_ms: milliseconds of each candidate measured: medians.
         failed: why a candidate cannot be used: it failed to run where torch's own operators did. That one disagreed
             with the reference is not kept, since it depends on the values it met.
     """
