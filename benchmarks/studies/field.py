@@ -42,7 +42,9 @@ SHARES = (0.5, 1 / 3)
 UPDP, DIRECT = "updp", "updp:direct=true"
 # On so few images UPDP chooses in a supernet that is fitted to the baseline and not trained; here it is.
 TRAINED = f"updp:supernet_epochs={SUPERNET_EPOCHS}"
-UPDPS = (UPDP, DIRECT, TRAINED)
+# What `drop` cuts, faded away, and chosen by UPDP's search.
+SKIPPING = "updp:body=skip"
+UPDPS = (UPDP, SKIPPING, DIRECT, TRAINED)
 _CNN = (*UPDPS, "drop", "depthshrinker", "layer-folding", "dp", "layermerge", "toast")
 _VIT = (*UPDPS, "drop", "depthshrinker", "layer-folding", "hetdpt", "nose", "dp", "toast")
 # Their goal is what UPDP saves in arithmetic: at one share, as UPDP's other way is, so that the table ends in time.

@@ -129,6 +129,8 @@ def test_every_method_spends_the_same_passes(name: str) -> None:
         assert (own.supernet_epochs, own.epochs) == (2, 5 + 2 * 3)
         both = prune_config(config(settings=given), Job("updp:supernet_epochs=2:epochs=7", 1, 0), few)
         assert (both.supernet_epochs, both.epochs) == (2, 7)
+        taught = prune_config(config(settings=given), Job("updp:distill=0.5", 1, 0), few)
+        assert (taught.supernet_epochs, taught.epochs) == (0, 13)
     else:
         assert spared == found
     assert width_epochs(config(settings=given)) == 17

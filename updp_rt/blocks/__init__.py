@@ -18,6 +18,7 @@ from updp_rt.blocks.model import (
     prunable_blocks,
     pruned_bodies,
     set_lambda,
+    skippable_blocks,
     take_bodies,
 )
 from updp_rt.blocks.norms import copy_activation, pruned_batchnorm
@@ -60,5 +61,6 @@ __all__ = [
     "pruned_batchnorm",
     "pruned_bodies",
     "set_lambda",
+    "skippable_blocks",
     "take_bodies",
 ]

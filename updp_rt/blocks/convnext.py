@@ -26,6 +26,10 @@ class ProgressiveConvNeXtBlock(ProgressiveBlock):
         super().__init__(block, name, body)
         self.added = copy_activation(block.mlp.act, inplace=False)
 
+    @staticmethod
+    def skippable(block: Any) -> bool:
+        return True
+
     def new_norms(self) -> dict[str, nn.Module]:
         weight = self.block.conv_dw.weight
         return {

@@ -38,6 +38,10 @@ class ProgressiveInvertedResidual(ProgressiveBlock):
         super().__init__(block, name, body)
         self.added = copy_activation(self.block.bn1.act, inplace=False)
 
+    @staticmethod
+    def skippable(block: Any) -> bool:
+        return bool(block.has_skip)
+
     def new_norms(self) -> dict[str, nn.Module]:
         norms = {}
         for conv, bn in _CHAINS[source_type(self.block)]:

@@ -81,6 +81,12 @@ def prunable_blocks(model: nn.Module) -> list[str]:
     return names
 
 
+def skippable_blocks(model: nn.Module) -> list[str]:
+    """Names of the prunable blocks that may be left out: whose pruned body may be `SKIP`."""
+    progressive = find_family(model).progressive
+    return [name for name in prunable_blocks(model) if progressive.skippable(model.get_submodule(name))]
+
+
 def pruned_bodies(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """The pruned bodies its family offers, and the merged forms of each."""
     return find_family(model).progressive.forms

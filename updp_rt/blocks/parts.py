@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 APART, LINEAR, JOINED = "", "|", "+"
+SKIP = "skip"  # of a part, in the place of a pruned body: the block is left out, and its input goes on
+SKIPPED = "identity"  # what that merges into
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from updp_rt.blocks.norms import fit_batchnorm
+from updp_rt.blocks.parts import SKIP, SKIPPED
 from updp_rt.reparam import AffineConv, MergeError, centre_tap, conv_padding, fold_chain, head_padding, move_padding
 from updp_rt.reparam.chain import NamedLayer
 
@@ -147,7 +148,7 @@ class ProgressiveBlock(nn.Module, ABC):
 
     Attributes:
         lam: λ in [0, 1], how far the block is pruned; or a gate that decides it.
-        body: which pruned body λ leads to, a key of `forms`.
+        body: which pruned body λ leads to, a key of `forms`, or `SKIP`.
         bodies: those that `take` may set; more than one only after `offer`.
         opened: whether no activation closes the pruned form, since the next block is to be joined to it; for what
             blocks are chosen by, which never merges.
@@ -160,20 +161,25 @@ class ProgressiveBlock(nn.Module, ABC):
     def __init__(self, block: nn.Module, name: str = "block", body: str = "") -> None:
         super().__init__()
         self.block: Any = _reading_all(block)
-        self.norms = Norms(self.new_norms())
         self.name = name
         self.body = body or next(iter(self.forms))
         self.bodies: tuple[str, ...] = (self.body,)
         self._check_bodies()
+        self.norms = Norms(self._norms_of(self.body))
         self.opened = False
-        self.form = self.forms[self.body][0]
+        self.form = self._forms()[0]
         self.lam: Lambda = 0.0
         for module in block.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]  # both sides of a fade read the same tensor
-        self._places = _place(self.steps())
+        self._places = self._place()
 
     # What a family says about its block.
+
+    @staticmethod
+    def skippable(block: Any) -> bool:
+        """Whether such a block adds its input, unchanged, to what it makes of it: so that it can be left out."""
+        return False
 
     @abstractmethod
     def new_norms(self) -> dict[str, nn.Module]:
@@ -212,9 +218,9 @@ class ProgressiveBlock(nn.Module, ABC):
     def offer(self, bodies: Sequence[str]) -> None:
         """Let the block take any of these pruned bodies; each has new norms of its own. It takes the first."""
         self.bodies = tuple(bodies)
-        self.norms = Norms({f"{body}/{name}": norm for body in bodies for name, norm in self.new_norms().items()})
-        self.norms.train(self.training)
         self._check_bodies()
+        self.norms = Norms({f"{body}/{name}": norm for body in bodies for name, norm in self._norms_of(body).items()})
+        self.norms.train(self.training)
         self._lead_to(self.bodies[0])
 
     def take(self, body: str) -> None:
@@ -229,15 +235,28 @@ class ProgressiveBlock(nn.Module, ABC):
             self._lead_to(body)
 
     def _lead_to(self, body: str) -> None:
-        self.body, self.form, self.norms.prefix = body, self.forms[body][0], f"{body}/"
-        self._places = _place(self.steps())
+        self.body, self.norms.prefix = body, f"{body}/"
+        self.form = self._forms()[0]
+        self._places = self._place()
 
     def _check_bodies(self) -> None:
+        known = (*self.forms, *([SKIP] if self.skippable(self.block) else []))
         for body in self.bodies:
-            if body not in self.forms:
-                raise ValueError(f"{self.name}: no pruned body {body!r}; choose one of {', '.join(self.forms)}")
+            if body not in known:
+                raise ValueError(f"{self.name}: no pruned body {body!r}; choose one of {', '.join(known)}")
+
+    def _norms_of(self, body: str) -> dict[str, nn.Module]:
+        return {} if body == SKIP else self.new_norms()
+
+    def _forms(self) -> tuple[str, ...]:
+        return (SKIPPED,) if self.body == SKIP else self.forms[self.body]
+
+    def _place(self) -> list[Place]:
+        return [] if self.body == SKIP else _place(self.steps())
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.body == SKIP:
+            return fade(self.lam, lambda: self.block(x, *args, **kwargs), lambda: x)
         x = self.head(x, *args, **kwargs)
         y = x
         for step, place in zip(self.steps(), self._places, strict=True):
@@ -256,6 +275,8 @@ class ProgressiveBlock(nn.Module, ABC):
         closest, in least squares per channel, to the baseline's value at that point. So a removed activation
         starts as its best per-channel linear approximation, and an added norm starts as the identity.
         """
+        if self.body == SKIP:
+            return
         x = self.head(x, *args, **kwargs)
         baseline = pruned = x
         was_training = self.norms.training
@@ -277,13 +298,15 @@ class ProgressiveBlock(nn.Module, ABC):
             ValueError: the pruned body has no such form.
         """
         form = form or self.form
-        if form not in self.forms[self.body]:
-            known = ", ".join(self.forms[self.body])
+        if form not in self._forms():
+            known = ", ".join(self._forms())
             raise ValueError(f"{self.name}: no merged form {form!r} of the {self.body!r} body; choose one of {known}")
         if self.lam != 1.0:
             raise MergeError(self.name, f"λ is {self.lam:g}: only a block trained to λ = 1 merges")
-        layers = [(f"{self.name}.{name}", layer) for name, layer in (step.merged() for step in self.steps())]
-        merged = self.build_merged(move_padding(fold_chain(layers)), form)
+        merged: nn.Module = nn.Identity()
+        if self.body != SKIP:
+            layers = [(f"{self.name}.{name}", layer) for name, layer in (step.merged() for step in self.steps())]
+            merged = self.build_merged(move_padding(fold_chain(layers)), form)
         merged.origin = MergeOrigin(self.body, form)  # type: ignore[assignment]
         return merged
 

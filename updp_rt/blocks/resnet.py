@@ -22,6 +22,10 @@ from updp_rt.reparam import AffineConv, add_identity, add_parallel, compose_chai
 class ProgressiveBasicBlock(ProgressiveBlock):
     forms = {"shrunk": ("conv",), "full": ("conv", "factored")}
 
+    @staticmethod
+    def skippable(block: Any) -> bool:
+        return block.downsample is None
+
     def new_norms(self) -> dict[str, nn.Module]:
         b = self.block
         return {

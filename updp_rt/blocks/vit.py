@@ -38,6 +38,10 @@ class ProgressiveTransformerBlock(ProgressiveBlock):
         super().__init__(block, name, body)
         self.added = copy_activation(block.mlp.act, inplace=False)
 
+    @staticmethod
+    def skippable(block: Any) -> bool:
+        return True
+
     def new_norms(self) -> dict[str, nn.Module]:
         weight = self.block.mlp.fc1.weight
         return {

@@ -94,7 +94,7 @@ def prune_config(config: CompareConfig, job: Job, epoch_steps: int) -> PruneConf
     A step of what UPDP chooses by passes a model ``2 + random_subnets`` times. A method whose steps take fewer passes
     has more epochs of them, so that choosing costs all the same; one that trains nothing to choose by trains the pruned
     model for longer instead, and so does UPDP with what its supernet does not take: where steps are few, all of it. The
-    tables of `dp` and `layermerge` take UPDP's passes as they are.
+    tables of `dp` and `layermerge` take UPDP's passes as they are. A way back counts as two passes forward.
 
     Args:
         epoch_steps: steps of an epoch.
@@ -105,7 +105,10 @@ def prune_config(config: CompareConfig, job: Job, epoch_steps: int) -> PruneConf
     if method.searches:
         spared = "supernet_epochs" not in own and method.spares_supernet(plain, epoch_steps)
         supernet = 0 if spared else plain.supernet_epochs
-        epochs = plain.epochs if "epochs" in own else max(1, plain.epochs + passes - supernet * step)
+        epochs = plain.epochs + passes - supernet * step
+        if "distill" in own and plain.distill > 0:
+            epochs = round(epochs * 3 / 4)  # the baseline runs beside the subnet, forward alone
+        epochs = plain.epochs if "epochs" in own else max(1, epochs)
         return plain.model_copy(update={"supernet_epochs": supernet, "epochs": epochs})
     if step:
         return plain.model_copy(update={"supernet_epochs": round(passes / step)})

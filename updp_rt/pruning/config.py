@@ -43,8 +43,8 @@ class PruneConfig(BaseModel):
     method: str = Field("updp", description="updp, or a rival of `updp_rt.methods`")
     body: str = Field(
         "auto",
-        description="pruned body if a family has several; auto: the fastest measured; any: the search chooses it, and "
-        "which neighbours become one convolution",
+        description="pruned body if a family has several; auto: the fastest measured; skip: none, blocks are left out "
+        "where that can be; any: the search chooses it, and which neighbours become one convolution",
     )
     seed: int = Field(0, ge=0)
     batch_size: int = Field(64, ge=1)

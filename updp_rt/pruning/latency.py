@@ -14,7 +14,7 @@ from updp_rt._copies import copy_model
 from updp_rt._timing import time_side_by_side
 from updp_rt.blocks import find_family, make_progressive, merge_model, prunable_blocks, set_lambda
 from updp_rt.blocks.inspect import form_label
-from updp_rt.blocks.parts import Part
+from updp_rt.blocks.parts import SKIP, SKIPPED, Part
 from updp_rt.blocks.progressive import ProgressiveBlock
 from updp_rt.pruning.config import ANY
 from updp_rt.pruning.genes import segment_of
@@ -44,25 +44,35 @@ CLEARLY_FASTER = 0.9  # a form replaces the one listed before it only if it is a
 
 
 class BlockLatency(BaseModel):
-    """Median milliseconds of one block, and of its merged forms by pruned body and form."""
+    """Median milliseconds of one block, and of its merged forms by pruned body and form.
+
+    Attributes:
+        skippable: whether it may be left out, which takes no time.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     baseline_ms: float
     merged_ms: dict[str, dict[str, float]]
+    skippable: bool = False
 
     def best_form(self, body: str) -> str:
         """The fastest merged form of a pruned body."""
-        return _fastest(self.merged_ms[body])
+        return SKIPPED if body == SKIP else _fastest(self.merged_ms[body])
+
+    def form_ms(self, body: str, form: str) -> float | None:
+        """Of one merged form; None where it was not measured."""
+        return 0.0 if body == SKIP else self.merged_ms.get(body, {}).get(form)
 
     def best_body(self) -> str:
-        """The pruned body whose best form is the fastest."""
+        """The pruned body whose best form is the fastest, of those that compute something."""
         return _fastest({body: forms[self.best_form(body)] for body, forms in self.merged_ms.items()})
 
     def worthwhile_bodies(self) -> tuple[str, ...]:
-        """The fastest pruned body, and every other that is faster than the block as it is."""
+        """The fastest pruned body, and every other that is faster than the block as it is; last, whether to skip it."""
         best = self.best_body()
-        return best, *(body for body in self.merged_ms if body != best and self.saved_ms(body) > 0)
+        others = [body for body in self.merged_ms if body != best and self.saved_ms(body) > 0]
+        return best, *others, *([SKIP] if self.skippable else [])
 
     def by_label(self) -> dict[str, float]:
         """Of every merged form, under the name that `inspect` gives it."""
@@ -74,7 +84,7 @@ class BlockLatency(BaseModel):
 
     def best_ms(self, body: str) -> float:
         """Of its fastest merged form."""
-        return self.merged_ms[body][self.best_form(body)]
+        return 0.0 if body == SKIP else self.merged_ms[body][self.best_form(body)]
 
     def saved_ms(self, body: str) -> float:
         """What the block saves in its best merged form; below 0 if that is slower."""
@@ -125,8 +135,16 @@ class LatencyTable(BaseModel):
         return {name: body for name, body in bodies.items() if self.blocks[name].saved_ms(body) > 0}
 
     def choose_bodies(self, names: Iterable[str], body: str = "auto") -> dict[str, str]:
-        """The pruned body of each block: the one named, or the one that merges into the fastest form."""
-        return {name: self.blocks[name].best_body() if body in ("auto", ANY) else body for name in names}
+        """The pruned body of each block: the one named, or the one that merges into the fastest form.
+
+        That one, too, where blocks are to be skipped and one cannot be.
+        """
+
+        def choose(block: BlockLatency) -> str:
+            fastest = body in ("auto", ANY) or (body == SKIP and not block.skippable)
+            return block.best_body() if fastest else body
+
+        return {name: choose(self.blocks[name]) for name in names}
 
     def offer_bodies(self, names: Iterable[str], body: str = "auto") -> dict[str, tuple[str, ...]]:
         """The pruned bodies that a search may choose from for each block, the fastest first: one, unless any may be."""
@@ -222,6 +240,7 @@ def measure_block(progressive: type[ProgressiveBlock], block: nn.Module, x: Tens
         merged_ms={
             body: {form: times[f"{body}/{form}"] * 1e3 for form in forms} for body, forms in progressive.forms.items()
         },
+        skippable=progressive.skippable(block),
     )
 
 

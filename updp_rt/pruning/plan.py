@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from updp_rt.blocks import count_costs, make_progressive, prunable_blocks, pruned_bodies
+from updp_rt.blocks import count_costs, make_progressive, pruned_bodies, skippable_blocks
+from updp_rt.blocks.parts import SKIP
 from updp_rt.data.sharing import count_batches
 from updp_rt.pruning.config import PruneConfig
 from updp_rt.pruning.memory import SavedForBackward, largest_block, state_bytes
@@ -115,11 +116,12 @@ def _trained(run: Run) -> dict[str, tuple[nn.Module, Losses]]:
     plain = run.model, label_losses(config.label_smoothing)
     if run.method.name != "updp":
         return {**({"supernet": plain} if config.supernet_epochs and run.method.passes(config) else {}), "train": plain}
-    bodies = pruned_bodies(run.model)
-    body = config.body if config.body in bodies else next(iter(bodies))
-    supernet = make_progressive(run.model, dict.fromkeys(prunable_blocks(run.model), body))
-    names = run.names[: config.num_pruned or len(run.names)]
-    subnet = make_progressive(run.model, dict.fromkeys(names, body))
+    known = pruned_bodies(run.model)
+    bodies = dict.fromkeys(run.names, config.body if config.body in known else next(iter(known)))
+    if config.body == SKIP:
+        bodies |= dict.fromkeys(skippable_blocks(run.model), SKIP)
+    supernet = make_progressive(run.model, bodies)
+    subnet = make_progressive(run.model, {name: bodies[name] for name in run.names[: config.num_pruned]})
     steps, at = _HALF_WAY
     ramp = progressive_losses(steps, label_smoothing=config.label_smoothing)
     found: dict[str, tuple[nn.Module, Losses]] = {}

@@ -48,7 +48,8 @@ def _by_table(structure: ModelReport, forms: Forms, costs: Costs, table: Latency
     sizes: dict[str, tuple[float, float]] = {}
     for name, block in table.blocks.items():
         form = forms.get(name)
-        after = block.baseline_ms if form is None else block.merged_ms[form.body][form.form]
+        after = block.baseline_ms if form is None else block.form_ms(form.body, form.form)
+        assert after is not None
         sizes[name] = (block.baseline_ms, after)
     saved = sum(before - after for before, after in sizes.values())
     # Blocks were timed alone, which may take longer: the model cannot take less than what is left of them.
@@ -106,6 +107,6 @@ def _cost(block: BlockReport, forms: Forms, costs: Costs) -> Cost:
 
 def _measured(table: LatencyTable, forms: Forms) -> bool:
     return table.model_ms > 0 and all(
-        name in table.blocks and form.form in table.blocks[name].merged_ms.get(form.body, {})
+        name in table.blocks and table.blocks[name].form_ms(form.body, form.form) is not None
         for name, form in forms.items()
     )
