@@ -27,7 +27,7 @@ SECTIONS: dict[str, tuple[str, str]] = {
         """
         What `engine="auto"` picks, over the fastest of eager torch, frozen Inductor, ONNX Runtime and OpenVINO. Those
         run bare; ours also checks before each call that weights, hooks and modes are as they were. Each runs alone for
-        a moment before it is timed.
+        a moment before it is timed, and what slows a whole round down is taken out of its times.
         """,
     ),
     "merged_speed": (

@@ -15,6 +15,7 @@ from updp_rt.artifacts import save, versions
 from updp_rt.artifacts.atomic import write_json, write_text
 from updp_rt.artifacts.manifest import Description
 from updp_rt.blocks import count_costs, count_depth, progressive_blocks, set_lambda
+from updp_rt.blocks.parts import SKIP, SKIPPED
 from updp_rt.pruning.config import ANY
 from updp_rt.pruning.genes import fastest_genes, genes_of
 from updp_rt.pruning.goals import check_latency
@@ -191,6 +192,8 @@ def load_subnet(model: nn.Module, folder: Path) -> nn.Module:
 def merge_subnet(subnet: nn.Module, folder: Path, form: str = "auto") -> nn.Module:
     """The subnet of a run's `folder` merged: each block in its fastest form by the run's table, or all in one `form`.
 
+    Blocks that are left out have but one.
+
     Raises:
         RunError: the table is not there. ValueError: no such form.
     """
@@ -198,7 +201,7 @@ def merge_subnet(subnet: nn.Module, folder: Path, form: str = "auto") -> nn.Modu
     def choose(bodies: dict[str, str]) -> dict[str, str]:
         if form == "auto":
             return read_result(folder / LATENCY, LatencyTable).choose_forms(bodies)
-        return dict.fromkeys(bodies, form)
+        return {name: SKIPPED if body == SKIP else form for name, body in bodies.items()}
 
     return method_of(folder).merge(subnet, choose)
 
