@@ -190,6 +190,8 @@ class Record:
             reason = f"the {self.budget.minutes:g} minutes are up"
             if not any(reason == row.get("left_out") for row in self.rows):
                 self._tell(f"{self.budget.used:5.0f} s  {reason}")
+            if case.key in self._cases:
+                return self._cases[case.key]  # what an earlier run found is more than that
             found = Measured(left_out=dict.fromkeys(case.candidates or ("all",), reason))
         else:
             with self.budget.spending(case.part):
@@ -220,8 +222,9 @@ class Record:
         for key, rows in earlier.cases().items():
             if key not in self._measured:
                 self._cases[key] = rows
-                # Kept as they are, unless this run asks for them: then they are measured again.
-                if any("left_out" in row or "wrong" in row for row in rows):
+                # Kept as they are, unless this run asks for them: then they are measured again. What an engine cannot
+                # run it will not run then either, so what was measured beside it stays.
+                if any("wrong" in row for row in rows) or all("left_out" in row for row in rows):
                     self._unfinished.add(key)
 
 

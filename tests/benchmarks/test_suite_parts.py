@@ -111,6 +111,16 @@ def test_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) == 2, "measured once a run"
     third = new_record(tmp_path, resume=True, command="python -m benchmarks micro --minutes 9")
     assert third.about["command"] == commands
+    third.rows_of(case_of(lambda: Measured({"eager": [1.0]}, left_out={"ours": "absent"}), "beside"))
+    third.rows_of(case_of(lambda: Measured({"eager": [1.0]}, wrong={"ours": "odd"}), "odd"))
+    late = new_record(tmp_path, resume=True, minutes=0.0)
+    for key in ("beside", "odd"):
+        rows = late.rows_of(case_of(measure("eager", "ours"), key))
+        assert [row.get("median_ms") for row in rows] == [1000.0, None], "no time is left, and nothing is lost"
+    fourth = new_record(tmp_path, resume=True)
+    for key in ("beside", "odd"):
+        fourth.rows_of(case_of(measure("eager", "ours"), key))
+    assert len(calls) == 3, "what is wrong is measured again, what cannot run is not"
     with pytest.raises(ValueError, match="its rounds was 11, not 5"):
         new_record(tmp_path, resume=True, rounds=5)
 
