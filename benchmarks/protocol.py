@@ -222,8 +222,8 @@ class Record:
         for key, rows in earlier.cases().items():
             if key not in self._measured:
                 self._cases[key] = rows
-                # Kept as they are, unless this run asks for them: then they are measured again. What an engine cannot
-                # run it will not run then either, so what was measured beside it stays.
+                # Kept as they are, unless this run asks for them: then they are measured again. A candidate that could
+                # not be tried costs no other its times: a run that is not resumed tries it again.
                 if any("wrong" in row for row in rows) or all("left_out" in row for row in rows):
                     self._unfinished.add(key)
 

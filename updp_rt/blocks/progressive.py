@@ -167,12 +167,11 @@ class ProgressiveBlock(nn.Module, ABC):
         self._check_bodies()
         self.norms = Norms(self._norms_of(self.body))
         self.opened = False
-        self.form = self._forms()[0]
         self.lam: Lambda = 0.0
         for module in block.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]  # both sides of a fade read the same tensor
-        self._places = self._place()
+        self._settle()
 
     # What a family says about its block.
 
@@ -236,8 +235,7 @@ class ProgressiveBlock(nn.Module, ABC):
 
     def _lead_to(self, body: str) -> None:
         self.body, self.norms.prefix = body, f"{body}/"
-        self.form = self._forms()[0]
-        self._places = self._place()
+        self._settle()
 
     def _check_bodies(self) -> None:
         known = (*self.forms, *([SKIP] if self.skippable(self.block) else []))
@@ -248,11 +246,15 @@ class ProgressiveBlock(nn.Module, ABC):
     def _norms_of(self, body: str) -> dict[str, nn.Module]:
         return {} if body == SKIP else self.new_norms()
 
-    def _forms(self) -> tuple[str, ...]:
-        return (SKIPPED,) if self.body == SKIP else self.forms[self.body]
+    def _settle(self) -> None:
+        """Take the form and the places that follow from the body."""
+        self.form = self.own_forms[0]
+        self._places = [] if self.body == SKIP else _place(self.steps())
 
-    def _place(self) -> list[Place]:
-        return [] if self.body == SKIP else _place(self.steps())
+    @property
+    def own_forms(self) -> tuple[str, ...]:
+        """The merged forms of the body that it takes."""
+        return (SKIPPED,) if self.body == SKIP else self.forms[self.body]
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.body == SKIP:
@@ -298,8 +300,8 @@ class ProgressiveBlock(nn.Module, ABC):
             ValueError: the pruned body has no such form.
         """
         form = form or self.form
-        if form not in self._forms():
-            known = ", ".join(self._forms())
+        if form not in self.own_forms:
+            known = ", ".join(self.own_forms)
             raise ValueError(f"{self.name}: no merged form {form!r} of the {self.body!r} body; choose one of {known}")
         if self.lam != 1.0:
             raise MergeError(self.name, f"λ is {self.lam:g}: only a block trained to λ = 1 merges")

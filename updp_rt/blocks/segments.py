@@ -174,7 +174,7 @@ def _weights(module: nn.Module) -> int:
 
 def joinable(block: ProgressiveBlock) -> bool:
     """Whether the whole pruned block is one convolution, so that it can be composed with others."""
-    return "conv" in block.forms.get(block.body, ()) and type(block).head is ProgressiveBlock.head
+    return "conv" in block.own_forms and type(block).head is ProgressiveBlock.head
 
 
 @torch.no_grad()

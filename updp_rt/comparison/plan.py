@@ -105,10 +105,10 @@ def prune_config(config: CompareConfig, job: Job, epoch_steps: int) -> PruneConf
     if method.searches:
         spared = "supernet_epochs" not in own and method.spares_supernet(plain, epoch_steps)
         supernet = 0 if spared else plain.supernet_epochs
-        epochs = plain.epochs + passes - supernet * step
-        if "distill" in own and plain.distill > 0:
-            epochs = round(epochs * 3 / 4)  # the baseline runs beside the subnet, forward alone
-        epochs = plain.epochs if "epochs" in own else max(1, epochs)
+        epochs = plain.epochs
+        if "epochs" not in own:
+            taught = "distill" in own and plain.distill > 0  # the baseline runs beside the subnet, forward alone
+            epochs = max(1, round((epochs + passes - supernet * step) * (3 / 4 if taught else 1)))
         return plain.model_copy(update={"supernet_epochs": supernet, "epochs": epochs})
     if step:
         return plain.model_copy(update={"supernet_epochs": round(passes / step)})
