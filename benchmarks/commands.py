@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+import timm
 import typer
 from rich.console import Console
 
@@ -35,6 +36,7 @@ from benchmarks.suites import (
     projection,
     whole_models,
 )
+from updp_rt._names import SMALL_MODELS, unknown_model
 
 SUITES = {
     module.SUITE.name: module.SUITE
@@ -73,6 +75,13 @@ def _words(value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(","))
 
 
+def _models(value: str) -> tuple[str, ...]:
+    for name in _words(value):
+        if name not in SMALL_MODELS and not timm.is_model(name):
+            raise typer.BadParameter(unknown_model(name, timm.list_models()))
+    return _words(value)
+
+
 def _precisions(value: str) -> tuple[str, ...]:
     for name in _words(value):
         if name not in _PRECISIONS:
@@ -100,7 +109,7 @@ def _listed(*names: str, help: str) -> Any:
 
 # What parses those that are written as text.
 _LISTS: dict[str, Callable[[str], tuple[Any, ...]]] = {
-    "models": _words,
+    "models": _models,
     "batches": _numbers,
     "dtypes": _precisions,
     "pruned": _numbers,

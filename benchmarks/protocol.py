@@ -214,8 +214,7 @@ class Record:
             if was != now:
                 raise ValueError(f"{self.path.name} cannot be resumed: its {key} was {was}, not {now}")
         commits, commands = (str(earlier.about.get(key, "unknown")) for key in ("commit", "command"))
-        if self.about["commit"] not in commits.split(", "):
-            self.about["commit"] = f"{commits}, {self.about['commit']}"
+        self.about["commit"] = ", ".join(dict.fromkeys([*commits.split(", "), self.about["commit"]]))
         given = {command.removesuffix(" --resume") for command in commands.split(" && ")}
         new = self.about["command"] not in given
         self.about["command"] = f"{commands} && {self.about['command']} --resume" if new else commands

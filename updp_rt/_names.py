@@ -14,7 +14,9 @@ SMALL_MODELS = ("small_resnet", "small_mobilenetv2", "small_convnext", "small_vi
 
 def unknown_model(name: str, names: Iterable[str]) -> str:
     """That there is no model `name`, with the nearest of `names`."""
-    near = get_close_matches(name, [*SMALL_MODELS, *sorted(names)], n=5)
+    known = [*SMALL_MODELS, *sorted(names)]
+    longer = [other for other in known if other.startswith(name)]
+    near = list(dict.fromkeys([*longer, *get_close_matches(name, known, n=5)]))[:5]
     advice = f"perhaps one of: {', '.join(near)}" if near else "timm.list_models() names all"
     return f"timm knows no model {name!r}; {advice}"
 

@@ -44,9 +44,12 @@ UPDP, DIRECT = "updp", "updp:direct=true"
 TRAINED = f"updp:supernet_epochs={SUPERNET_EPOCHS}"
 # What `drop` cuts, faded away, and chosen by UPDP's search.
 SKIPPING = "updp:body=skip"
-UPDPS = (UPDP, SKIPPING, DIRECT, TRAINED)
-_CNN = (*UPDPS, "drop", "depthshrinker", "layer-folding", "dp", "layermerge", "toast")
-_VIT = (*UPDPS, "drop", "depthshrinker", "layer-folding", "hetdpt", "nose", "dp", "toast")
+# Asked for no number of blocks but for the speed-up of `RIVAL` at the share, which is measured first.
+RIVAL, EQUAL = "drop", "updp:body=any:search=guided"
+UPDPS = (UPDP, SKIPPING, DIRECT, TRAINED, EQUAL)
+_OURS = (UPDP, SKIPPING, DIRECT, TRAINED, RIVAL, EQUAL)
+_CNN = (*_OURS, "depthshrinker", "layer-folding", "dp", "layermerge", "toast")
+_VIT = (*_OURS, "depthshrinker", "layer-folding", "hetdpt", "nose", "dp", "toast")
 # Their goal is what UPDP saves in arithmetic: at one share, as UPDP's other way is, so that the table ends in time.
 NARROWING = ("wdpruning", "wdpruning-as-coded", "s2vite", "scop", "xpruner", "hvt")
 TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -77,10 +80,16 @@ def cases(table: str, settings: Settings) -> Iterator[Case]:
 def measure(name: str, method: str, share: float, seed: int, record: Record) -> Measured:
     """One method on one model: accuracy and latency beside the baseline's."""
     settings, budget = record.settings, SCANS[name]
+    target = speedup_of_rival(record.rows, {"model": name, "data": settings.data, "seed": seed, "share": share})
+    if method == EQUAL and target is None:
+        why = f"it is asked for the speed-up of {RIVAL}, which was not measured"
+        return Measured(left_out=dict.fromkeys(("baseline", "pruned"), why))
     images, model, accuracy = trained(name, seed, settings.data, settings.image_size, settings.work, budget)
     contest = contest_of(record, name, model, images.splits, settings.lr or budget.lr)
     blocks = len(prunable_blocks(model))
     job = Job(method, share if method in WIDTHS else max(1, round(share * blocks)), seed)
+    if method == EQUAL:
+        job = Job(f"{method}:target_speedup={target}", 0, seed)
     outcome = do_job(contest, job)
     record.tell(f"{method}: {outcome.accuracy:.4f}")
     example = torch.randn(BATCH, *images.size, generator=torch.Generator().manual_seed(0)).to(settings.place)
@@ -95,6 +104,15 @@ def measure(name: str, method: str, share: float, seed: int, record: Record) -> 
         values={"baseline": {"accuracy": accuracy}, "pruned": {"accuracy": outcome.accuracy, **figures}},
         about={"pruned": outcome.pruned, "blocks": blocks, "family": find_family(model).name},
     )
+
+
+def speedup_of_rival(rows: Sequence[Row], about: Row) -> float | None:
+    """How much faster than the baseline `RIVAL` is in the same place, or None where it has no row there."""
+    about = {**about, "method": RIVAL}
+    ms = {row["candidate"]: row.get("median_ms") for row in rows if about.items() <= row.items()}
+    if not ms.get("baseline") or not ms.get("pruned"):
+        return None
+    return round(ms["baseline"] / ms["pruned"], 2)
 
 
 def predicted(summary: Path) -> dict[str, float]:

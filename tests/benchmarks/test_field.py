@@ -50,10 +50,14 @@ def test_some_methods_shares_and_models_are_asked_for() -> None:
         next(field.cases("field_cnn", Settings(methods=("hvt",))))
 
 
-def test_a_case_is_timed_beside_its_baseline_and_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six blocks of a MobileNetV2 by a stand-in; 40 of 100 images fewer are right under each seed."""
+Done = list[tuple[str, Job, PruneConfig]]
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> Done:
+    """The jobs that a stand-in did: six blocks of a MobileNetV2; 40 of 100 images fewer are right under each seed."""
     model = timm.create_model("mobilenetv2_035", num_classes=10).eval()
-    done: list[tuple[str, Job, PruneConfig]] = []
+    done: Done = []
 
     def do_job(contest: Contest, job: Job) -> Outcome:
         assert contest.create(0) is model
@@ -68,9 +72,17 @@ def test_a_case_is_timed_beside_its_baseline_and_is_told(tmp_path: Path, monkeyp
     monkeypatch.setattr(field, "do_job", do_job)
     monkeypatch.setattr(field.updp_rt, "load", lambda folder: model)
     monkeypatch.setattr(field, "ready", lambda model, example: partial(torch.sum, example))
-    given: dict[str, Any] = {"methods": ("dp",), "amounts": (0.35,), "models": ("small_mobilenetv2",), "seeds": (0, 1)}
-    settings = Settings(device="cpu", out=tmp_path, work=tmp_path, data="fashion-mnist", rounds=3, **given)
-    record: Record = run(field.CNN, settings, Console(quiet=True))
+    return done
+
+
+def measured(folder: Path, **given: Any) -> Record:
+    about: dict[str, Any] = {"amounts": (0.35,), "models": ("small_mobilenetv2",), "data": "fashion-mnist", **given}
+    settings = Settings(device="cpu", out=folder, work=folder, rounds=3, **about)
+    return run(field.CNN, settings, Console(quiet=True))
+
+
+def test_a_case_is_timed_beside_its_baseline_and_is_told(tmp_path: Path, done: Done) -> None:
+    record = measured(tmp_path, methods=("dp",), seeds=(0, 1))
     assert [job for _, job, _ in done] == [Job("dp", 6, 0), Job("dp", 6, 1)]
     assert done[0][2].lr == field.SCANS["small_mobilenetv2"].lr
     (grid,) = field.tables(read(record.path).rows)
@@ -81,6 +93,17 @@ def test_a_case_is_timed_beside_its_baseline_and_is_told(tmp_path: Path, monkeyp
     assert 0.2 < float(ratio.split()[0]) < 5
     assert published == "MobileNetV2-1.0, T0 = 25: 72.89 to 72.83, 1.41× on an RTX 2080 Ti, TensorRT"
     assert grid.notes[0].startswith("Baselines, of 17 blocks: 90.50 ± 0.71")
+
+
+def test_updp_is_asked_for_the_speed_up_that_its_rival_has_there(tmp_path: Path, done: Done) -> None:
+    record = measured(tmp_path, methods=(field.EQUAL,), seeds=(0,))
+    assert not done
+    assert {row["left_out"] for row in record.rows} == {"it is asked for the speed-up of drop, which was not measured"}
+    record = measured(tmp_path, methods=(field.RIVAL, field.EQUAL), seeds=(0, 1), resume=True)
+    ms = {(row["seed"], row["candidate"]): row["median_ms"] for row in record.rows if row["method"] == field.RIVAL}
+    ratios = [round(ms[seed, "baseline"] / ms[seed, "pruned"], 2) for seed in (0, 1)]
+    asked = [Job(f"{field.EQUAL}:target_speedup={ratio}", 0, seed) for seed, ratio in enumerate(ratios)]
+    assert [job for _, job, _ in done] == [Job("drop", 6, 0), asked[0], Job("drop", 6, 1), asked[1]]
 
 
 @pytest.mark.slow

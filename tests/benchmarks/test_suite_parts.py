@@ -113,6 +113,7 @@ def test_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert third.about["command"] == commands
     third.rows_of(case_of(lambda: Measured({"eager": [1.0]}, left_out={"ours": "absent"}), "beside"))
     third.rows_of(case_of(lambda: Measured({"eager": [1.0]}, wrong={"ours": "odd"}), "odd"))
+    assert read(third.path).about["commit"] == "a, b", "of all that measured"
     late = new_record(tmp_path, resume=True, minutes=0.0)
     for key in ("beside", "odd"):
         rows = late.rows_of(case_of(measure("eager", "ours"), key))

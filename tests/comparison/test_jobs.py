@@ -16,7 +16,7 @@ from torch import nn
 
 import updp_rt
 from tests.methods.test_runs import digits, made
-from updp_rt.artifacts import ArtifactError
+from updp_rt.artifacts import ArtifactError, create_model
 from updp_rt.artifacts.preprocessing import Preprocessing
 from updp_rt.blocks.randomize import randomize
 from updp_rt.comparison import (
@@ -35,7 +35,7 @@ from updp_rt.comparison import (
 )
 from updp_rt.comparison import jobs as running
 from updp_rt.comparison.jobs import IDENTITY, Outcome
-from updp_rt.comparison.plan import prune_config, width_epochs
+from updp_rt.comparison.plan import check_jobs, prune_config, width_epochs
 from updp_rt.comparison.published import PUBLISHED
 from updp_rt.comparison.width import _closest, narrow
 from updp_rt.data import Splits
@@ -109,6 +109,22 @@ def test_jobs_go_seed_by_seed_and_methods_of_width_have_goals_of_their_own() -> 
         config(methods=("updp", "updp"))
     with pytest.raises(ValueError, match="between 0 and 1"):
         config(amounts=(1.5,))
+
+
+def test_a_goal_behind_a_name_is_asked_for_once_a_seed() -> None:
+    name = "updp:body=any:target_speedup=1.5"
+    asked = config(methods=(name, "drop"), num_pruned=(1, 2), seeds=1)
+    first, *others = plan_jobs(asked)
+    assert [job.label for job in (first, *others)] == [name, "drop 1", "drop 2"]
+    assert first.key == "updp_body=any_target_speedup=1.5-0-seed-0"
+    found = prune_config(asked, first, 100)
+    assert (found.num_pruned, found.target_speedup, found.body) == (None, 1.5, "any")
+    assert plan_jobs(config(methods=("updp:front=true",), num_pruned=(), seeds=1))[0].label == "updp:front=true"
+    model = create_model("small_resnet", size=(32, 32))
+    check_jobs(asked, model)
+    for wrong, why in (("drop:target_speedup=1.5", "drop prunes a number"), ("updp:front=1:max_latency=0.5", "one of")):
+        with pytest.raises(ValueError, match=why):
+            check_jobs(config(methods=(wrong,)), model)
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -287,14 +303,16 @@ def test_torch_pruning_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, t
 @pytest.mark.slow
 def test_a_whole_comparison_on_digits(tmp_path: Path) -> None:
     """Trained, merged, narrowed, stored, timed: nothing stands in for anything."""
-    asked = contest(tmp_path, methods=("updp", "toast", "channels"), num_pruned=(2,), amounts=(0.3,), seeds=1)
+    asked = contest(
+        tmp_path, methods=("updp", "updp:front=1", "toast", "channels"), amounts=(0.3,), num_pruned=(2,), seeds=1
+    )
     assert run_jobs(asked, progress=Progress(show=False)) == []
     measure(tmp_path, 2, progress=Progress(show=False))
     rows = standings(read_comparison(tmp_path))
-    assert [row.label for row in rows] == ["baseline", "updp 2", "toast 2", "channels 30%"]
+    assert [row.label for row in rows] == ["baseline", "updp 2", "updp:front=1", "toast 2", "channels 30%"]
     assert all(row.ms[0] > 0 for row in rows)
     assert rows[1].pruned == (2,)
-    assert rows[3].params[0] < rows[0].params[0]
+    assert rows[4].params[0] < rows[0].params[0]
 
 
 def test_a_model_that_fails_its_certificate_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def test_the_page_says_all_of_it_once(folder: Path) -> None:
     path, missing = write_report(folder)
     page = path.read_text(encoding="utf-8")
     assert page.count('id="chart-comparison"') == 1
-    assert "drop, 3, seed 0" in {part for part, _ in missing}
+    assert "drop 3, seed 0" in {part for part, _ in missing}
     assert any("drop 3 (seed 1)" in gap.reason for _, gap in missing)
     assert "&lt;too&gt; large" in page
     assert "88.50 ± 0.71" in page

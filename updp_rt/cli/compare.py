@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from updp_rt.comparison import Comparison
 
 _EVERY = "those of prune --method, and of width: channels, channels-constrained, torch-pruning. "
-_EVERY += "Separated by commas; NAME:SETTING=VALUE has a setting of its own."
+_EVERY += "Separated by commas; NAME:SETTING=VALUE has a setting of its own, or its goal: updp:target_speedup=1.5."
 
 
 @app.command(
@@ -85,7 +85,7 @@ def compare(
     part, size = _part(shard), parse_size(img_size)
     goals = _numbers("--num-pruned", num_pruned, int), _numbers("--amounts", amounts, float)
 
-    from updp_rt.comparison import CompareConfig, Contest, measure, read_comparison, run_jobs
+    from updp_rt.comparison import CompareConfig, Contest, Job, measure, read_comparison, run_jobs
     from updp_rt.pruning.latency import PLAIN
     from updp_rt.pruning.progress import Progress
     from updp_rt.report import write_report
@@ -135,7 +135,11 @@ def compare(
         return
     out.print(_table(found))
     for row in found.failed:
-        out.print(f"failed: {row.method}, {row.goal:g}, seed {row.seed}: {row.failed}", soft_wrap=True, markup=False)
+        out.print(
+            f"failed: {Job(row.method, row.goal, row.seed).label}, seed {row.seed}: {row.failed}",
+            soft_wrap=True,
+            markup=False,
+        )
     if left:
         out.print(f"{len(left)} jobs are left; the same command goes on with them", soft_wrap=True)
     out.print(f"the picture, and what is published beside it: {page}", soft_wrap=True)

@@ -183,11 +183,11 @@ def run_jobs(contest: Contest, *, shard: tuple[int, int] = (1, 1), progress: Pro
                 with _hold(contest, job, timeout=0):
                     if _is_done(contest, job.key):
                         continue
-                    progress.log(f"job {number} of {len(mine)}: {job.method}, {job.goal:g}, seed {job.seed}")
+                    progress.log(f"job {number} of {len(mine)}: {job.label}, seed {job.seed}")
                     outcome = _attempt(contest, job)
                     _store(contest, job.key, outcome)
                     found = outcome.failed or f"accuracy {outcome.accuracy:.4f} in {outcome.seconds:.0f} s"
-                    progress.log(f"{job.method}, {job.goal:g}, seed {job.seed}: {found}")
+                    progress.log(f"{job.label}, seed {job.seed}: {found}")
             except Timeout:
                 progress.log(f"{job.key}: another process is at it")
         for seed in sorted({job.seed for job in mine}):

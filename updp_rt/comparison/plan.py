@@ -12,7 +12,7 @@ from torch import nn
 
 from updp_rt.comparison.width import WIDTHS, check_width
 from updp_rt.methods.dp import Programmed
-from updp_rt.pruning.config import PruneConfig
+from updp_rt.pruning.config import GOALS, PruneConfig
 from updp_rt.pruning.method import find_method
 
 BASELINE = "baseline"
@@ -21,7 +21,8 @@ BASELINE = "baseline"
 class CompareConfig(BaseModel):
     """Everything that all methods share; `settings` are those of `PruneConfig`.
 
-    A method may have settings of its own behind its name: ``updp:direct=true``.
+    A method may have settings of its own behind its name: ``updp:direct=true``; and its goal,
+    ``updp:target_speedup=1.5``, for which it is asked once a seed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,7 +50,7 @@ class CompareConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Job:
-    """One method with one goal under one seed; the goal is a number of blocks, or a share of the parameters."""
+    """One method with one goal under one seed: a number of blocks, a share of the parameters, or 0: its own."""
 
     method: str
     goal: float
@@ -59,6 +60,13 @@ class Job:
     def name(self) -> str:
         """Without the settings behind it."""
         return self.method.partition(":")[0]
+
+    @property
+    def label(self) -> str:
+        """The method and its goal, as pictures, tables and logs call them."""
+        if not self.goal:
+            return self.method
+        return f"{self.method} {100 * self.goal:g}%" if self.goal < 1 else f"{self.method} {self.goal:g}"
 
     @property
     def key(self) -> str:
@@ -76,16 +84,20 @@ def plan_jobs(config: CompareConfig) -> list[Job]:
     Raises:
         ValueError: a method without a goal of its kind.
     """
-    jobs = []
-    for seed in range(config.seeds):
-        for method in config.methods:
-            width = method.partition(":")[0] in WIDTHS
-            goals: tuple[float, ...] = config.amounts if width else config.num_pruned
-            if not goals:
-                what = "amounts (--amounts), shares of parameters" if width else "num_pruned (--num-pruned), blocks"
-                raise ValueError(f"{method} needs {what} to remove")
-            jobs += [Job(method, goal, seed) for goal in goals]
-    return jobs
+    seeds, methods = range(config.seeds), config.methods
+    return [Job(method, goal, seed) for seed in seeds for method in methods for goal in goals_of(config, method)]
+
+
+def goals_of(config: CompareConfig, method: str) -> tuple[float, ...]:
+    """What a method is asked for; raises `ValueError` where that is nothing."""
+    if set(_own(method)) & set(GOALS):
+        return (0,)
+    width = method.partition(":")[0] in WIDTHS
+    goals: tuple[float, ...] = config.amounts if width else config.num_pruned
+    if not goals:
+        what = "amounts (--amounts), shares of parameters" if width else "num_pruned (--num-pruned), blocks"
+        raise ValueError(f"{method} needs {what} to remove")
+    return goals
 
 
 def prune_config(config: CompareConfig, job: Job, epoch_steps: int) -> PruneConfig:
@@ -99,7 +111,7 @@ def prune_config(config: CompareConfig, job: Job, epoch_steps: int) -> PruneConf
     Args:
         epoch_steps: steps of an epoch.
     """
-    own, plain = _own(job), _plain_config(config, job)
+    own, plain = _own(job.method), _plain_config(config, job)
     method, passes = find_method(job.name), _passes(config)
     step = method.passes(plain)
     if method.searches:
@@ -140,17 +152,18 @@ def check_jobs(config: CompareConfig, model: nn.Module) -> None:
 
 
 def _plain_config(config: CompareConfig, job: Job) -> PruneConfig:
-    given = {**config.settings, **_own(job), "num_pruned": int(job.goal), "method": job.name, "seed": job.seed}
+    goal = {"num_pruned": int(job.goal)} if job.goal else {}
+    given = {**config.settings, **goal, **_own(job.method), "method": job.name, "seed": job.seed}
     return PruneConfig.model_validate(given)
 
 
-def _own(job: Job) -> dict[str, str]:
+def _own(method: str) -> dict[str, str]:
     """The settings behind a method's name."""
     own: dict[str, str] = {}
-    for setting in job.method.split(":")[1:]:
+    for setting in method.split(":")[1:]:
         name, equals, value = setting.partition("=")
         if not equals or name not in PruneConfig.model_fields:
-            raise ValueError(f"{job.method}: {setting!r} is no setting of pruning; write NAME:SETTING=VALUE")
+            raise ValueError(f"{method}: {setting!r} is no setting of pruning; write NAME:SETTING=VALUE")
         own[name] = value
     return own
 

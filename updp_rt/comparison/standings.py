@@ -62,10 +62,7 @@ class Standing:
 
     @property
     def label(self) -> str:
-        """The method and its goal, as pictures and tables call them."""
-        if self.method == BASELINE:
-            return BASELINE
-        return f"{self.method} {100 * self.goal:g}%" if self.goal < 1 else f"{self.method} {self.goal:g}"
+        return Job(self.method, self.goal, 0).label
 
 
 def read_comparison(folder: str | Path) -> Comparison:

@@ -27,6 +27,7 @@ from updp_rt.data import Loader
 from updp_rt.data.sharing import PartedImages, part_of
 from updp_rt.pruning.checkpoints import Checkpointed, History, load_checkpoint, save_checkpoint
 from updp_rt.pruning.config import PruneConfig, TrainConfig
+from updp_rt.pruning.layout import channels_last
 from updp_rt.pruning.midway import Passing, Place
 from updp_rt.pruning.progress import Progress
 from updp_rt.pruning.ranks import added, average_gradients, average_statistics, processes, rank, start_alike, tracking
@@ -238,6 +239,7 @@ def _let_go(accelerator: Accelerator, model: nn.Module) -> None:
 def as_trained(model: nn.Module, recipe: Recipe) -> Iterator[None]:
     """Inside, `model` runs as the recipe wants it trained."""
     with ExitStack() as held:
+        held.enter_context(channels_last(model))
         if recipe.sync_batch_norm:
             held.enter_context(synced_batch_norms(model))
         if recipe.grad_checkpointing:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from updp_rt.comparison import Comparison, Standing, front, published_rows, read_comparison, standings
 from updp_rt.comparison.jobs import IDENTITY
-from updp_rt.comparison.plan import BASELINE, Job, epoch_steps, prune_config, width_epochs
+from updp_rt.comparison.plan import BASELINE, Job, epoch_steps, goals_of, prune_config, width_epochs
 from updp_rt.comparison.published import Published
 from updp_rt.comparison.standings import spread
 from updp_rt.comparison.width import WIDTHS
@@ -70,9 +70,11 @@ def _picture(found: Comparison, rows: Sequence[Standing], best: Sequence[Standin
 
 
 def _gaps(found: Comparison) -> tuple[tuple[str, Missing], ...]:
-    gaps = [(f"{row.method}, {row.goal:g}, seed {row.seed}", Missing(row.failed, _AGAIN)) for row in found.failed]
+    gaps = [
+        (f"{Job(row.method, row.goal, 0).label}, seed {row.seed}", Missing(row.failed, _AGAIN)) for row in found.failed
+    ]
     if found.waiting:
-        words = ", ".join(f"{job.method} {job.goal:g} (seed {job.seed})" for job in found.waiting[:6])
+        words = ", ".join(f"{job.label} (seed {job.seed})" for job in found.waiting[:6])
         words += f" and {len(found.waiting) - 6} more" if len(found.waiting) > 6 else ""
         gaps.append((f"{len(found.waiting)} jobs", Missing(f"Not done yet: {words}.", _AGAIN)))
     return tuple(gaps)
@@ -134,7 +136,7 @@ def _budget(found: Comparison) -> Section:
     for name in found.config.methods:
         chooses, trains, fades = "-", width_epochs(found.config), "-"
         if name.partition(":")[0] not in WIDTHS:
-            config = prune_config(found.config, Job(name, found.config.num_pruned[0], 0), steps)
+            config = prune_config(found.config, Job(name, goals_of(found.config, name)[0], 0), steps)
             method = find_method(config.method)
             trains = config.epochs if method.trains else 0
             chooses = str(config.supernet_epochs) if method.passes(config) else "-"
