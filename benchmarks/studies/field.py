@@ -109,10 +109,10 @@ def measure(name: str, method: str, share: float, seed: int, record: Record) -> 
 def speedup_of_rival(rows: Sequence[Row], about: Row) -> float | None:
     """How much faster than the baseline `RIVAL` is in the same place, or None where it has no row there."""
     about = {**about, "method": RIVAL}
-    ms = {row["candidate"]: row.get("median_ms") for row in rows if about.items() <= row.items()}
-    if not ms.get("baseline") or not ms.get("pruned"):
-        return None
-    return round(ms["baseline"] / ms["pruned"], 2)
+    for case in by_case(row for row in rows if about.items() <= row.items()).values():
+        if {"baseline", "pruned"} <= set(case):
+            return round(case["baseline"]["median_ms"] / case["pruned"]["median_ms"], 2)
+    return None
 
 
 def predicted(summary: Path) -> dict[str, float]:
