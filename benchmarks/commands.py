@@ -22,7 +22,7 @@ from benchmarks import front
 from benchmarks.protocol import Suite, run
 from benchmarks.results import RESULTS, read
 from benchmarks.settings import Settings
-from benchmarks.studies import channels_accuracy, fading, field, kendall, progressive_vs_direct
+from benchmarks.studies import channels_accuracy, fading, field, kendall, progressive_vs_direct, searches
 from benchmarks.suites import (
     blocks,
     channels_speed,
@@ -56,7 +56,14 @@ SUITES = {
 }
 STUDIES = {
     suite.name: suite
-    for suite in (progressive_vs_direct.SUITE, fading.SUITE, kendall.SUITE, channels_accuracy.SUITE, *field.SUITES)
+    for suite in (
+        progressive_vs_direct.SUITE,
+        fading.SUITE,
+        kendall.SUITE,
+        searches.SUITE,
+        channels_accuracy.SUITE,
+        *field.SUITES,
+    )
 }
 
 app = typer.Typer(

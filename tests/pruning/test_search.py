@@ -13,7 +13,7 @@ import pytest
 
 from updp_rt.pruning.goals import check_latency
 from updp_rt.pruning.noise import Hits
-from updp_rt.pruning.search import Candidate, SearchResult, pick, search_blocks
+from updp_rt.pruning.search import Candidate, Engine, SearchResult, default_engine, pick, search_blocks
 
 NAMES = [f"block.{i}" for i in range(8)]
 HARM = dict(zip(NAMES, (0.30, 0.01, 0.20, 0.02, 0.25, 0.03, 0.15, 0.40), strict=True))
@@ -33,7 +33,7 @@ def search(path: Path, trials: int = 30, **options):
 
 
 def test_a_fixed_count_is_kept_and_the_harmless_blocks_are_found(tmp_path: Path) -> None:
-    candidates, chosen, _ = search(tmp_path, trials=40)
+    candidates, chosen, _ = search(tmp_path, trials=40, engine="genetic")
     assert len(candidates) == 40
     assert all(len(c.blocks) == len(set(c.blocks)) == 3 for c in candidates)
     assert chosen.accuracy == max(c.accuracy for c in candidates)
@@ -67,12 +67,33 @@ def test_a_latency_that_can_be_reached_is_reached_whatever_the_trials(tmp_path: 
 
 
 def test_the_front_has_candidates_of_all_sizes(tmp_path: Path) -> None:
-    candidates, chosen, _ = search(tmp_path, trials=40, num_pruned=None, max_latency_ms=9.5)
+    candidates, chosen, _ = search(tmp_path, trials=40, num_pruned=None, max_latency_ms=9.5, engine="front")
     by_count = SearchResult(candidates=candidates, chosen=chosen, bodies={}).by_count()
     assert list(by_count) == sorted(by_count)
     assert {1, 2, 4, 6, 8} <= set(by_count)
     for count, best in by_count.items():
         assert best.accuracy == max(c.accuracy for c in candidates if len(c.blocks) == count)
+
+
+@pytest.mark.parametrize(
+    ("trials", "goal", "engine"),
+    [
+        (24, {"num_pruned": 3}, "guided"),
+        (24, {"max_latency_ms": 5.0}, "guided"),
+        (24, {}, "front"),
+        (12, {"num_pruned": 3}, "genetic"),  # eight blocks alone, the model, and hardly any subset
+        (12, {"max_latency_ms": 5.0}, "front"),
+        (56, {"num_pruned": 3}, "genetic"),  # all there are
+        (256, {"max_latency_ms": 5.0}, "front"),
+    ],
+)
+def test_the_default_engine_depends_on_the_goal_and_the_trials(
+    tmp_path: Path, trials: int, goal: dict[str, Any], engine: Engine
+) -> None:
+    given = {"num_pruned": None, "max_latency_ms": None, **goal}
+    assert default_engine(NAMES, trials, **given) == engine
+    if trials < 50:
+        assert search(tmp_path / "a", trials, **given) == search(tmp_path / "b", trials, engine=engine, **given)
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:

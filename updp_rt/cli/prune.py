@@ -84,7 +84,7 @@ def prune(
     search: Annotated[
         str | None,
         typer.Option(
-            help="genetic, guided (by single blocks), front (NSGA-II) or dp. Default: genetic of a number, or front."
+            help="guided (by single blocks), genetic, dp or front (NSGA-II). Default: guided, or front without a limit."
         ),
     ] = None,
     trials: Annotated[int | None, typer.Option(help="Candidates the search evaluates. Default: 24.")] = None,

@@ -59,7 +59,7 @@ class PruneConfig(BaseModel):
     random_subnets: int = Field(1, ge=0, description="random subnets per step, beside the largest and the smallest")
 
     search: Literal["auto", "genetic", "guided", "front", "dp"] = Field(
-        "auto", description="genetic, guided by single blocks, NSGA-II along the front, or dp over tables"
+        "auto", description="guided by single blocks, genetic, dp over tables, or NSGA-II along the front"
     )
     trials: int = Field(24, ge=1, description="candidates the search evaluates")
     recalibration_batches: int = Field(4, ge=1, description="training batches that set BatchNorm statistics")

@@ -30,6 +30,7 @@ Engine = Literal["guided", "genetic", "front", "dp"]
 Propose = Callable[[Mapping[Genes, float | None]], Genes | None]
 
 DIRECTIONS: Directions = ["maximize", "minimize"]  # of what accuracies or scores are, and latency
+_SPARE = 3  # trials of guided beyond its tables and the best sum
 ALIKE = 1.01  # latencies by a table of measured ones tell no less apart
 
 
@@ -191,8 +192,7 @@ def search_blocks(
             engines that judge single blocks first take at least two more than there are genes.
         engine: guided begins with single blocks and goes on from the best, see `updp_rt.pruning.guided`; genetic
             follows what meets the goal and is good, see `updp_rt.pruning.genetic`; front is NSGA-II, which follows
-            the front; dp goes by tables, see `updp_rt.pruning.tabulated`. None: genetic for a number of blocks, front
-            otherwise.
+            the front; dp goes by tables, see `updp_rt.pruning.tabulated`. None: see `default_engine`.
 
     Raises:
         ValueError: more blocks to prune than there are, or a number of them where some have a choice of bodies; no
@@ -205,7 +205,7 @@ def search_blocks(
     fastest = fastest_genes(names, latency_ms)
     if num_pruned is None:
         check_latency(latency_ms(()), latency_ms(fastest), max_latency_ms)
-    engine = engine or ("front" if num_pruned is None else "genetic")
+    engine = engine or default_engine(names, trials, num_pruned, max_latency_ms)
     there_are = count_subnets(names, None if engine in TABULATED else num_pruned)
     trials = min(count_trials(engine, len(names), trials), there_are)
     proposes: dict[str, Callable[..., Genes | None]] = {
@@ -250,6 +250,19 @@ def search_blocks(
     # Without a limit what is pruned may cost nothing: no accuracy, that is, of which cross entropy takes more.
     limited = num_pruned is not None or max_latency_ms is not None
     return candidates, *pick(meeting, hits, by_loss=limited)
+
+
+def default_engine(names: Sequence[str], trials: int, num_pruned: int | None, max_latency_ms: float | None) -> Engine:
+    """The engine for a goal: guided, which finds better subsets in as many trials than the others do.
+
+    Where these are enough to judge all subsets that there are, or too few to judge each gene by itself and some subsets
+    after that, it is genetic for a number of blocks and front for a latency; and front where there is no limit.
+    """
+    limited = num_pruned is not None or max_latency_ms is not None
+    enough = count_trials("guided", len(names), 0) + _SPARE <= trials < count_subnets(names, num_pruned)
+    if limited and enough:
+        return "guided"
+    return "front" if num_pruned is None else "genetic"
 
 
 @dataclass(frozen=True)
