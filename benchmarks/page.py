@@ -124,7 +124,8 @@ SECTIONS: dict[str, tuple[str, str]] = {
         The best subset of half the blocks that each engine finds in as many trials, in a supernet fitted to the
         baseline, by the cross entropy on 1,000 validation images; accuracy is of the same images, before any training.
         "skip" leaves blocks out where that can be. `dp` and `guided` judge single blocks first, which counts as trials;
-        the genetic search is the mean of three draws.
+        the genetic search is the mean of three draws. Left out, blocks cost together about what they cost alone;
+        merged, they do not, and what single blocks promise has to be tried.
         """,
     ),
     "channels_accuracy": (

@@ -84,7 +84,7 @@ def prune(
     search: Annotated[
         str | None,
         typer.Option(
-            help="guided (by single blocks), genetic, dp or front (NSGA-II). Default: guided, or front without a limit."
+            help="guided (by single blocks), genetic, dp or front (NSGA-II). Default: by the goal and the trials."
         ),
     ] = None,
     trials: Annotated[int | None, typer.Option(help="Candidates the search evaluates. Default: 24.")] = None,

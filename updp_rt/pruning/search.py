@@ -30,7 +30,6 @@ Engine = Literal["guided", "genetic", "front", "dp"]
 Propose = Callable[[Mapping[Genes, float | None]], Genes | None]
 
 DIRECTIONS: Directions = ["maximize", "minimize"]  # of what accuracies or scores are, and latency
-_SPARE = 3  # trials of guided beyond its tables and the best sum
 ALIKE = 1.01  # latencies by a table of measured ones tell no less apart
 
 
@@ -253,14 +252,14 @@ def search_blocks(
 
 
 def default_engine(names: Sequence[str], trials: int, num_pruned: int | None, max_latency_ms: float | None) -> Engine:
-    """The engine for a goal: guided, which finds better subsets in as many trials than the others do.
+    """The engine for a goal: guided, where at most half of the trials go to single genes.
 
-    Where these are enough to judge all subsets that there are, or too few to judge each gene by itself and some subsets
-    after that, it is genetic for a number of blocks and front for a latency; and front where there is no limit.
+    With fewer trials what a sum of single genes promises cannot be tried enough, and with enough for all subsets that
+    there are none is to be chosen: it is then genetic for a number of blocks, and front for a latency. It is front,
+    too, where there is no limit.
     """
     limited = num_pruned is not None or max_latency_ms is not None
-    enough = count_trials("guided", len(names), 0) + _SPARE <= trials < count_subnets(names, num_pruned)
-    if limited and enough:
+    if limited and 2 * (len(names) + 1) <= trials < count_subnets(names, num_pruned):
         return "guided"
     return "front" if num_pruned is None else "genetic"
 
