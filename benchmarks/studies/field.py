@@ -73,15 +73,20 @@ def cases(table: str, settings: Settings) -> Iterator[Case]:
                         continue
                     about = {"model": name, "data": settings.data, "seed": seed, "method": method, "share": share}
                     about |= {"supernet_epochs": SUPERNET_EPOCHS, "epochs": settings.epochs or EPOCHS}
-                    key = f"{name} on {settings.data}, {method} at {share:.2f}, seed {seed}"
+                    key = key_of(name, settings.data, method, share, seed)
                     measured = partial(measure, name, method, share, seed)
                     yield Case(key, about, ("baseline", "pruned"), measured, group=f"{name} seed {seed}")
+
+
+def key_of(name: str, data: str, method: str, share: float, seed: int) -> str:
+    """What a case is called."""
+    return f"{name} on {data}, {method} at {share:.2f}, seed {seed}"
 
 
 def measure(name: str, method: str, share: float, seed: int, record: Record) -> Measured:
     """One method on one model: accuracy and latency beside the baseline's."""
     settings, budget = record.settings, SCANS[name]
-    target = speedup_of_rival(record.rows, {"model": name, "data": settings.data, "seed": seed, "share": share})
+    target = speedup(record.rows, key_of(name, settings.data, RIVAL, share, seed))
     if method == EQUAL and target is None:
         why = f"it is asked for the speed-up of {RIVAL}, which was not measured"
         return Measured(left_out=dict.fromkeys(("baseline", "pruned"), why))
@@ -107,13 +112,12 @@ def measure(name: str, method: str, share: float, seed: int, record: Record) -> 
     )
 
 
-def speedup_of_rival(rows: Sequence[Row], about: Row) -> float | None:
-    """How much faster than the baseline `RIVAL` is in the same place, or None where it has no row there."""
-    about = {**about, "method": RIVAL}
-    for case in by_case(row for row in rows if about.items() <= row.items()).values():
-        if {"baseline", "pruned"} <= set(case):
-            return round(case["baseline"]["median_ms"] / case["pruned"]["median_ms"], 2)
-    return None
+def speedup(rows: Sequence[Row], key: str) -> float | None:
+    """How much faster than the baseline what a case pruned is; None where that was not measured."""
+    case = by_case(rows).get(key, {})
+    if not {"baseline", "pruned"} <= set(case):
+        return None
+    return round(case["baseline"]["median_ms"] / case["pruned"]["median_ms"], 2)
 
 
 def predicted(summary: Path) -> dict[str, float]:
