@@ -263,5 +263,8 @@ def _with_legend(figure: Figure) -> Figure:
         handles, labels = axes.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
         axes.set_visible(axes.has_data())
-    figure.legend(list(entries.values()), list(entries), loc="outside lower left", ncols=6, frameon=False, fontsize=9)
+    each = 0.6 + 0.075 * max(map(len, entries), default=0)  # inches of the widest, at this size of letters
+    columns = max(1, min(6, int(figure.get_figwidth() / each)))
+    handles = list(entries.values())
+    figure.legend(handles, list(entries), loc="outside lower left", ncols=columns, frameon=False, fontsize=9)
     return figure
