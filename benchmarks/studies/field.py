@@ -48,9 +48,8 @@ SKIPPING = "updp:body=skip"
 # Asked for no number of blocks but for the speed-up of `RIVAL` at the share, which is measured first.
 RIVAL, EQUAL = "drop", "updp:body=any:search=guided"
 UPDPS = (UPDP, SKIPPING, DIRECT, TRAINED, EQUAL)
-_OURS = (UPDP, SKIPPING, DIRECT, TRAINED, RIVAL, EQUAL)
-_CNN = (*_OURS, "depthshrinker", "layer-folding", "dp", "layermerge", "toast")
-_VIT = (*_OURS, "depthshrinker", "layer-folding", "hetdpt", "nose", "dp", "toast")
+_CNN = (RIVAL, *UPDPS, "depthshrinker", "layer-folding", "dp", "layermerge", "toast")
+_VIT = (RIVAL, *UPDPS, "depthshrinker", "layer-folding", "hetdpt", "nose", "dp", "toast")
 # Their goal is what UPDP saves in arithmetic: at one share, as UPDP's other way is, so that the table ends in time.
 NARROWING = ("wdpruning", "wdpruning-as-coded", "s2vite", "scop", "xpruner", "hvt")
 TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

@@ -46,7 +46,7 @@ def test_some_methods_shares_and_models_are_asked_for() -> None:
     settings = Settings(data="digits", seeds=(3,), methods=("dp",), amounts=(0.25,), models=("small_convnext",))
     (case,) = field.cases("field_cnn", settings)
     assert case.key == "small_convnext on digits, dp at 0.25, seed 3"
-    with pytest.raises(ValueError, match="unknown method 'hvt': choose among updp"):
+    with pytest.raises(ValueError, match="unknown method 'hvt': choose among drop, updp"):
         next(field.cases("field_cnn", Settings(methods=("hvt",))))
 
 

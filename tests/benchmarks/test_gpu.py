@@ -198,7 +198,7 @@ def test_graphs_stand_beside_all_but_the_compiled_model(monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 def test_a_model_that_fails_does_not_end_the_run(tmp_path: Path) -> None:
-    """Tokens of a Levit are of one image size, which is not this one."""
+    """A Levit is of no family that can be pruned, and its attention is of one image size."""
     cases = named(run_gpu(tmp_path, model="levit_128s,test_resnet", pruned="1")["models"])
     assert all("it failed: " in row["wrong"] for row in cases["levit_128s b1 float32 64"].values())
     assert all("median_ms" in row for row in cases["test_resnet b1 float32 64"].values())

@@ -13,8 +13,8 @@ from torch import nn
 def channels_last(model: nn.Module) -> Iterator[None]:
     """Inside, convolutions of `model` on a CPU have their weights, and so all that they pass on, in channels_last.
 
-    Values are the same up to rounding. There depthwise convolutions train much faster, and nothing trains slower; on
-    GPUs that depends on the libraries, and the layout is left alone.
+    Values are the same up to rounding. A MobileNetV2's steps took 0.6 to 0.7 of the time so, those of the other
+    families as long within the noise; on GPUs that depends on the libraries, and the layout is left alone.
     """
     weights = [weight for weight in model.parameters() if weight.dim() == 4 and weight.device.type == "cpu"]
     for weight in weights:
