@@ -42,12 +42,25 @@ def test_what_blocks_save_is_what_they_save_in_the_model() -> None:
     assert nothing.estimate_ms({"a": "full"}) == 10.0, "what is slower in the model is no faster in part"
     assert alone.model_copy(update={"blocks": {"c": BLOCKS["c"]}, "fastest_ms": 9.0}).in_context == 1.0
     assert LatencyTable.model_validate_json(table.model_dump_json()) == table
-    old = alone.model_dump(exclude={"fastest_ms", "kernels"})
+    old = alone.model_dump(exclude={"fastest_ms", "skipped_ms", "kernels"})
     assert LatencyTable.model_validate(old) == alone, "tables that were stored before"
 
 
+def test_what_blocks_save_that_are_left_out_is_what_they_take_in_the_model() -> None:
+    """Alone a and b take 5 ms, in the model 6: so each takes 1.2 times as much; merging them saves 2 ms of 3."""
+    blocks = {name: each.model_copy(update={"skippable": name != "c"}) for name, each in BLOCKS.items()}
+    before = LatencyTable(device="d", batch_size=1, model_ms=10.0, blocks=blocks, fastest_ms=8.0)
+    assert before.estimate_ms({"a": "skip"}) == pytest.approx(10 - 3 * 2 / 3), "tables that were stored before"
+    table = before.model_copy(update={"skipped_ms": 4.0})
+    assert table.estimate_ms({"a": "skip", "b": "skip"}) == pytest.approx(4.0)
+    assert table.estimate_ms({"b": "skip"}) == pytest.approx(10 - 1.2 * 2)
+    assert table.estimate_ms({"a": "full", "b": "skip"}) == pytest.approx(10 - 2 * 2 / 3 - 1.2 * 2)
+    slower = table.model_copy(update={"skipped_ms": 11.0})
+    assert slower.estimate_ms({"a": "skip"}) == 10.0
+
+
 def test_the_whole_model_is_timed_beside_its_fastest_form_on_the_kernels_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of an EfficientNet's blocks those that are faster merged are merged, and run as `prepare` makes them."""
+    """Of an EfficientNet's blocks those that are faster merged are merged, others left out, run as `prepare` makes them."""
     model = timm.create_model("mobilenetv2_035", depth_multiplier=0.4).eval()
     example = torch.randn(2, 3, 32, 32)
     prepared: list[nn.Module] = []
@@ -55,8 +68,8 @@ def test_the_whole_model_is_timed_beside_its_fastest_form_on_the_kernels_given(m
     def times(calls: dict[str, Any], **_: object) -> dict[str, float]:
         for call in calls.values():
             call()
-        if set(calls) == {"model", "fastest"}:
-            return {"model": 8e-3, "fastest": 6e-3}
+        if "model" in calls:
+            return {"model": 8e-3, "fastest": 6e-3, "skipped": 5e-3}
         fast = calls["baseline"].func.in_channels > 16
         return {name: 1e-3 if name == "baseline" or not fast else 0.5e-3 for name in calls}
 
@@ -77,12 +90,15 @@ def test_the_whole_model_is_timed_beside_its_fastest_form_on_the_kernels_given(m
     table = measure_latency(model, example, None, prepare)
     saving = set(table.saving())
     assert 0 < len(saving) < len(table.blocks)
-    assert (table.model_ms, table.fastest_ms) == (8.0, 6.0)
-    whole, fastest = prepared[-2:]
-    for name in table.blocks:
+    assert (table.model_ms, table.fastest_ms, table.skipped_ms) == (8.0, 6.0, 5.0)
+    whole, fastest, without = prepared[-3:]
+    for name, each in table.blocks.items():
         changed = type(whole.get_submodule(name)) is not type(fastest.get_submodule(name))
         assert changed == (name in saving)
+        assert each.skippable == isinstance(without.get_submodule(name), nn.Identity)
     assert table.estimate_ms(table.saving()) == pytest.approx(6.0)
+    skipped = {name: "skip" for name, each in table.blocks.items() if each.skippable}
+    assert skipped and table.estimate_ms(skipped) == pytest.approx(5.0)
 
 
 def test_a_table_is_measured_once_a_device_and_a_damaged_one_again(

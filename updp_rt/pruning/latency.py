@@ -98,6 +98,8 @@ class LatencyTable(BaseModel):
         joined: neighbours as one convolution; empty where they were not measured.
         fastest_ms: of the whole model with every block merged that is faster so; None where none is, or where it was
             not measured.
+        skipped_ms: of the whole model without the blocks that may be left out; None where none may, or where it was not
+            measured.
         kernels: what ran the models.
     """
 
@@ -109,25 +111,41 @@ class LatencyTable(BaseModel):
     blocks: dict[str, BlockLatency]
     joined: list[Joined] = []
     fastest_ms: float | None = None
+    skipped_ms: float | None = None
     kernels: str = "plain torch"
 
     def estimate_ms(self, bodies: Mapping[str, str]) -> float:
         """The model's latency with these blocks merged: its own, less what each block saves in the model.
 
         Blocks are timed alone. In the model caches are warm or cold in other ways and kernels take in what lies between
-        blocks, so all together save more or less than that; each is taken to save as much more or less.
+        blocks, so all together save more or less than that; each is taken to save as much more or less: as blocks do
+        that are merged, or that are left out.
         """
-        saved = sum(self.blocks[name].saved_ms(Part.parse(body).body) for name, body in bodies.items())
-        saved += sum(self.joining_saves(one) for one in self.joined if one.parts().items() <= bodies.items())
-        return self.model_ms - self.in_context * saved
+        merged = skipped = 0.0
+        for name, text in bodies.items():
+            body = Part.parse(text).body
+            if body == SKIP:
+                skipped += self.blocks[name].baseline_ms
+            else:
+                merged += self.blocks[name].saved_ms(body)
+        merged += sum(self.joining_saves(one) for one in self.joined if one.parts().items() <= bodies.items())
+        return self.model_ms - self.in_context * merged - self.skipped_in_context * skipped
 
     @property
     def in_context(self) -> float:
-        """What all blocks save in the model, over what they save alone."""
+        """What all blocks save merged in the model, over what they save alone."""
         alone = sum(self.blocks[name].saved_ms(body) for name, body in self.saving().items())
         if self.fastest_ms is None or alone <= 0:
             return 1.0
         return max(0.0, (self.model_ms - self.fastest_ms) / alone)
+
+    @property
+    def skipped_in_context(self) -> float:
+        """What all blocks that may be left out take in the model, over what they take alone."""
+        if self.skipped_ms is None:
+            return self.in_context  # of tables that were stored before
+        alone = sum(block.baseline_ms for block in self.blocks.values() if block.skippable)
+        return max(0.0, (self.model_ms - self.skipped_ms) / alone)
 
     def saving(self) -> dict[str, str]:
         """The blocks that are faster merged, and the body of each that is the fastest."""
@@ -180,8 +198,8 @@ def measure_latency(
 ) -> LatencyTable:
     """Time every prunable block of a timm model on the input it sees for `example`, beside its merged forms.
 
-    The whole model is timed beside itself with every block merged that is faster so; with `joined` also neighbours as
-    one convolution, beside each merged by itself. Blocks of the same structure and input shape are timed once.
+    The whole model is timed beside itself with every block merged that is faster so, and without the blocks that may be
+    left out; with `joined` also neighbours as one convolution, beside each merged by itself. Blocks of the same structure and input shape are timed once.
     `example` is ``[N, C, H, W]`` on the model's device. `prepare` makes a module ready before it is timed on an input:
     `updp_rt.accelerate` for times on fused kernels.
     """
@@ -207,14 +225,16 @@ def measure_latency(
         forms = found.choose_forms(bodies)
         pairs = measure_joined(model, bodies, forms, ms, inputs, example, prepare, progress)
         found = found.model_copy(update={"joined": pairs})
-    models, saving = {"model": model}, found.saving()
-    if saving:
-        pruned = make_progressive(model, saving)
-        set_lambda(pruned, 1.0)
-        models["fastest"] = merge_model(pruned, found.choose_forms(saving))
+    skipped = {name: SKIP for name, block in table.items() if block.skippable}
+    models = {"model": model}
+    for key, bodies in (("fastest", found.saving()), ("skipped", skipped)):
+        if bodies:
+            pruned = make_progressive(model, bodies)
+            set_lambda(pruned, 1.0)
+            models[key] = merge_model(pruned, found.choose_forms(bodies))
     calls = {name: partial(prepare(each, example), example) for name, each in models.items()}
     ms = {name: seconds * 1e3 for name, seconds in time_side_by_side(calls, device=device).items()}
-    return found.model_copy(update={"model_ms": ms["model"], "fastest_ms": ms.get("fastest")})
+    return found.model_copy(update={f"{name}_ms": each for name, each in ms.items()})
 
 
 def describe_device(device: torch.device) -> str:
