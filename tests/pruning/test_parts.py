@@ -243,6 +243,33 @@ def test_the_supernet_is_trained_where_steps_are_many_or_it_is_asked_for(
     assert find_method("depthshrinker").fill(PruneConfig(num_pruned=2), 1).supernet_epochs == 4
 
 
+def test_lambda_rises_sooner_where_steps_are_few_unless_a_ramp_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three steps an epoch. A run that was begun otherwise goes on so; one that takes its supernet has its own ramp."""
+
+    def ramp_of(folder: str, reuse: str | None = None, **given: Any) -> float:
+        config = PruneConfig(num_pruned=2, batch_size=16, **given)
+        data = small_split("train", 48), small_split("val", 16)
+        from_ = None if reuse is None else tmp_path / reuse
+        run = Run(small_model(), *data, tmp_path / folder, config, reuse=from_, show_progress=False)
+        if reuse is None:
+            with run.claimed():
+                assert run.identity["config"]["ramp"] == run.config.ramp
+        return run.config.ramp
+
+    monkeypatch.setattr("updp_rt.pruning.method.SHORT", 30)
+    assert ramp_of("few", epochs=9) == 0.1
+    assert ramp_of("few direct", epochs=9, direct=True) == 0.1, "to compare with, at the same rates"
+    assert ramp_of("many", epochs=10) == 0.3
+    assert ramp_of("asked", epochs=9, ramp=0.3) == 0.3
+    monkeypatch.setattr("updp_rt.pruning.method.SHORT", 3)
+    assert ramp_of("few", epochs=9) == 0.1
+    monkeypatch.setattr("updp_rt.pruning.method.SHORT", 300)
+    assert ramp_of("many", epochs=10) == 0.3
+    assert ramp_of("other", epochs=12, reuse="many") == 0.1
+
+
 def test_a_form_must_be_clearly_faster_to_replace_the_first() -> None:
     noise = BlockLatency(baseline_ms=2.0, merged_ms={"a": {"x": 1.00, "y": 0.95}, "b": {"x": 0.93}})
     assert noise.best_form("a") == "x"

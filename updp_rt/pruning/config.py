@@ -66,7 +66,13 @@ class PruneConfig(BaseModel):
 
     epochs: int = Field(10, ge=1, description="epochs of the chosen subnet")
     lr: float = Field(5e-4, gt=0)
-    ramp: float = Field(0.3, gt=0, lt=1, description="share of the training during which λ rises and the rate is full")
+    ramp: float = Field(
+        0.3,
+        gt=0,
+        lt=1,
+        description="share of the training during which λ rises and the rate is full; by default a third of that where "
+        "steps are few",
+    )
     schedule: Literal["linear", "cosine"] = "linear"
     direct: bool = Field(False, description="λ = 1 from the start, to compare with")
     distill: float = Field(0.0, ge=0, le=1, description="weight of the baseline's outputs as soft targets")

@@ -199,7 +199,8 @@ def measure_latency(
     """Time every prunable block of a timm model on the input it sees for `example`, beside its merged forms.
 
     The whole model is timed beside itself with every block merged that is faster so, and without the blocks that may be
-    left out; with `joined` also neighbours as one convolution, beside each merged by itself. Blocks of the same structure and input shape are timed once.
+    left out; with `joined` also neighbours as one convolution, beside each merged by itself. Blocks of the same
+    structure and input shape are timed once.
     `example` is ``[N, C, H, W]`` on the model's device. `prepare` makes a module ready before it is timed on an input:
     `updp_rt.accelerate` for times on fused kernels.
     """

@@ -24,7 +24,7 @@ from updp_rt.pruning.genes import Genes, Segments, bodies_of, genes_of
 from updp_rt.pruning.goals import check_num_pruned
 from updp_rt.pruning.latency import LatencyTable
 from updp_rt.pruning.noise import Hits
-from updp_rt.pruning.progressive import progressive_losses
+from updp_rt.pruning.progressive import SHORT, SHORT_RAMP, progressive_losses
 from updp_rt.pruning.recalibrate import recalibrate
 from updp_rt.pruning.search import SearchResult, search_blocks
 from updp_rt.pruning.supernet import FEW, calibrate, sandwich_losses
@@ -78,10 +78,14 @@ class Method:
         return self.searches and config.epochs * epoch_steps < FEW
 
     def fill(self, config: PruneConfig, epoch_steps: int) -> PruneConfig:
-        """`config` with what was left to the steps at hand: whether the supernet is trained."""
-        if "supernet_epochs" in config.model_fields_set or not self.spares_supernet(config, epoch_steps):
-            return config
-        return config.model_copy(update={"supernet_epochs": 0})
+        """`config` with what was left to the steps at hand: whether the supernet is trained, how fast λ rises."""
+        left: dict[str, float] = {}
+        if self.spares_supernet(config, epoch_steps):
+            left["supernet_epochs"] = 0
+        if config.epochs * epoch_steps < SHORT:
+            left["ramp"] = SHORT_RAMP
+        given = config.model_fields_set
+        return config.model_copy(update={name: value for name, value in left.items() if name not in given})
 
     def passes(self, config: PruneConfig) -> int:
         """How often a step of the chooser runs a model forward and back: budgets are compared by it."""

@@ -13,6 +13,9 @@ from updp_rt.blocks import progressive_blocks
 from updp_rt.pruning.trainer import Losses
 
 FEWEST = 10  # steps in which λ rises: with fewer it jumps
+# Steps of the subnet below which λ rises in a smaller share of them unless one is asked for. Of 187 a ramp of a tenth
+# cost nothing, one of three tenths a little and of a half more; of 561 and more they were level (the study `fading`).
+SHORT, SHORT_RAMP = 300, 0.1
 
 
 def lambda_at(step: int, ramp_steps: int, schedule: str = "linear") -> float:

@@ -133,11 +133,11 @@ class Run:
         }
 
     def _filled(self, config: PruneConfig) -> PruneConfig:
-        """`config` with what was left to the steps at hand; where a supernet is there, as that was trained."""
-        for folder in (self.folder, self.reuse):
-            if "supernet_epochs" not in config.model_fields_set and folder is not None and (folder / RUN).exists():
-                begun = read_run(folder)["config"].get("supernet_epochs")
-                config = config if begun is None else config.model_copy(update={"supernet_epochs": begun})
+        """`config` with what was left to the steps at hand: as this folder was begun, or the supernet taken over."""
+        for folder, left in ((self.folder, ("supernet_epochs", "ramp")), (self.reuse, ("supernet_epochs",))):
+            if folder is not None and (folder / RUN).exists():
+                begun, given = read_run(folder)["config"], config.model_fields_set
+                config = config.model_copy(update={n: begun[n] for n in left if n in begun and n not in given})
         return self.method.fill(config, self.steps(1))
 
     @contextmanager

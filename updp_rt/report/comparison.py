@@ -138,6 +138,7 @@ def _budget(found: Comparison) -> Section:
         if name.partition(":")[0] not in WIDTHS:
             config = prune_config(found.config, Job(name, goals_of(found.config, name)[0], 0), steps)
             method = find_method(config.method)
+            config = method.fill(config, steps)
             trains = config.epochs if method.trains else 0
             chooses = str(config.supernet_epochs) if method.passes(config) else "-"
             fades = f"{config.ramp:g}" if method.fades and not config.direct else "-"
