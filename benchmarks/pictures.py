@@ -160,12 +160,12 @@ def draw_field(cases: Sequence[Case], where: str) -> Figure:
 def draw_fading(cases: Sequence[Case], where: str) -> Figure:
     """What each way to train adds to direct training, against the budget: means, and deviations over the seeds."""
     cases = [case for case in cases if fading.ARMS.keys() <= case.keys()]
-    groups = _groups(cases, ("model",))
+    groups = _by(cases, ("model", "pruned", "blocks"))
     columns = min(2, max(1, len(groups)))
     title = f"What fading adds to direct training of the same subnets\n({where})"
     figure, grid = _figure(title, -(-len(groups) // columns), columns, 3.6, 6.0)
     ways = [name for name in fading.ARMS if name != fading.DIRECT]
-    for axes, (model, members) in zip(_flat(grid), groups.items(), strict=False):
+    for axes, ((model, pruned, blocks), members) in zip(_flat(grid), groups.items(), strict=False):
         budgets = sorted(_by(members, ("steps",)).items())
         steps = [step for (step,), _ in budgets]
         axes.axhline(0.0, color="#000000", linewidth=0.8)
@@ -180,7 +180,7 @@ def draw_fading(cases: Sequence[Case], where: str) -> Figure:
         axes.set_xscale("log")
         axes.set_xticks(steps, [str(step) for step in steps])
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_title(model, loc="left", fontsize=9)
+        axes.set_title(f"{pruned} of the {blocks} blocks of {model}", loc="left", fontsize=9)
         axes.set_xlabel("steps of training", fontsize=8)
         axes.set_ylabel("points over direct", fontsize=8)
     return _with_legend(figure)

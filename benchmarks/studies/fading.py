@@ -1,9 +1,9 @@
 """Where fading pays: the same pruned subnets after budgets from short to long, by how λ rises and what they learn from.
 
-For each model and seed half of the blocks are drawn by the seed, and the subnet is trained from the same calibrated
-start: with λ = 1 throughout, with λ rising over a share of the steps, linearly or along half a cosine, and with the
-baseline's outputs as half of the target. A ramp's rate is full until λ is 1, as `updp-rt prune` has it; that of the
-others falls after the usual share. Accuracy is of images that nothing was trained on or chosen by.
+For each model and seed half of the blocks are drawn by the seed, or all are taken, and the subnet is trained from the
+same calibrated start: with λ = 1 throughout, with λ rising over a share of the steps, linearly or along half a cosine,
+and with the baseline's outputs as half of the target. A ramp's rate is full until λ is 1, as `updp-rt prune` has it;
+that of the others falls after the usual share. Accuracy is of images that nothing was trained on or chosen by.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 from benchmarks.grid import Grid, grouped, what_is_missing
 from benchmarks.protocol import Case, Measured, Record, Suite, known
@@ -29,7 +30,8 @@ from updp_rt.pruning.supernet import calibrate
 from updp_rt.pruning.trainer import Recipe, seed_everything
 
 IMAGES = 6_000
-EPOCHS = (1, 3, 9)  # 188 to 1,692 steps
+EPOCHS = (1, 3, 9)  # 187 to 1,683 steps
+SHARES = (0.5, 1.0)
 CALIBRATION = 512
 
 
@@ -55,18 +57,19 @@ ARMS = {
 
 
 def cases(settings: Settings) -> Iterator[Case]:
-    """Seed by seed, the models and budgets."""
+    """Seed by seed, the models, shares and budgets."""
+    budgets = (settings.epochs,) if settings.epochs else EPOCHS
     for seed in settings.seeds:
         for name in known("model", settings.models or ("small_resnet",), SCANS):
             lr = settings.lr or SCANS[name].lr
-            for epochs in (settings.epochs,) if settings.epochs else EPOCHS:
+            for share, epochs in product(settings.amounts or SHARES, budgets):
                 about = {"model": name, "data": settings.data, "seed": seed, "epochs": epochs, "lr": lr}
-                key = f"{name} on {settings.data}, {epochs} epochs at {lr:g}, seed {seed}"
-                measured = partial(measure, name, seed, epochs, lr)
+                key = f"{name} on {settings.data}, {share:.2f} of its blocks, {epochs} epochs at {lr:g}, seed {seed}"
+                measured = partial(measure, name, share, seed, epochs, lr)
                 yield Case(key, about, tuple(ARMS), measured, group=f"{name} seed {seed}")
 
 
-def measure(name: str, seed: int, epochs: int, lr: float, record: Record) -> Measured:
+def measure(name: str, share: float, seed: int, epochs: int, lr: float, record: Record) -> Measured:
     """Accuracy of the baseline, and of the subnet trained in each way."""
     settings, budget = record.settings, SCANS[name]
     images = Images(seed, settings.data, settings.image_size)
@@ -74,7 +77,7 @@ def measure(name: str, seed: int, epochs: int, lr: float, record: Record) -> Mea
     images.judge_by(first(images.splits.test, TEST_IMAGES))
     images.learn_from(first(images.splits.train, IMAGES))
     names = prunable_blocks(baseline)
-    chosen = sorted(random.Random(seed).sample(names, len(names) // 2), key=names.index)
+    chosen = sorted(random.Random(seed).sample(names, round(share * len(names))), key=names.index)
     loader = images.loader()
     steps = epochs * len(loader)
     values = {}
@@ -98,14 +101,17 @@ def measure(name: str, seed: int, epochs: int, lr: float, record: Record) -> Mea
 
 
 def tables(rows: Sequence[Row]) -> list[Grid]:
-    """Of each model one: by the budget, the accuracy without fading, and what each other way adds."""
+    """Of each model and count one: by the budget, the accuracy without fading, and what each other way adds to it."""
     grids = []
-    for (model, data, lr), members in grouped(rows, "model", "data", "lr").items():
+    measured = [row for row in rows if "pruned" in row]
+    for (model, data, lr, pruned), members in grouped(measured, "model", "data", "lr", "pruned").items():
         columns = ("epochs", "steps", "seeds", "direct, %", *(f"{name}, points" for name in ARMS if name != DIRECT))
-        grid = Grid(f"{model} on {data}, at {float(str(lr)):g}", columns)
+        blocks = members[0]["blocks"]
+        grid = Grid(f"{pruned} of the {blocks} blocks of {model} on {data}, at {float(str(lr)):g}", columns)
         baselines: dict[object, float] = {}
         for (epochs,), chosen in sorted(grouped(members, "epochs").items()):
             found = [case for case in by_case(chosen).values() if set(ARMS) <= set(case)]
+            found.sort(key=lambda case: case[DIRECT]["seed"])
             if not found:
                 continue
             baselines |= {case[DIRECT]["seed"]: case[DIRECT]["baseline"] for case in found}
@@ -116,10 +122,7 @@ def tables(rows: Sequence[Row]) -> list[Grid]:
                 epochs, found[0][DIRECT]["steps"], seeds, direct, *(spread(gain, signed=True) for gain in gains[1:])
             )
         if baselines:
-            pruned, blocks = members[0]["pruned"], members[0]["blocks"]
-            grid.notes.append(
-                f"{pruned} of {blocks} blocks pruned; the baselines have {spread(list(baselines.values()))}%."
-            )
+            grid.notes.append(f"The baselines have {spread(list(baselines.values()))}%.")
         grids.append(grid)
     grids = grids or [Grid("accuracy in %", ("epochs",))]
     grids[-1].notes += what_is_missing(rows)
@@ -131,6 +134,6 @@ SUITE = Suite(
     f"Accuracy of the same subnets against their budget, by how λ rises, in batches of {BATCH}.",
     cases,
     tables,
-    options=("models", "data", "image_size", "seeds", "epochs", "lr", "shard", "work"),
+    options=("models", "data", "image_size", "seeds", "amounts", "epochs", "lr", "shard", "work"),
     defaults={"image_size": 32, "data": "fashion-mnist"},
 )

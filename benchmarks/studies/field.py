@@ -188,6 +188,7 @@ def tables(rows: Sequence[Row]) -> list[Grid]:
             ratios = [case["baseline"]["median_ms"] / case["pruned"]["median_ms"] for case in found]
             guesses = [case["pruned"].get("predicted_speedup") for case in found]
             off += [abs(guess / ratio - 1) for guess, ratio in zip(guesses, ratios, strict=True) if guess]
+            found.sort(key=lambda case: case["pruned"]["seed"])
             counts = sorted({case["pruned"]["pruned"] for case in found})
             pruned = "-" if method in WIDTHS else " or ".join(map(str, counts))
             seeds = ", ".join(str(case["pruned"]["seed"]) for case in found)
