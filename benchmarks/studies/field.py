@@ -37,6 +37,7 @@ from updp_rt.runtime import FUSED
 
 # Meant for six hours of two single-thread processes: pruning sees a quarter of the baseline's images.
 PRUNING_IMAGES, CHOOSING_IMAGES, TEST_IMAGES = 3_000, 1_000, 5_000
+ROUND = 0.1  # seconds of a round of timing: several calls, since other jobs run beside it
 SUPERNET_EPOCHS, EPOCHS = 1, 3
 TRIALS = 36  # twice as many as there are blocks in a MobileNetV2, with the model unpruned: see `default_engine`
 SHARES = (0.5, 1 / 3)
@@ -101,7 +102,7 @@ def measure(name: str, method: str, share: float, seed: int, record: Record) -> 
     merged = updp_rt.load(model_folder(contest.folder, job))
     calls = {"baseline": ready(model, example), "pruned": ready(merged, example)}
     with torch.no_grad():
-        samples = settings.sample(calls, 0.02)
+        samples = settings.sample(calls, ROUND)
     figures = {"depth": outcome.depth, "params": outcome.params, "macs": outcome.macs, "seconds": outcome.seconds}
     figures |= predicted(model_folder(contest.folder, job).with_name(SUMMARY)) if method in UPDPS else {}
     return Measured(
