@@ -102,6 +102,29 @@ def test_the_whole_model_is_timed_beside_its_fastest_form_on_the_kernels_given(m
     assert table.estimate_ms(skipped) == pytest.approx(5.0)
 
 
+def test_what_a_block_took_while_the_machine_was_busy_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first kind of block is slow when it is timed first, the last one when it is timed again."""
+    model, example = timm.create_model("resnet18", num_classes=4).eval(), torch.randn(1, 3, 32, 32)
+    kinds, timed, busy = 7, 0, {0, 13}  # both blocks of the first stage are alike
+
+    def times(calls: dict[str, Any], **_: object) -> dict[str, float]:
+        nonlocal timed
+        if "model" in calls:
+            return {"model": 8e-3, "fastest": 6e-3, "skipped": 5e-3}
+        timed += 1
+        return dict.fromkeys(calls, 9e-3 if timed - 1 in busy else 1e-3)
+
+    monkeypatch.setattr(latency, "time_side_by_side", times)
+    table = measure_latency(model, example)
+    assert timed == 2 * kinds
+    assert [each.baseline_ms for each in table.blocks.values()] == [1.0] * 8
+    monkeypatch.setattr(latency, "AGAIN", 0.0)
+    timed = 0
+    table = measure_latency(model, example)
+    assert timed == kinds, "where that takes long, once"
+    assert [each.baseline_ms for each in table.blocks.values()] == [9.0, 9.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+
+
 def test_a_table_is_measured_once_a_device_and_a_damaged_one_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,7 +72,7 @@ def _measured(run: Run) -> LatencyTable:
     known = {key: run.identity[key] for key in Description.model_fields if key in run.identity}
     if run.config.body == ANY:
         known["joined"] = True
-    known["skipped"] = True  # the model without the blocks that may be left out is timed too
+    known["skipped"], known["again"] = True, True  # what tables of before had not: see `measure_latency`
     what = {**known, "batch_size": run.config.batch_size, "kernels": [kernels.name, kernels.version(run.device)]}
     return kept_table(what, measure, run.progress)
 
