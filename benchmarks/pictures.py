@@ -47,7 +47,9 @@ def draw_folder(folder: Path, suites: Sequence[str]) -> Iterator[Path]:
         target, drawn = source.with_suffix(".png"), io.BytesIO()
         figure.savefig(drawn, format="png", dpi=80)
         with atomic_path(target) as temporary:  # in few colours: a quarter of the size
-            Image.open(drawn).convert("RGB").quantize(64).save(temporary, format="PNG", optimize=True)
+            Image.open(drawn).convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE).save(
+                temporary, format="PNG", optimize=True
+            )
         yield target
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image, ImageColor
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -21,7 +22,7 @@ from benchmarks import page, problems, results, rotation
 from benchmarks.commands import STUDIES, SUITES, app
 from benchmarks.compare import compare
 from benchmarks.models import MODELS
-from benchmarks.pictures import PICTURES
+from benchmarks.pictures import COLORS, PICTURES
 from benchmarks.protocol import Case, LeftOut, Measured, Record, Wrong, race
 from benchmarks.results import RESULTS, Result, Row, read
 from benchmarks.samples import Summary, ratio_interval
@@ -293,6 +294,16 @@ def test_tables_and_pictures(suite: str, tmp_path: Path) -> None:
     for text in ("".join(shown(grid.to_rich()) for grid in grids), "".join(grid.to_markdown() for grid in grids)):
         assert "its error of [1e-1] is above the bound" in text
         assert "time is up" in text
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/field_*.png")), ids=lambda path: path.stem)
+def test_few_colours_still_tell_methods_apart(path: Path) -> None:
+    methods = dict.fromkeys(row["method"] for row in results.read(path.with_suffix(".csv")).rows)
+    with Image.open(path) as picture:
+        there = [color for _, color in picture.convert("RGB").getcolors(1 << 16)]
+    for color in COLORS[: len(methods)]:
+        wanted = ImageColor.getrgb(color)
+        assert min(max(abs(a - b) for a, b in zip(wanted, each, strict=True)) for each in there) < 16
 
 
 @pytest.mark.parametrize("name", [*SUITES, *STUDIES])
