@@ -97,9 +97,9 @@ SECTIONS: dict[str, tuple[str, str]] = {
         is published is of other networks, data and devices: it compares with no other column.
 
         Rows so far are of one seed, and small_convnext has few: a few tenths of a point are noise. Merging alone is
-        behind `drop` at its speed-up, so UPDP's search may leave blocks out, too. `toast`, which trains nothing, is
-        ahead of all that train on small_resnet, to which so few images do more harm than good, and far behind on
-        small_mobilenetv2.
+        behind `drop` at its speed-up, so UPDP's search may leave blocks out, too. On small_resnet no method
+        that trains is ahead of `toast` at its speed-ups, which trains nothing: perhaps so few images do it more harm
+        than good. On small_mobilenetv2 `toast` is far behind.
 
         Tried besides, once each: for a third of small_resnet, where `any` has 88.46%, with λ = 1 from the start 88.66%;
         with the baseline's outputs as half of the target and as all of it, for three quarters of the steps, 88.50 and
