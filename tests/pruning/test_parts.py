@@ -217,28 +217,28 @@ def test_costs_and_latencies_are_of_the_images_at_hand(tmp_path: Path) -> None:
     assert read_manifest(merge_folder(tmp_path, tmp_path / "again")).input_size == (3, 32, 32)
 
 
+def settings_of(folder: Path, reuse: Path | None = None, **given: Any) -> PruneConfig:
+    """Those of a run of three steps an epoch, as it is begun; one that reuses another is not."""
+    config = PruneConfig(num_pruned=2, batch_size=16, **given)
+    data = small_split("train", 48), small_split("val", 16)
+    run = Run(small_model(), *data, folder, config, reuse=reuse, show_progress=False)
+    if reuse is None:
+        with run.claimed():
+            assert run.identity["config"] == run.config.model_dump()
+    return run.config
+
+
 def test_the_supernet_is_trained_where_steps_are_many_or_it_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three steps an epoch. A run that was begun otherwise goes on so, and one that takes its supernet is as it is."""
-
-    def epochs_of(folder: str, reuse: str | None = None, **given: Any) -> int:
-        config = PruneConfig(num_pruned=2, batch_size=16, **given)
-        data = small_split("train", 48), small_split("val", 16)
-        from_ = None if reuse is None else tmp_path / reuse
-        run = Run(small_model(), *data, tmp_path / folder, config, reuse=from_, show_progress=False)
-        if reuse is None:
-            with run.claimed():
-                assert run.identity["config"]["supernet_epochs"] == run.config.supernet_epochs
-        return run.config.supernet_epochs
-
+    """A run that was begun otherwise goes on so, and one that takes its supernet is as it is."""
     monkeypatch.setattr("updp_rt.pruning.method.FEW", 30)
-    assert epochs_of("few", epochs=9) == 0
-    assert epochs_of("many", epochs=10) == 4
-    assert epochs_of("asked", epochs=9, supernet_epochs=2) == 2
+    assert settings_of(tmp_path / "few", epochs=9).supernet_epochs == 0
+    assert settings_of(tmp_path / "many", epochs=10).supernet_epochs == 4
+    assert settings_of(tmp_path / "asked", epochs=9, supernet_epochs=2).supernet_epochs == 2
     monkeypatch.setattr("updp_rt.pruning.method.FEW", 300)
-    assert epochs_of("many", epochs=10) == 4
-    assert epochs_of("other", epochs=12, reuse="many") == 4
+    assert settings_of(tmp_path / "many", epochs=10).supernet_epochs == 4
+    assert settings_of(tmp_path / "other", epochs=12, reuse=tmp_path / "many").supernet_epochs == 4
     assert PruneConfig(num_pruned=2, method="drop").supernet_epochs == 4
     assert find_method("depthshrinker").fill(PruneConfig(num_pruned=2), 1).supernet_epochs == 4
 
@@ -246,28 +246,17 @@ def test_the_supernet_is_trained_where_steps_are_many_or_it_is_asked_for(
 def test_lambda_rises_sooner_where_steps_are_few_unless_a_ramp_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three steps an epoch. A run that was begun otherwise goes on so; one that takes its supernet has its own ramp."""
-
-    def ramp_of(folder: str, reuse: str | None = None, **given: Any) -> float:
-        config = PruneConfig(num_pruned=2, batch_size=16, **given)
-        data = small_split("train", 48), small_split("val", 16)
-        from_ = None if reuse is None else tmp_path / reuse
-        run = Run(small_model(), *data, tmp_path / folder, config, reuse=from_, show_progress=False)
-        if reuse is None:
-            with run.claimed():
-                assert run.identity["config"]["ramp"] == run.config.ramp
-        return run.config.ramp
-
+    """A run that was begun otherwise goes on so; one that takes its supernet has its own ramp."""
     monkeypatch.setattr("updp_rt.pruning.method.SHORT", 30)
-    assert ramp_of("few", epochs=9) == 0.1
-    assert ramp_of("few direct", epochs=9, direct=True) == 0.1, "to compare with, at the same rates"
-    assert ramp_of("many", epochs=10) == 0.3
-    assert ramp_of("asked", epochs=9, ramp=0.3) == 0.3
+    assert settings_of(tmp_path / "few", epochs=9).ramp == 0.1
+    assert settings_of(tmp_path / "few direct", epochs=9, direct=True).ramp == 0.1, "at the same rates, to compare with"
+    assert settings_of(tmp_path / "many", epochs=10).ramp == 0.3
+    assert settings_of(tmp_path / "asked", epochs=9, ramp=0.3).ramp == 0.3
     monkeypatch.setattr("updp_rt.pruning.method.SHORT", 3)
-    assert ramp_of("few", epochs=9) == 0.1
+    assert settings_of(tmp_path / "few", epochs=9).ramp == 0.1
     monkeypatch.setattr("updp_rt.pruning.method.SHORT", 300)
-    assert ramp_of("many", epochs=10) == 0.3
-    assert ramp_of("other", epochs=12, reuse="many") == 0.1
+    assert settings_of(tmp_path / "many", epochs=10).ramp == 0.3
+    assert settings_of(tmp_path / "other", epochs=12, reuse=tmp_path / "many").ramp == 0.1
 
 
 def test_a_form_must_be_clearly_faster_to_replace_the_first() -> None:
