@@ -207,7 +207,8 @@ def measure_latency(
 
     The whole model is timed beside itself with every block merged that is faster so, and without the blocks that may be
     left out; with `joined` also neighbours as one convolution, beside each merged by itself. Blocks of the same
-    structure and input shape are timed once.
+    structure and input shape share their times, which are taken twice where that is quick (`AGAIN`).
+
     `example` is ``[N, C, H, W]`` on the model's device. `prepare` makes a module ready before it is timed on an input:
     `updp_rt.accelerate` for times on fused kernels.
     """
