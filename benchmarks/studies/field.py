@@ -46,9 +46,11 @@ UPDP, DIRECT = "updp", "updp:direct=true"
 TRAINED = f"updp:supernet_epochs={SUPERNET_EPOCHS}"
 # What `drop` cuts, faded away, and chosen by UPDP's search.
 SKIPPING = "updp:body=skip"
+# What `toast` puts in their place, fitted alike, and trained.
+MAPPING = "updp:body=affine"
 # Asked for no number of blocks but for the speed-up of `RIVAL` at the share, which is measured first.
 RIVAL, EQUAL = "drop", "updp:body=any:search=guided"
-UPDPS = (UPDP, SKIPPING, DIRECT, TRAINED, EQUAL)
+UPDPS = (UPDP, SKIPPING, MAPPING, DIRECT, TRAINED, EQUAL)
 _CNN = (RIVAL, *UPDPS, "depthshrinker", "layer-folding", "dp", "layermerge", "toast")
 _VIT = (RIVAL, *UPDPS, "depthshrinker", "layer-folding", "hetdpt", "nose", "dp", "toast")
 # Their goal is what UPDP saves in arithmetic: at one share, as UPDP's other way is, so that the table ends in time.

@@ -17,10 +17,10 @@ from torch.utils.data import Dataset, Subset
 import updp_rt
 from updp_rt.artifacts import read_manifest
 from updp_rt.blocks import UnsupportedModelError, merge_model, progressive_blocks, prunable_blocks, set_lambda
+from updp_rt.blocks.affine import least_squares
 from updp_rt.blocks.randomize import randomize
 from updp_rt.data import load_splits
 from updp_rt.methods import drop, find_method
-from updp_rt.methods.toast import affine_fit
 from updp_rt.pruning import PruneConfig
 
 pytestmark = pytest.mark.usefixtures("untimed")
@@ -198,7 +198,8 @@ def test_toast_is_exact_where_blocks_are_linear() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(500, 7, generator=generator, dtype=torch.float64) * 3 + 40
     weight, bias = torch.randn(4, 7, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
-    found, shift = affine_fit(x, x @ weight.T + bias)
+    found, shift, left = least_squares(x, x @ weight.T + bias)
+    assert left < 1e-9
     assert torch.allclose(found, weight, atol=1e-4)
     assert torch.allclose(x @ found.T + shift, x @ weight.T + bias, atol=1e-3)
 

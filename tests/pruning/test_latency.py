@@ -40,9 +40,9 @@ def test_what_blocks_save_is_what_they_save_in_the_model() -> None:
     assert table.estimate_ms({"c": "full"}) > 10.0
     nothing = table.model_copy(update={"fastest_ms": 11.0})
     assert nothing.estimate_ms({"a": "full"}) == 10.0, "what is slower in the model is no faster in part"
-    assert alone.model_copy(update={"blocks": {"c": BLOCKS["c"]}, "fastest_ms": 9.0}).in_context == 1.0
+    assert alone.model_copy(update={"blocks": {"c": BLOCKS["c"]}, "fastest_ms": 9.0}).in_context() == 1.0
     assert LatencyTable.model_validate_json(table.model_dump_json()) == table
-    old = alone.model_dump(exclude={"fastest_ms", "skipped_ms", "kernels"})
+    old = alone.model_dump(exclude={"fastest_ms", "skipped_ms", "mapped_ms", "kernels"})
     assert LatencyTable.model_validate(old) == alone, "tables that were stored before"
 
 
@@ -69,7 +69,7 @@ def test_the_whole_model_is_timed_beside_its_fastest_form_on_the_kernels_given(m
         for call in calls.values():
             call()
         if "model" in calls:
-            return {"model": 8e-3, "fastest": 6e-3, "skipped": 5e-3}
+            return {"model": 8e-3, "fastest": 6e-3, "skipped": 5e-3, "mapped": 4e-3}
         fast = calls["baseline"].func.in_channels > 16
         return {name: 1e-3 if name == "baseline" or not fast else 0.5e-3 for name in calls}
 
@@ -90,16 +90,19 @@ def test_the_whole_model_is_timed_beside_its_fastest_form_on_the_kernels_given(m
     table = measure_latency(model, example, None, prepare)
     saving = set(table.saving())
     assert 0 < len(saving) < len(table.blocks)
-    assert (table.model_ms, table.fastest_ms, table.skipped_ms) == (8.0, 6.0, 5.0)
-    whole, fastest, without = prepared[-3:]
+    assert (table.model_ms, table.fastest_ms, table.skipped_ms, table.mapped_ms) == (8.0, 6.0, 5.0, 4.0)
+    whole, fastest, without, mapped = prepared[-4:]
     for name, each in table.blocks.items():
         changed = type(whole.get_submodule(name)) is not type(fastest.get_submodule(name))
         assert changed == (name in saving)
         assert each.skippable == isinstance(without.get_submodule(name), nn.Identity)
+        assert each.is_faster("affine") == isinstance(mapped.get_submodule(name), nn.Conv2d)
     assert table.estimate_ms(table.saving()) == pytest.approx(6.0)
     skipped = {name: "skip" for name, each in table.blocks.items() if each.skippable}
     assert skipped
     assert table.estimate_ms(skipped) == pytest.approx(5.0)
+    assert 0 < len(table.saving("affine")) < len(table.blocks)
+    assert table.estimate_ms(table.saving("affine")) == pytest.approx(4.0)
 
 
 def test_what_a_block_took_while_the_machine_was_busy_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +113,7 @@ def test_what_a_block_took_while_the_machine_was_busy_is_not_kept(monkeypatch: p
     def times(calls: dict[str, Any], **_: object) -> dict[str, float]:
         nonlocal timed
         if "model" in calls:
-            return {"model": 8e-3, "fastest": 6e-3, "skipped": 5e-3}
+            return {"model": 8e-3, "fastest": 6e-3, "skipped": 5e-3, "mapped": 4e-3}
         timed += 1
         return dict.fromkeys(calls, 9e-3 if timed - 1 in busy else 1e-3)
 

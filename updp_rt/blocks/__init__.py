@@ -22,7 +22,8 @@ from updp_rt.blocks.model import (
     take_bodies,
 )
 from updp_rt.blocks.norms import copy_activation, pruned_batchnorm
-from updp_rt.blocks.progressive import Fade, Gate, Keep, MergeOrigin, ProgressiveBlock, Shrink, fade
+from updp_rt.blocks.progressive import MergeOrigin, ProgressiveBlock
+from updp_rt.blocks.steps import Fade, Gate, Keep, Shrink, fade
 
 __all__ = [
     "FAMILIES",

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 APART, LINEAR, JOINED = "", "|", "+"
-SKIP = "skip"  # of a part, in the place of a pruned body: the block is left out, and its input goes on
-SKIPPED = "identity"  # what that merges into
+# Bodies of a part that stand for the block as a whole: it is left out, and its input goes on; or it becomes one affine
+# map of every pixel or token.
+SKIP, AFFINE = "skip", "affine"
+WHOLE = {SKIP: "identity", AFFINE: "pointwise"}  # and the one form that each merges into
 
 
 @dataclass(frozen=True)

@@ -7,122 +7,19 @@ are the same for every family, and live here.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from updp_rt._copies import copy_model
+from updp_rt.blocks.affine import affine_layer, fit_affine
 from updp_rt.blocks.norms import fit_batchnorm
-from updp_rt.blocks.parts import SKIP, SKIPPED
-from updp_rt.reparam import AffineConv, MergeError, centre_tap, conv_padding, fold_chain, head_padding, move_padding
-from updp_rt.reparam.chain import NamedLayer
-
-Pair = tuple[int, int]
-
-
-class Gate(ABC):
-    """A λ that learns: what chooses blocks may stand in a block's `lam` while it is trained."""
-
-    @abstractmethod
-    def fade(self, old: Tensor, new: Tensor) -> Tensor:
-        """What goes on, from the baseline's value and the pruned form's."""
-
-    def __format__(self, spec: str) -> str:
-        return "a gate"
-
-
-Lambda = float | Gate
-
-
-def fade(lam: Lambda, old: Callable[[], Tensor], new: Callable[[], Tensor]) -> Tensor:
-    """``(1 - λ) * old() + λ * new()``; the side with weight 0 is not computed."""
-    if isinstance(lam, Gate):
-        return lam.fade(old(), new())
-    if lam == 0.0:
-        return old()
-    if lam == 1.0:
-        return new()
-    return torch.lerp(old(), new(), lam)
-
-
-class Place(NamedTuple):
-    """The place of a step in its chain.
-
-    The chain pads once, at its head, as the merged convolution does. So between its convolutions maps carry a ring
-    where the baseline pads with zeros.
-    """
-
-    padding: Pair  # with which a convolution here runs
-    ring: Pair  # of the step's input
-
-
-@dataclass(frozen=True)
-class Keep:
-    """A linear layer both forms run: a convolution, a linear layer, or a ``[C]`` tensor of scales."""
-
-    name: str
-    layer: nn.Conv2d | nn.Linear | Tensor
-
-    def run(self, h: Tensor, lam: Lambda, place: Place) -> Tensor:
-        if isinstance(self.layer, nn.Conv2d):
-            conv = self.layer
-            return F.conv2d(h, conv.weight, conv.bias, conv.stride, place.padding, conv.dilation, conv.groups)
-        if isinstance(self.layer, nn.Linear):
-            if h.dim() == 4:
-                return self.layer(h.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-            return self.layer(h)
-        return h * (self.layer.view(1, -1, 1, 1) if h.dim() == 4 else self.layer)
-
-    def merged(self) -> NamedLayer:
-        return self.name, self.layer
-
-
-@dataclass(frozen=True)
-class Shrink:
-    """A convolution whose taps off the centre fade away, so that at λ = 1 it is a 1x1."""
-
-    name: str
-    conv: nn.Conv2d
-
-    def run(self, h: Tensor, lam: Lambda, place: Place) -> Tensor:
-        conv, own = self.conv, conv_padding(self.conv)
-        centre = conv.weight[:, :, own[0] : own[0] + 1, own[1] : own[1] + 1]
-        if lam == 1.0:
-            return F.conv2d(h, centre, conv.bias, conv.stride, 0, 1, conv.groups)
-        (kh, kw), (ph, pw) = conv.kernel_size, own
-        placed = F.pad(centre, (pw, kw - 1 - pw, ph, kh - 1 - ph))
-        weight = fade(lam, lambda: conv.weight, lambda: placed)
-        return F.conv2d(h, weight, conv.bias, conv.stride, own, 1, conv.groups)
-
-    def merged(self) -> NamedLayer:
-        return self.name, centre_tap(AffineConv.from_conv(self.conv, self.name))
-
-
-@dataclass(frozen=True)
-class Fade:
-    """What lies between two linear layers: `old` in the baseline, `new` (a BatchNorm or nothing) when pruned."""
-
-    name: str
-    old: Callable[[Tensor], Tensor]
-    new: nn.Module | None = None
-
-    def run(self, h: Tensor, lam: Lambda, place: Place) -> Tensor:
-        # The baseline's side has zeros in the ring, and its norms must not see more than they saw.
-        def old() -> Tensor:
-            return _pad_ring(self.old(interior(h, place.ring)), place.ring)
-
-        return fade(lam, old, lambda: h if self.new is None else self.new(h))
-
-    def merged(self) -> NamedLayer:
-        return self.name, self.new if self.new is not None else nn.Identity()
-
-
-Step = Keep | Shrink | Fade
+from updp_rt.blocks.parts import AFFINE, SKIP, WHOLE
+from updp_rt.blocks.steps import Fade, Lambda, Pair, Step, fade, interior, layers_of, place_steps, stride_of
+from updp_rt.reparam import AffineConv, MergeError, fold_chain, move_padding
 
 
 class MergeOrigin(NamedTuple):
@@ -148,7 +45,7 @@ class ProgressiveBlock(nn.Module, ABC):
 
     Attributes:
         lam: λ in [0, 1], how far the block is pruned; or a gate that decides it.
-        body: which pruned body λ leads to, a key of `forms`, or `SKIP`.
+        body: which pruned body λ leads to, a key of `forms`, `SKIP` or `AFFINE`.
         bodies: those that `take` may set; more than one only after `offer`.
         opened: whether no activation closes the pruned form, since the next block is to be joined to it; for what
             blocks are chosen by, which never merges.
@@ -238,27 +135,33 @@ class ProgressiveBlock(nn.Module, ABC):
         self._settle()
 
     def _check_bodies(self) -> None:
-        known = (*self.forms, *([SKIP] if self.skippable(self.block) else []))
+        known = (*self.forms, AFFINE, *([SKIP] if self.skippable(self.block) else []))
         for body in self.bodies:
             if body not in known:
                 raise ValueError(f"{self.name}: no pruned body {body!r}; choose one of {', '.join(known)}")
 
     def _norms_of(self, body: str) -> dict[str, nn.Module]:
-        return {} if body == SKIP else self.new_norms()
+        if body == SKIP:
+            return {}
+        norms = self.new_norms()
+        if body != AFFINE:
+            return norms
+        self.norms = Norms(norms)  # the steps name them
+        return {AFFINE: affine_layer(layers_of(self.steps()))}
 
     def _settle(self) -> None:
         """Take the form and the places that follow from the body."""
         self.form = self.own_forms[0]
-        self._places = [] if self.body == SKIP else _place(self.steps())
+        self._places = [] if self.body in WHOLE else place_steps(self.steps())
 
     @property
     def own_forms(self) -> tuple[str, ...]:
         """The merged forms of the body that it takes."""
-        return (SKIPPED,) if self.body == SKIP else self.forms[self.body]
+        return (WHOLE[self.body],) if self.body in WHOLE else self.forms[self.body]
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if self.body == SKIP:
-            return fade(self.lam, lambda: self.block(x, *args, **kwargs), lambda: x)
+        if self.body in WHOLE:
+            return fade(self.lam, lambda: self.block(x, *args, **kwargs), lambda: self._instead()(x))
         x = self.head(x, *args, **kwargs)
         y = x
         for step, place in zip(self.steps(), self._places, strict=True):
@@ -269,15 +172,26 @@ class ProgressiveBlock(nn.Module, ABC):
             y = y + skip
         return fade(self.lam, lambda: self.end(y), lambda: y if self.opened else self.activation()(y))
 
+    def _instead(self) -> nn.Module:
+        """What stands for the block as a whole: nothing, or an affine map, closed as the baseline block is."""
+        if self.body == SKIP:
+            return nn.Identity()
+        layer = self.norms[AFFINE]
+        closed = type(self).end is not ProgressiveBlock.end
+        return nn.Sequential(layer, self.activation()) if closed else layer
+
     @torch.no_grad()
     def calibrate(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
         """Fit the pruned form's norms to the baseline on the block's input `x`.
 
         Every new BatchNorm takes the statistics of what it will see at λ = 1 and the affine part that brings it
         closest, in least squares per channel, to the baseline's value at that point. So a removed activation
-        starts as its best per-channel linear approximation, and an added norm starts as the identity.
+        starts as its best per-channel linear approximation, and an added norm starts as the identity. An affine map in
+        the block's place starts as the best for all channels.
         """
-        if self.body == SKIP:
+        if self.body == AFFINE:
+            fit_affine(self.norms[AFFINE], x, self.block(x, *args, **kwargs))
+        if self.body in WHOLE:
             return
         x = self.head(x, *args, **kwargs)
         baseline = pruned = x
@@ -305,8 +219,9 @@ class ProgressiveBlock(nn.Module, ABC):
             raise ValueError(f"{self.name}: no merged form {form!r} of the {self.body!r} body; choose one of {known}")
         if self.lam != 1.0:
             raise MergeError(self.name, f"λ is {self.lam:g}: only a block trained to λ = 1 merges")
-        merged: nn.Module = nn.Identity()
-        if self.body != SKIP:
+        if self.body in WHOLE:
+            merged = copy_model(self._instead())
+        else:
             layers = [(f"{self.name}.{name}", layer) for name, layer in (step.merged() for step in self.steps())]
             merged = self.build_merged(move_padding(fold_chain(layers)), form)
         merged.origin = MergeOrigin(self.body, form)  # type: ignore[assignment]
@@ -324,9 +239,7 @@ class ProgressiveBlock(nn.Module, ABC):
     @property
     def stride(self) -> Pair:
         """Pixels of its input from one of its output to the next."""
-        layers = [s.conv if isinstance(s, Shrink) else s.layer for s in self.steps() if isinstance(s, Keep | Shrink)]
-        convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
-        return math.prod(conv.stride[0] for conv in convs), math.prod(conv.stride[1] for conv in convs)
+        return stride_of(layers_of(self.steps()))
 
     @property
     def border(self) -> Pair:
@@ -339,34 +252,6 @@ class ProgressiveBlock(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return f"lam={self.lam:g}, body={self.body!r}, form={self.form!r}"
-
-
-def _place(steps: list[Step]) -> list[Place]:
-    """The padding each step runs with, and the ring its input carries."""
-    padded = [step.layer for step in steps if isinstance(step, Keep) and isinstance(step.layer, nn.Conv2d)]
-    if not padded:
-        return [Place((0, 0), (0, 0)) for _ in steps]
-    strides = [(conv.stride[0], conv.stride[1]) for conv in padded]
-    padding, rings = head_padding([conv_padding(conv) for conv in padded], strides)
-    places, ring, outputs = [], (0, 0), iter(rings)
-    for before, step in zip([None, *steps], steps, strict=False):
-        if ring != (0, 0) and not isinstance(step, Fade) and not isinstance(before, Fade):
-            raise ValueError(f"{step.name}: a Fade must come before it, or the ring would not fade with λ")
-        places.append(Place(padding, ring))
-        if isinstance(step, Keep) and isinstance(step.layer, nn.Conv2d):
-            padding, ring = (0, 0), next(outputs)
-    return places
-
-
-def interior(h: Tensor, ring: Pair) -> Tensor:
-    """``[N, C, H, W]`` without its outermost ``(rows, columns)``; any tensor if there is no ring."""
-    if ring == (0, 0):
-        return h
-    return h[:, :, ring[0] : h.shape[2] - ring[0], ring[1] : h.shape[3] - ring[1]]
-
-
-def _pad_ring(h: Tensor, ring: Pair) -> Tensor:
-    return h if ring == (0, 0) else F.pad(h, (ring[1], ring[1], ring[0], ring[0]))
 
 
 def _reading_all(block: nn.Module) -> nn.Module:

@@ -15,7 +15,8 @@ from updp_rt._marks import source_type
 from updp_rt.blocks.family import Family, is_identity
 from updp_rt.blocks.merged import MergedBlock, convolutions
 from updp_rt.blocks.norms import copy_activation, pruned_batchnorm
-from updp_rt.blocks.progressive import Fade, Keep, ProgressiveBlock, Shrink, Step
+from updp_rt.blocks.progressive import ProgressiveBlock
+from updp_rt.blocks.steps import Fade, Keep, Shrink, Step
 from updp_rt.reparam import AffineConv, add_identity, add_parallel, compose_chain, merge_chain
 
 

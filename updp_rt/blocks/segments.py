@@ -16,7 +16,8 @@ from updp_rt._marks import to_source
 from updp_rt.blocks.model import find_family, make_progressive, progressive_blocks
 from updp_rt.blocks.norms import copy_activation
 from updp_rt.blocks.parts import APART, JOINED, Part
-from updp_rt.blocks.progressive import Keep, Lambda, Place, ProgressiveBlock, fade, interior
+from updp_rt.blocks.progressive import ProgressiveBlock
+from updp_rt.blocks.steps import Keep, Lambda, Place, fade, interior
 from updp_rt.reparam import AffineConv, compose_chain, conv_padding, head_padding, move_padding
 
 DENSEST = 4.0  # weights of a run of blocks as one convolution, to those of the blocks

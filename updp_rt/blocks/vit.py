@@ -25,7 +25,8 @@ from updp_rt._marks import source_type
 from updp_rt.blocks.family import Family, is_identity
 from updp_rt.blocks.merged import MergedTransformerBlock
 from updp_rt.blocks.norms import copy_activation, pruned_batchnorm
-from updp_rt.blocks.progressive import Fade, Keep, ProgressiveBlock, Step
+from updp_rt.blocks.progressive import ProgressiveBlock
+from updp_rt.blocks.steps import Fade, Keep, Step
 from updp_rt.reparam import AffineConv, add_identity, compose_chain
 
 _WINDOWED = (SwinTransformerBlock, SwinTransformerV2Block, SamBlock)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from updp_rt.blocks import NoAttention, UnsupportedModelError, fade, find_family, prunable_blocks
-from updp_rt.blocks.progressive import Lambda
+from updp_rt.blocks.steps import Lambda
 from updp_rt.reparam import AffineConv, compose_chain
 
 

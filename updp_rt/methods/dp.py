@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from updp_rt.blocks import ProgressiveBlock, make_progressive, progressive_blocks
-from updp_rt.blocks.progressive import Keep, Shrink
+from updp_rt.blocks.steps import Keep, Shrink
 from updp_rt.methods.tables import Dropped, SegmentTable, segment_table
 from updp_rt.pruning.config import PruneConfig
 from updp_rt.pruning.latency import LatencyTable
@@ -79,7 +79,7 @@ class Programmed(Method):
             Entry(row.first, row.last, row.ms, v, row.key) for row, v in zip(segments.rows, values, strict=True)
         ]
         # Segments are timed by themselves; what they save counts as it does in the model.
-        context = table.in_context or 1.0
+        context = table.in_context() or 1.0
         to_save = (table.model_ms - allowed_ms(run.config, table)) / context
         cover = best_cover(len(run.names), entries, sum(baseline) - to_save)
         if cover is None:  # the number of blocks asks for all that can be saved: rounding may refuse it
@@ -133,7 +133,7 @@ def allowed_ms(config: PruneConfig, table: LatencyTable) -> float:
     assert config.num_pruned is not None
     bodies = table.choose_bodies(table.blocks, config.body)
     saved = [max(0.0, table.blocks[name].saved_ms(body)) for name, body in bodies.items()]
-    return table.model_ms - (table.in_context or 1.0) * config.num_pruned * sum(saved) / len(saved)
+    return table.model_ms - (table.in_context() or 1.0) * config.num_pruned * sum(saved) / len(saved)
 
 
 def count_layers(model: nn.Module, names: Sequence[str]) -> list[int]:

@@ -28,8 +28,8 @@ from updp_rt.blocks import (
     progressive_blocks,
     prunable_blocks,
 )
-from updp_rt.blocks.progressive import Keep
 from updp_rt.blocks.segments import reducible
+from updp_rt.blocks.steps import Keep
 from updp_rt.methods.dp import Programmed, changes_of
 from updp_rt.methods.tables import Dropped, SegmentTable
 from updp_rt.pruning.latency import LatencyTable

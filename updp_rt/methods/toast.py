@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from updp_rt._copies import copy_model
 from updp_rt._marks import to_source
-from updp_rt.blocks.norms import channels_last_rows
+from updp_rt.blocks.affine import fit_affine
 from updp_rt.methods.drop import block_shapes, judge_one
 from updp_rt.pruning.latency import LatencyTable
 from updp_rt.pruning.method import CALIBRATION_IMAGES, Replacing
@@ -27,7 +27,6 @@ from updp_rt.pruning.run import Run
 from updp_rt.pruning.search import SearchResult
 
 BODY = "map"
-RIDGE = 1e-6
 
 
 class Toast(Replacing):
@@ -41,7 +40,8 @@ class Toast(Replacing):
         assert count is not None
         model = copy_model(run.model).to(run.device).eval()
         seen = pass_through(model, run.names, run.training_images(CALIBRATION_IMAGES))
-        left = {name: residual(*affine_fit(rows(x, y), channels_last_rows(y)), x, y) for name, (x, y) in seen.items()}
+        maps = self.subnet(run.model, dict.fromkeys(run.names, BODY)).to(run.device)
+        left = {name: fit_affine(maps.get_submodule(name), x, y) for name, (x, y) in seen.items()}
         least = sorted(run.names, key=lambda name: left[name])[:count]
         bodies = {name: BODY for name in run.names if name in least}
         subnet = self.subnet(run.model, bodies)
@@ -68,7 +68,7 @@ class Toast(Replacing):
         wanted = {name: y for name, (_, y) in pass_through(baseline, replaced, images).items()}
         for name in replaced:
             x, _ = pass_through(subnet, [name], images)[name]
-            put_map(subnet.get_submodule(name), *affine_fit(rows(x, wanted[name]), channels_last_rows(wanted[name])))
+            fit_affine(subnet.get_submodule(name), x, wanted[name])
 
 
 @torch.no_grad()
@@ -86,38 +86,3 @@ def pass_through(model: nn.Module, names: Iterable[str], images: Tensor) -> dict
         for hook in hooks:
             hook.remove()
     return found
-
-
-def rows(x: Tensor, y: Tensor) -> Tensor:
-    """Inputs ``[M, C]`` of a map that gives `y`: every token, or every pixel under one of `y`'s."""
-    if x.dim() == 4:
-        step = -(-x.shape[2] // y.shape[2])
-        x = x[:, :, ::step, ::step]
-    return channels_last_rows(x)
-
-
-def affine_fit(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """``(W, b)`` of the least ``|x Wᵀ + b - y|²`` plus the ridge, over rows ``[M, C]``; float64."""
-    x, y = inputs.double(), outputs.double()
-    x_mean, y_mean = x.mean(0), y.mean(0)
-    x, y = x - x_mean, y - y_mean
-    gram = x.T @ x
-    ridge = RIDGE * gram.diagonal().mean() + torch.finfo(torch.float32).tiny
-    weight = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), x.T @ y).T
-    return weight, y_mean - weight @ x_mean
-
-
-def residual(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> float:
-    """The share of the outputs' variance that the map leaves."""
-    inputs, outputs = rows(x, y).double(), channels_last_rows(y).double()
-    left = (inputs @ weight.T + bias - outputs).square().sum()
-    return float(left / (outputs - outputs.mean(0)).square().sum())
-
-
-@torch.no_grad()
-def put_map(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
-    """Give a linear layer or a 1x1 convolution this map."""
-    assert isinstance(layer, nn.Linear | nn.Conv2d)
-    assert layer.bias is not None
-    layer.weight.copy_(weight.view_as(layer.weight))
-    layer.bias.copy_(bias)

@@ -44,7 +44,8 @@ class PruneConfig(BaseModel):
     body: str = Field(
         "auto",
         description="pruned body if a family has several; auto: the fastest measured; skip: none, blocks are left out "
-        "where that can be; any: the search chooses it, and which neighbours become one convolution",
+        "where that can be; affine: one affine map, fitted in closed form; any: the search chooses it, and which "
+        "neighbours become one convolution",
     )
     seed: int = Field(0, ge=0)
     batch_size: int = Field(64, ge=1)

@@ -16,7 +16,7 @@ from updp_rt._copies import copy_model
 from updp_rt._timing import time_side_by_side
 from updp_rt.blocks import find_family, make_progressive, merge_model, prunable_blocks, set_lambda
 from updp_rt.blocks.inspect import form_label
-from updp_rt.blocks.parts import SKIP, SKIPPED, Part
+from updp_rt.blocks.parts import AFFINE, SKIP, WHOLE, Part
 from updp_rt.blocks.progressive import ProgressiveBlock
 from updp_rt.pruning.config import ANY
 from updp_rt.pruning.genes import segment_of
@@ -51,6 +51,7 @@ class BlockLatency(BaseModel):
 
     Attributes:
         skippable: whether it may be left out, which takes no time.
+        affine_ms: of the affine map in its place; None where that was not measured.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -58,24 +59,31 @@ class BlockLatency(BaseModel):
     baseline_ms: float
     merged_ms: dict[str, dict[str, float]]
     skippable: bool = False
+    affine_ms: float | None = None
 
     def best_form(self, body: str) -> str:
         """The fastest merged form of a pruned body."""
-        return SKIPPED if body == SKIP else _fastest(self.merged_ms[body])
+        return WHOLE[body] if body in WHOLE else _fastest(self.merged_ms[body])
 
     def form_ms(self, body: str, form: str) -> float | None:
         """Of one merged form; None where it was not measured."""
-        return 0.0 if body == SKIP else self.merged_ms.get(body, {}).get(form)
+        if body in WHOLE:
+            return 0.0 if body == SKIP else self.affine_ms
+        return self.merged_ms.get(body, {}).get(form)
 
     def best_body(self) -> str:
         """The pruned body whose best form is the fastest, of those that compute something."""
         return _fastest({body: forms[self.best_form(body)] for body, forms in self.merged_ms.items()})
 
     def worthwhile_bodies(self) -> tuple[str, ...]:
-        """The fastest pruned body, and every other that is faster than the block as it is; last, whether to skip it."""
+        """The fastest pruned body that merges, and all others faster than the block as it is; last, to leave it out."""
         best = self.best_body()
-        others = [body for body in self.merged_ms if body != best and self.saved_ms(body) > 0]
+        others = [body for body in (*self.merged_ms, AFFINE) if body != best and self.is_faster(body)]
         return best, *others, *([SKIP] if self.skippable else [])
+
+    def is_faster(self, body: str) -> bool:
+        """Whether the block is, in the best merged form of a pruned body."""
+        return (body != AFFINE or self.affine_ms is not None) and self.saved_ms(body) > 0
 
     def by_label(self) -> dict[str, float]:
         """Of every merged form, under the name that `inspect` gives it."""
@@ -87,7 +95,9 @@ class BlockLatency(BaseModel):
 
     def best_ms(self, body: str) -> float:
         """Of its fastest merged form."""
-        return 0.0 if body == SKIP else self.merged_ms[body][self.best_form(body)]
+        found = self.form_ms(body, self.best_form(body))
+        assert found is not None
+        return found
 
     def pace(self) -> float:
         """How long all that was timed takes, as a geometric mean: larger where the machine was busy."""
@@ -107,6 +117,7 @@ class LatencyTable(BaseModel):
             not measured.
         skipped_ms: of the whole model without the blocks that may be left out; None where none may, or where it was not
             measured.
+        mapped_ms: of the whole model with each block an affine map that is faster so; None as for `fastest_ms`.
         kernels: what ran the models.
     """
 
@@ -119,6 +130,7 @@ class LatencyTable(BaseModel):
     joined: list[Joined] = []
     fastest_ms: float | None = None
     skipped_ms: float | None = None
+    mapped_ms: float | None = None
     kernels: str = "plain torch"
 
     def estimate_ms(self, bodies: Mapping[str, str]) -> float:
@@ -126,38 +138,29 @@ class LatencyTable(BaseModel):
 
         Blocks are timed alone. In the model caches are warm or cold in other ways and kernels take in what lies between
         blocks, so all together save more or less than that; each is taken to save as much more or less: as blocks do
-        that are merged, or that are left out.
+        that are merged, left out, or an affine map.
         """
-        merged = skipped = 0.0
+        saved = dict.fromkeys(("", *WHOLE), 0.0)
         for name, text in bodies.items():
             body = Part.parse(text).body
-            if body == SKIP:
-                skipped += self.blocks[name].baseline_ms
-            else:
-                merged += self.blocks[name].saved_ms(body)
-        merged += sum(self.joining_saves(one) for one in self.joined if one.parts().items() <= bodies.items())
-        return self.model_ms - self.in_context * merged - self.skipped_in_context * skipped
+            saved[body if body in WHOLE else ""] += self.blocks[name].saved_ms(body)
+        saved[""] += sum(self.joining_saves(one) for one in self.joined if one.parts().items() <= bodies.items())
+        return self.model_ms - sum(self.in_context(body) * ms for body, ms in saved.items())
 
-    @property
-    def in_context(self) -> float:
-        """What all blocks save merged in the model, over what they save alone."""
-        alone = sum(self.blocks[name].saved_ms(body) for name, body in self.saving().items())
-        if self.fastest_ms is None or alone <= 0:
-            return 1.0
-        return max(0.0, (self.model_ms - self.fastest_ms) / alone)
+    def in_context(self, body: str = "") -> float:
+        """What all blocks that are faster so save in the model, over what they save alone: merged, or of one body."""
+        ms = {SKIP: self.skipped_ms, AFFINE: self.mapped_ms}.get(body, self.fastest_ms)
+        if body in WHOLE and ms is None:
+            return self.in_context()  # of tables that were stored before
+        alone = sum(self.blocks[name].saved_ms(each) for name, each in self.saving(body).items())
+        return 1.0 if ms is None or alone <= 0 else max(0.0, (self.model_ms - ms) / alone)
 
-    @property
-    def skipped_in_context(self) -> float:
-        """What all blocks that may be left out take in the model, over what they take alone."""
-        if self.skipped_ms is None:
-            return self.in_context  # of tables that were stored before
-        alone = sum(block.baseline_ms for block in self.blocks.values() if block.skippable)
-        return max(0.0, (self.model_ms - self.skipped_ms) / alone)
-
-    def saving(self) -> dict[str, str]:
-        """The blocks that are faster merged, and the body of each that is the fastest."""
-        bodies = self.choose_bodies(self.blocks)
-        return {name: body for name, body in bodies.items() if self.blocks[name].saved_ms(body) > 0}
+    def saving(self, body: str = "") -> dict[str, str]:
+        """The blocks that are faster merged, with the fastest body of each; or those that are faster with `body`."""
+        if body == SKIP:
+            return {name: body for name, block in self.blocks.items() if block.skippable}
+        bodies = self.choose_bodies(self.blocks, body or "auto")
+        return {name: each for name, each in bodies.items() if self.blocks[name].is_faster(each)}
 
     def choose_bodies(self, names: Iterable[str], body: str = "auto") -> dict[str, str]:
         """The pruned body of each block: the one named, or the one that merges into the fastest form.
@@ -205,9 +208,10 @@ def measure_latency(
 ) -> LatencyTable:
     """Time every prunable block of a timm model on the input it sees for `example`, beside its merged forms.
 
-    The whole model is timed beside itself with every block merged that is faster so, and without the blocks that may be
-    left out; with `joined` also neighbours as one convolution, beside each merged by itself. Blocks of the same
-    structure and input shape share their times, which are taken twice where that is quick (`AGAIN`).
+    The whole model is timed beside itself with every block merged that is faster so, without the blocks that may be
+    left out, and with affine maps for those that are faster so; with `joined` also neighbours as one convolution,
+    beside each merged by itself. Blocks of the same structure and input shape share their times, which are taken twice
+    where that is quick (`AGAIN`).
 
     `example` is ``[N, C, H, W]`` on the model's device. `prepare` makes a module ready before it is timed on an input:
     `updp_rt.accelerate` for times on fused kernels.
@@ -238,10 +242,9 @@ def measure_latency(
         forms = found.choose_forms(bodies)
         pairs = measure_joined(model, bodies, forms, ms, inputs, example, prepare, progress)
         found = found.model_copy(update={"joined": pairs})
-    skipped = {name: SKIP for name, block in table.items() if block.skippable}
     models = {"model": model}
-    for key, bodies in (("fastest", found.saving()), ("skipped", skipped)):
-        if bodies:
+    for key, body in (("fastest", ""), ("skipped", SKIP), ("mapped", AFFINE)):
+        if bodies := found.saving(body):
             pruned = make_progressive(model, bodies)
             set_lambda(pruned, 1.0)
             models[key] = merge_model(pruned, found.choose_forms(bodies))
@@ -266,6 +269,9 @@ def measure_block(progressive: type[ProgressiveBlock], block: nn.Module, x: Tens
         pruned = progressive(copy_model(block), "block", body)
         set_lambda(pruned, 1.0)
         candidates |= {f"{body}/{form}": pruned.merge(form).eval() for form in forms}
+    affine = progressive(copy_model(block), "block", AFFINE)
+    set_lambda(affine, 1.0)
+    candidates[AFFINE] = affine.merge().eval()
     calls = {key: partial(prepare(module, x), x) for key, module in candidates.items()}
     times = time_side_by_side(calls, device=x.device)
     return BlockLatency(
@@ -274,6 +280,7 @@ def measure_block(progressive: type[ProgressiveBlock], block: nn.Module, x: Tens
             body: {form: times[f"{body}/{form}"] * 1e3 for form in forms} for body, forms in progressive.forms.items()
         },
         skippable=progressive.skippable(block),
+        affine_ms=times[AFFINE] * 1e3,
     )
 
 

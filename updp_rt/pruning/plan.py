@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from updp_rt.blocks import count_costs, make_progressive, pruned_bodies, skippable_blocks
-from updp_rt.blocks.parts import SKIP
+from updp_rt.blocks.parts import AFFINE, SKIP
 from updp_rt.data.sharing import count_batches
 from updp_rt.pruning.config import PruneConfig
 from updp_rt.pruning.memory import SavedForBackward, largest_block, state_bytes
@@ -116,8 +116,8 @@ def _trained(run: Run) -> dict[str, tuple[nn.Module, Losses]]:
     plain = run.model, label_losses(config.label_smoothing)
     if run.method.name != "updp":
         return {**({"supernet": plain} if config.supernet_epochs and run.method.passes(config) else {}), "train": plain}
-    known = pruned_bodies(run.model)
-    bodies = dict.fromkeys(run.names, config.body if config.body in known else next(iter(known)))
+    known = (*pruned_bodies(run.model), AFFINE)
+    bodies = dict.fromkeys(run.names, config.body if config.body in known else known[0])
     if config.body == SKIP:
         bodies |= dict.fromkeys(skippable_blocks(run.model), SKIP)
     supernet = make_progressive(run.model, bodies)

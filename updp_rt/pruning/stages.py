@@ -15,7 +15,7 @@ from updp_rt.artifacts import save, versions
 from updp_rt.artifacts.atomic import write_json, write_text
 from updp_rt.artifacts.manifest import Description
 from updp_rt.blocks import count_costs, count_depth, progressive_blocks, set_lambda
-from updp_rt.blocks.parts import SKIP, SKIPPED
+from updp_rt.blocks.parts import WHOLE
 from updp_rt.pruning.config import ANY
 from updp_rt.pruning.genes import fastest_genes, genes_of
 from updp_rt.pruning.goals import check_latency
@@ -72,7 +72,11 @@ def _measured(run: Run) -> LatencyTable:
     known = {key: run.identity[key] for key in Description.model_fields if key in run.identity}
     if run.config.body == ANY:
         known["joined"] = True
-    known["skipped"], known["again"] = True, True  # what tables of before had not: see `measure_latency`
+    known["skipped"], known["again"], known["affine"] = (
+        True,
+        True,
+        True,
+    )  # what tables of before had not: see `measure_latency`
     what = {**known, "batch_size": run.config.batch_size, "kernels": [kernels.name, kernels.version(run.device)]}
     return kept_table(what, measure, run.progress)
 
@@ -192,7 +196,7 @@ def load_subnet(model: nn.Module, folder: Path) -> nn.Module:
 def merge_subnet(subnet: nn.Module, folder: Path, form: str = "auto") -> nn.Module:
     """The subnet of a run's `folder` merged: each block in its fastest form by the run's table, or all in one `form`.
 
-    Blocks that are left out have but one.
+    Blocks that are left out, or an affine map, have but one.
 
     Raises:
         RunError: the table is not there. ValueError: no such form.
@@ -201,7 +205,7 @@ def merge_subnet(subnet: nn.Module, folder: Path, form: str = "auto") -> nn.Modu
     def choose(bodies: dict[str, str]) -> dict[str, str]:
         if form == "auto":
             return read_result(folder / LATENCY, LatencyTable).choose_forms(bodies)
-        return {name: SKIPPED if body == SKIP else form for name, body in bodies.items()}
+        return {name: WHOLE.get(body, form) for name, body in bodies.items()}
 
     return method_of(folder).merge(subnet, choose)
 

@@ -1,0 +1,64 @@
+"""Affine maps of pixels or tokens: one that stands in a whole block's place, and how it is fitted to the block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from updp_rt.blocks.norms import channels_last_rows
+from updp_rt.blocks.steps import stride_of
+
+RIDGE = 1e-6  # of the inputs' mean square
+_CHUNK = 65_536  # rows that are held in float64 at once
+
+
+def affine_layer(layers: Sequence[nn.Conv2d | nn.Linear]) -> nn.Conv2d | nn.Linear:
+    """A 1x1 convolution of a chain's channels and stride, or a linear layer if it has no convolution; all zeros."""
+    first, last = layers[0], layers[-1]
+    inside = first.in_channels if isinstance(first, nn.Conv2d) else first.in_features
+    outside = last.out_channels if isinstance(last, nn.Conv2d) else last.out_features
+    layer: nn.Conv2d | nn.Linear = nn.Linear(inside, outside)
+    if any(isinstance(each, nn.Conv2d) for each in layers):
+        layer = nn.Conv2d(inside, outside, 1, stride_of(layers))
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer.to(first.weight.device, first.weight.dtype)
+
+
+def fit_affine(layer: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Give `layer` the least-squares map from `x` to `y`, by closed form; the share of `y`'s variance that it leaves.
+
+    Args:
+        layer: one of `affine_layer`; for a convolution `x` and `y` are ``[N, C, H, W]``, otherwise ``[N, T, C]``.
+    """
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    assert layer.bias is not None
+    if isinstance(layer, nn.Conv2d):
+        x = x[:, :, :: layer.stride[0], :: layer.stride[1]]
+    weight, bias, left = least_squares(channels_last_rows(x), channels_last_rows(y))
+    with torch.no_grad():
+        layer.weight.copy_(weight.view_as(layer.weight))
+        layer.bias.copy_(bias)
+    return left
+
+
+def least_squares(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor, float]:
+    """``(W, b)`` of the least ``|x Wᵀ + b - y|²`` plus the ridge, over rows ``[M, C]``, in float64.
+
+    Last, the share of the outputs' variance that is left.
+    """
+    x_mean, y_mean = inputs.mean(0, dtype=torch.float64), outputs.mean(0, dtype=torch.float64)
+    gram = torch.zeros(len(x_mean), len(x_mean), dtype=torch.float64, device=inputs.device)
+    cross = torch.zeros(len(x_mean), len(y_mean), dtype=torch.float64, device=inputs.device)
+    total = 0.0
+    for some, wanted in zip(inputs.split(_CHUNK), outputs.split(_CHUNK), strict=True):
+        x, y = some.double() - x_mean, wanted.double() - y_mean
+        gram += x.T @ x
+        cross += x.T @ y
+        total += float(y.square().sum())
+    ridge = RIDGE * gram.diagonal().mean() + torch.finfo(torch.float32).tiny
+    solved = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), cross)
+    left = total - float((2 * cross - gram @ solved).mul(solved).sum())  # |y - xS|²
+    return solved.T, y_mean - x_mean @ solved, max(0.0, left / total) if total > 0 else 0.0
