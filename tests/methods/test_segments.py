@@ -45,7 +45,7 @@ CONVNEXT = {"stages.2.blocks.0": "full", "stages.2.blocks.1": "+full-conv_dw"}
         ("layermerge", "resnet18", RESNET),
     ],
 )
-def test_merged_is_masked(method: str, name: str, bodies: dict[str, str]) -> None:
+def test_merged_is_masked(method: str, name: str, bodies: dict[str, str], tmp_path: Path) -> None:
     """In float64 within 1e-12, borders apart: whole models on images of odd sizes."""
     model = made(name).double().eval()
     rival = find_method(method)
@@ -70,6 +70,8 @@ def test_merged_is_masked(method: str, name: str, bodies: dict[str, str]) -> Non
             assert float(difference[border].max() / scale) < 1e-12, f"{key}: border"
             assert difference[~border].numel() == 0 or float(difference[~border].max() / scale) < 1e-12, key
         assert not torch.allclose(wanted, model(images), rtol=1e-3)
+        again = updp_rt.load(updp_rt.save(merged, tmp_path / "merged"))
+        assert torch.equal(again(images), merged(images))
     convs = {key: [m for m in merged.get_submodule(key) if isinstance(m, nn.Conv2d)] for key in segments}
     assert all(len(convs[key]) == len(segments[key].pieces()) for key in segments)
     origins = rival.origins(merged, bodies)

@@ -72,7 +72,7 @@ class Layer(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,32}$")]
+    kind: Annotated[str, Field(pattern=r"^(timm\.)?[A-Za-z0-9]{1,32}$")]
     arguments: Annotated[dict[str, Any], AfterValidator(_check_plain)] = {}
     layers: dict[ModuleName, Layer] | None = None
 

@@ -1,8 +1,7 @@
 """Layers and settings of a model that are not as timm builds them: told by structure, and built again from that.
 
-Layers are plain ones of torch (and what stands in for attention, or between blocks), from a list, by the arguments of
-their constructors.
-Nothing is unpickled or evaluated.
+Layers are plain ones of torch, timm's activations, and what stands in for attention, or between blocks: from a list,
+by the arguments of their constructors. Nothing is unpickled or evaluated.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import inspect
 from typing import Any
 
 import torch
+from timm.layers import activations, activations_me
 from torch import fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -32,6 +32,14 @@ _KINDS: dict[str, type[nn.Module]] = {
         *(nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Softmax, nn.LogSoftmax),
     )
 }
+# By names of their own: some are called as torch's are, and made of other arguments.
+_KINDS |= {
+    f"timm.{kind.__name__}": kind
+    for module in (activations, activations_me)
+    for kind in vars(module).values()
+    if inspect.isclass(kind) and issubclass(kind, nn.Module)
+}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
 # What pruned channels change, which the manifest tells of in its own place.
 _SIZES = {"in_channels", "out_channels", "in_features", "out_features", "num_features", "normalized_shape"}
 _SIZES |= {"num_channels", "num_groups", "groups", "num_parameters"}
@@ -128,7 +136,7 @@ def _differ(ours: nn.Module, theirs: nn.Module) -> bool:
     mine, others = _shapes(ours), _shapes(theirs)
     if mine.keys() != others.keys():
         return True
-    if _KINDS.get(_kind(ours).__name__) is not _kind(ours):
+    if _kind(ours) not in _NAMES:
         return False
     arguments = ({k: v for k, v in _arguments(m).items() if k not in _SIZES | _PASSING} for m in (ours, theirs))
     return next(arguments) != next(arguments) or any(
@@ -141,10 +149,10 @@ def _describe(module: nn.Module, path: str) -> Layer:
     kind = _kind(module)
     if is_parametrized(module):
         raise ArtifactError(f"{path} is parametrized: make that permanent (parametrize.remove_parametrizations)")
-    if _KINDS.get(kind.__name__) is not kind:
+    if kind not in _NAMES:
         raise ArtifactError(f"{path} is a {kind.__name__} that timm does not put there, and no plain layer of torch")
     layers = {name: _describe(child, f"{path}.{name}") for name, child in module.named_children()}
-    layer = Layer(kind=kind.__name__, arguments=_arguments(module), layers=layers or None)
+    layer = Layer(kind=_NAMES[kind], arguments=_arguments(module), layers=layers or None)
     with torch.device("meta"):
         again = _build(layer)
     if _shapes(again) != _shapes(module):
