@@ -52,7 +52,7 @@ SCANS = {
     "small_resnet": Budget(6, 2e-3, 4, 5e-4),
     "small_mobilenetv2": Budget(12, 3e-3, 4, 1e-3),
     "small_convnext": Budget(6, 2e-3, 4, 5e-4),
-    "small_vit": Budget(15, 1e-3, 4, 5e-4),
+    "small_vit": Budget(30, 1e-3, 4, 5e-4),
     **{name: Budget(10, 1e-3, 5, 2e-4) for name in DIGITS},
 }
 
