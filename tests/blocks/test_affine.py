@@ -110,15 +110,17 @@ def test_the_table_times_it_and_offers_it_to_a_search_alone() -> None:
     blocks = {
         "a": BlockLatency(baseline_ms=2.0, merged_ms=forms, skippable=True, affine_ms=0.4),
         "b": BlockLatency(baseline_ms=2.0, merged_ms=forms, affine_ms=2.5),
+        "d": BlockLatency(baseline_ms=2.0, merged_ms=forms, affine_ms=0.4),
         "c": BlockLatency(baseline_ms=2.0, merged_ms=forms),  # of tables that were stored before
     }
     table = LatencyTable(device="cpu", batch_size=1, model_ms=10.0, blocks=blocks)
-    assert table.choose_bodies("abc") == dict.fromkeys("abc", "shrunk")
+    assert table.choose_bodies("abcd") == dict.fromkeys("abcd", "shrunk")
     assert table.choose_bodies("ab", AFFINE) == {"a": AFFINE, "b": AFFINE}
-    assert table.offer_bodies("abc", "any") == {
-        "a": ("shrunk", "full", AFFINE, SKIP),
+    assert table.offer_bodies("abcd", "any") == {
+        "a": ("shrunk", "full", SKIP),  # what can be left out need not be a map
         "b": ("shrunk", "full"),
         "c": ("shrunk", "full"),
+        "d": ("shrunk", "full", AFFINE),
     }
     assert table.estimate_ms({"a": AFFINE, "b": "full"}) == pytest.approx(10.0 - 1.6 - 0.5)
     assert table.choose_forms({"a": AFFINE}) == {"a": "pointwise"}

@@ -76,10 +76,14 @@ class BlockLatency(BaseModel):
         return _fastest({body: forms[self.best_form(body)] for body, forms in self.merged_ms.items()})
 
     def worthwhile_bodies(self) -> tuple[str, ...]:
-        """The fastest pruned body that merges, and all others faster than the block as it is; last, to leave it out."""
+        """The fastest pruned body that merges, and all others faster than the block; last, what needs no block at all.
+
+        That is an affine map only where the block cannot be left out: fitted as it is, and nothing trained yet, it
+        would be taken before what is as fast or faster and does better trained (the study `field_cnn`).
+        """
         best = self.best_body()
-        others = [body for body in (*self.merged_ms, AFFINE) if body != best and self.is_faster(body)]
-        return best, *others, *([SKIP] if self.skippable else [])
+        others = [*self.merged_ms, SKIP if self.skippable else AFFINE]
+        return best, *(body for body in others if body != best and self.is_faster(body))
 
     def is_faster(self, body: str) -> bool:
         """Whether the block is, in the best merged form of a pruned body."""

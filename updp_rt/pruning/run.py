@@ -24,7 +24,7 @@ from updp_rt.artifacts.describe import describe_model
 from updp_rt.artifacts.preprocessing import Augmentation
 from updp_rt.artifacts.weights import cpu_state, fingerprint
 from updp_rt.blocks import pruned_bodies, skippable_blocks
-from updp_rt.blocks.parts import AFFINE, SKIP, WHOLE
+from updp_rt.blocks.parts import AFFINE, SKIP
 from updp_rt.data import Loader, first_images, make_loader
 from updp_rt.data.sharing import PartedImages, count_batches
 from updp_rt.pruning.claim import InUseError, RunError, differing, is_begun, locked, read_identity, with_defaults
@@ -179,7 +179,7 @@ class Run:
     @property
     def trials(self) -> int:
         """Candidates that the search judges, at most: until latencies are known, any pruned body may be worth one."""
-        bodies = len(WHOLE) + len(pruned_bodies(self.model)) if self.config.body == ANY else 1
+        bodies = 1 + len(pruned_bodies(self.model)) if self.config.body == ANY else 1
         return count_trials(self.config.search, bodies * len(self.names), self.config.trials)
 
     @cached_property
