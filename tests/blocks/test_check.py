@@ -14,7 +14,7 @@ from torch import nn
 
 import updp_rt
 from tests.marks import slow
-from updp_rt.blocks import MergedBlock, check, check_model, progressive, prunable_blocks
+from updp_rt.blocks import MergedBlock, check, check_model, progressive, prunable_blocks, steps
 from updp_rt.blocks.randomize import randomize
 from updp_rt.reparam import AffineConv, move_padding
 
@@ -71,8 +71,8 @@ def test_a_merge_that_forgets_the_padding_is_wrong_on_the_border_alone(monkeypat
         y = x
         for step, place in zip(self.steps(), self._places, strict=True):
             y = step.run(y, 1.0, place)
-            if isinstance(step, progressive.Fade):  # zeros in the ring, as padding inside gives
-                y = progressive._pad_ring(progressive.interior(y, place.ring), place.ring)
+            if isinstance(step, steps.Fade):  # zeros in the ring, as padding inside gives
+                y = steps._pad_ring(steps.interior(y, place.ring), place.ring)
         skip = self.skip(x)
         return self.activation()(y if skip is None else y + skip)
 
