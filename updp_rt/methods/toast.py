@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from updp_rt._copies import copy_model
-from updp_rt._marks import to_source
+from updp_rt.blocks import make_progressive, progressive_blocks
 from updp_rt.blocks.affine import fit_affine
-from updp_rt.methods.drop import block_shapes, judge_one
+from updp_rt.blocks.parts import AFFINE
+from updp_rt.methods.drop import judge_one
 from updp_rt.pruning.latency import LatencyTable
 from updp_rt.pruning.method import CALIBRATION_IMAGES, Replacing
 from updp_rt.pruning.run import Run
@@ -49,15 +50,9 @@ class Toast(Replacing):
         return judge_one(run, subnet, bodies)
 
     def subnet(self, model: nn.Module, bodies: Mapping[str, str]) -> nn.Module:
-        shapes = block_shapes(model)
-        model = to_source(copy_model(model))
-        for name in bodies:
-            before, after = shapes[name]
-            first = next(model.get_submodule(name).parameters())
-            layer: nn.Module = nn.Linear(before[-1], after[-1])
-            if len(before) == 4:
-                layer = nn.Conv2d(before[1], after[1], 1, stride=-(-before[2] // after[2]))
-            model.set_submodule(name, layer.to(first.device, first.dtype))
+        model = make_progressive(model, dict.fromkeys(bodies, AFFINE))
+        for name, block in progressive_blocks(model).items():
+            model.set_submodule(name, block.norms[AFFINE])
         return model
 
     def prepare(self, run: Run, subnet: nn.Module) -> None:
