@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def test_they_are_members_of_their_families(name: str) -> None:
     assert len(prunable_blocks(model)) == BLOCKS[name]
     seen = maps(model)
     assert min(seen) >= 4  # never a single pixel
-    assert seen == [65] * 12 if name == "small_vit" else seen[0] >= 256
+    assert seen == [17] * 12 if name == "small_vit" else seen[0] >= 256
     assert sum(p.numel() for p in model.parameters()) < 3e6
 
 
@@ -62,3 +63,11 @@ def test_names() -> None:
     with pytest.raises(ArtifactError, match="small_vit has no pretrained weights: train it"):
         create_model("small_vit", pretrained=True)
     assert model_input_size(create_model("small_vit", size=(40, 24))) == (3, 40, 24)
+
+
+def test_the_vit_starts_with_positions_as_large_as_its_tokens() -> None:
+    model: Any = create_model("small_vit", num_classes=7).eval()
+    tokens = model.patch_embed(torch.randn(2, 3, 32, 32))
+    positions = model.pos_embed[0, 1:]
+    assert len(positions.unique(dim=0)) == 16
+    assert 0.3 < positions.std() / tokens.std() < 3

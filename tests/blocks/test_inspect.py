@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from updp_rt.blocks import count_costs, count_depth, inspect, make_progressive, merge_model, set_lambda
+from updp_rt.blocks import Cost, count_costs, count_depth, inspect, make_progressive, merge_model, set_lambda
 
 
 def test_costs_of_a_resnet_block_by_hand() -> None:
@@ -20,6 +20,11 @@ def test_costs_of_a_resnet_block_by_hand() -> None:
     assert block.merged["full/conv"].params == 64 * 64 * 25 + 64
     # The factored form pads once, at its head: the first convolution also computes the ring.
     assert block.merged["full/factored"].macs == (58 * 58 + pixels) * 64 * 64 * 9
+    assert block.merged["affine"] == Cost(params=64 * 64 + 64, macs=pixels * 64 * 64)
+    assert block.merged["skip"] == Cost(params=0, macs=0)
+    changes_shape = {b.name: b for b in report.blocks}["layer2.0"]
+    assert "skip" not in changes_shape.merged
+    assert changes_shape.merged["affine"].macs == 28 * 28 * 64 * 128
 
 
 def test_costs_of_a_transformer_block_by_hand() -> None:

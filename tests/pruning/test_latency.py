@@ -11,6 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from updp_rt.blocks import inspect
 from updp_rt.pruning import kept, latency, stages
 from updp_rt.pruning.kept import kept_table
 from updp_rt.pruning.latency import PLAIN, BlockLatency, Kernels, LatencyTable, measure_latency
@@ -90,6 +91,8 @@ def test_the_whole_model_is_timed_beside_its_fastest_form_on_the_kernels_given(m
     table = measure_latency(model, example, None, prepare)
     saving = set(table.saving())
     assert 0 < len(saving) < len(table.blocks)
+    reported = {block.name: set(block.merged) for block in inspect(model, (3, 32, 32)).blocks}
+    assert all(set(each.by_label()) == reported[name] for name, each in table.blocks.items())
     assert (table.model_ms, table.fastest_ms, table.skipped_ms, table.mapped_ms) == (8.0, 6.0, 5.0, 4.0)
     whole, fastest, without, mapped = prepared[-4:]
     for name, each in table.blocks.items():

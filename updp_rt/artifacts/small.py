@@ -9,7 +9,7 @@ pixel at the last, where a 3x3 kernel multiplies padding alone, or four patches 
 | small_resnet | resnet18 | 8 | 32 to 256, half | 16, 8, 4, 2 | CIFAR's stem (one 3x3, no pooling) at stride 2 |
 | small_mobilenetv2 | mobilenetv2_050 | 17 | 8 to 160, its own | 32, 16, 8, 4, 2 | at stride 1 |
 | small_convnext | convnext_atto | 12 | 32 to 256, 0.8 | 16, 8, 4, 2 | patches of 2x2 in the stem, for 4x4 |
-| small_vit | deit_tiny | 12 | 96, half, 3 heads | 8x8 tokens | patches of 4x4, or attention had little to mix |
+| small_vit | deit_tiny | 12 | 96, half, 3 heads | 4x4 tokens | patches of 8x8, for one that fills half the image |
 
 Saved models name timm's architecture, its arguments and the layers that differ, so that loading needs none of this.
 """
@@ -20,6 +20,8 @@ from collections.abc import Callable
 from typing import Any
 
 import timm
+import torch
+from timm.layers import build_sincos2d_pos_embed
 from torch import nn
 
 EDGE = 32
@@ -53,9 +55,17 @@ def _convnext(**arguments: Any) -> nn.Module:
 
 
 def _vit(**arguments: Any) -> nn.Module:
-    return timm.create_model(
-        "deit_tiny_patch16_224", patch_size=4, embed_dim=96, num_heads=3, **{"img_size": EDGE, **arguments}
-    )
+    """Started for its width and for few images, which is all that differs from timm's: it learns in half the steps.
+
+    Linear layers by their fan (timm's 0.02 suits a width of 768), and the positions as 2D sines and cosines, which are
+    as large as the tokens (Beyer et al. 2022, https://arxiv.org/abs/2205.01580).
+    """
+    arguments = {"img_size": EDGE, "weight_init": "jax", **arguments}
+    model = timm.create_model("deit_tiny_patch16_224", patch_size=8, embed_dim=96, num_heads=3, **arguments)
+    positions = build_sincos2d_pos_embed(model.patch_embed.grid_size, model.embed_dim)
+    with torch.no_grad():
+        model.pos_embed[0, model.num_prefix_tokens :] = positions
+    return model
 
 
 def _like(conv: nn.Conv2d, *, kernel: int, stride: int) -> nn.Conv2d:

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from updp_rt._copies import copy_shapes
 from updp_rt._marks import source_type, to_source
 from updp_rt.blocks.model import find_blocks, find_family, make_progressive, merge_model, pruned_bodies, set_lambda
+from updp_rt.blocks.parts import SKIP, WHOLE
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class BlockReport:
-    """One block: what it is, the reason why it cannot be pruned (None: it can), its cost and its merged forms'."""
+    """One block: what it is, the reason why it cannot be pruned (None: it can), its cost and its merged forms'.
+
+    Forms have `form_label`'s names; ``skip`` is there where the block may be left out.
+    """
 
     name: str
     kind: str
@@ -68,13 +72,16 @@ def inspect(model: nn.Module, input_size: tuple[int, int, int] | None = None) ->
     merged: dict[str, dict[str, Cost]] = {}
     names = [block.name for block in find_blocks(model) if block.prunable]
     if names:
-        for body, forms in pruned_bodies(model).items():
+        bodies = pruned_bodies(model)
+        skippable = [name for name in names if family.progressive.skippable(model.get_submodule(name))]
+        for body, forms in (bodies | {body: (form,) for body, form in WHOLE.items()}).items():
+            chosen = skippable if body == SKIP else names
             for form in forms:
-                subnet = make_progressive(model, dict.fromkeys(names, body))
+                subnet = make_progressive(model, dict.fromkeys(chosen, body))
                 set_lambda(subnet, 1.0)
-                _, pruned = count_costs(merge_model(subnet, dict.fromkeys(names, form)), size)
-                for name in names:
-                    merged.setdefault(name, {})[form_label(body, form, len(pruned_bodies(model)))] = pruned[name]
+                _, pruned = count_costs(merge_model(subnet, dict.fromkeys(chosen, form)), size)
+                for name in chosen:
+                    merged.setdefault(name, {})[form_label(body, form, len(bodies))] = pruned[name]
     reports = [
         BlockReport(b.name, source_type(b.module).__name__, b.reason, costs[b.name], merged.get(b.name, {}))
         for b in find_blocks(model)
@@ -83,7 +90,9 @@ def inspect(model: nn.Module, input_size: tuple[int, int, int] | None = None) ->
 
 
 def form_label(body: str, form: str, bodies: int) -> str:
-    """The name of a merged form: with its pruned body if the family offers several."""
+    """The name of a merged form: with its pruned body if the family offers several; of a body with one form, `body`."""
+    if body in WHOLE:
+        return body
     return f"{body}/{form}" if bodies > 1 else form
 
 

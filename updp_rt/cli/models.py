@@ -49,7 +49,7 @@ def inspect(
         measured = times.blocks.get(block.name) if times else None
         forms = measured.by_label() if measured else {}
         merged = "\n".join(
-            f"{form}: {_count(cost.params)}, {_count(cost.macs)}" + (f", {forms[form]:.3g} ms" if forms else "")
+            f"{form}: {_count(cost.params)}, {_count(cost.macs)}" + (f", {forms[form]:.3g} ms" if form in forms else "")
             for form, cost in block.merged.items()
         )
         row = [block.name, block.kind, _count(block.cost.params), _count(block.cost.macs)]

@@ -90,12 +90,13 @@ class BlockLatency(BaseModel):
         return (body != AFFINE or self.affine_ms is not None) and self.saved_ms(body) > 0
 
     def by_label(self) -> dict[str, float]:
-        """Of every merged form, under the name that `inspect` gives it."""
+        """Of every merged form that was measured, under the name that `inspect` gives it; leaving a block out is 0."""
+        whole = {AFFINE: self.affine_ms, SKIP: 0.0 if self.skippable else None}
         return {
             form_label(body, form, len(self.merged_ms)): ms
             for body, forms in self.merged_ms.items()
             for form, ms in forms.items()
-        }
+        } | {body: ms for body, ms in whole.items() if ms is not None}
 
     def best_ms(self, body: str) -> float:
         """Of its fastest merged form."""
@@ -105,7 +106,7 @@ class BlockLatency(BaseModel):
 
     def pace(self) -> float:
         """How long all that was timed takes, as a geometric mean: larger where the machine was busy."""
-        return statistics.geometric_mean([self.baseline_ms, *self.by_label().values()])
+        return statistics.geometric_mean([self.baseline_ms, *filter(None, self.by_label().values())])
 
     def saved_ms(self, body: str) -> float:
         """What the block saves in its best merged form; below 0 if that is slower."""

@@ -95,14 +95,15 @@ def _make(structure: ModelReport, forms: Forms, costs: Costs, sizes: Mapping[str
 def _cost(block: BlockReport, forms: Forms, costs: Costs) -> Cost:
     """What a block costs in the saved model; where that is not there, in its merged form as the structure has it.
 
-    The structure names forms with their body where there are several.
+    The structure names forms with their body where there are several, and some by their body alone (`form_label`).
     """
     form = forms.get(block.name)
     if block.name in costs:
         return costs[block.name]
     if form is None:
         return block.cost
-    return block.merged.get(f"{form.body}/{form.form}") or block.merged.get(form.form) or block.cost
+    names = f"{form.body}/{form.form}", form.form, form.body
+    return next((block.merged[name] for name in names if name in block.merged), block.cost)
 
 
 def _measured(table: LatencyTable, forms: Forms) -> bool:
