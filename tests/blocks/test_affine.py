@@ -14,7 +14,7 @@ from tests.conftest import relative_error
 from tests.pruning.conftest import small_split
 from updp_rt._copies import copy_model
 from updp_rt.blocks import make_progressive, merge_model, merge_origins, progressive_blocks, set_lambda, take_bodies
-from updp_rt.blocks.affine import affine_layer, fit_affine, least_squares
+from updp_rt.blocks.affine import TO_INPUT, affine_layer, fit_affine, least_squares
 from updp_rt.blocks.parts import AFFINE, SKIP
 from updp_rt.pruning.latency import BlockLatency, LatencyTable, measure_latency
 from updp_rt.pruning.supernet import calibrate
@@ -91,6 +91,31 @@ def test_the_fit_leaves_what_no_map_can_say() -> None:
     constant = torch.full((6, 2), 3.0)
     found, bias, left = least_squares(torch.randn(6, 4), constant)
     assert (float(found.abs().max()), bias.tolist(), left) == (0.0, [3.0, 3.0], 0.0)
+
+
+def test_of_few_rows_a_block_that_adds_is_taken_for_nearly_its_input() -> None:
+    """What it adds is noise: the plain fit learns it by heart, the ridge draws to the identity and does not."""
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(12, 10, 16, generator=generator, dtype=torch.float64) * torch.logspace(-2, 2, 16) + 5
+    y = x + torch.randn(x.shape, generator=generator, dtype=torch.float64) * torch.logspace(-2, 2, 16)
+    far = []
+    for adds in (True, False):
+        layer = nn.Linear(16, 16).double()
+        assert fit_affine(layer, x, y, adds=adds) < 1
+        scaled = layer.weight.detach() * torch.logspace(-2, 2, 16) / torch.logspace(-2, 2, 16)[:, None]
+        far.append(float((scaled - torch.eye(16)).norm()))
+    assert far[0] < 0.95 * far[1]
+
+
+def test_no_channels_scale_matters() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x, y = (torch.randn(50, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    scale = torch.tensor([1.0, 1e3, 1e-3, 1.0], dtype=torch.float64)
+    found, bias, left = least_squares(x, y, TO_INPUT)
+    scaled, same_bias, same_left = least_squares(x * scale, y, TO_INPUT)
+    assert relative_error(scaled * scale, found) < 1e-3
+    assert relative_error(same_bias, bias) < 1e-3
+    assert same_left == pytest.approx(left, rel=1e-4)
 
 
 @pytest.mark.parametrize("stride", [1, 2, (2, 1)])

@@ -11,7 +11,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from updp_rt._copies import copy_shapes
 from updp_rt._marks import source_type, to_source
-from updp_rt.blocks.model import find_blocks, find_family, make_progressive, merge_model, pruned_bodies, set_lambda
+from updp_rt.blocks.model import (
+    find_blocks,
+    find_family,
+    make_progressive,
+    merge_model,
+    pruned_bodies,
+    set_lambda,
+    skippable_blocks,
+)
 from updp_rt.blocks.parts import SKIP, WHOLE
 
 
@@ -73,7 +81,7 @@ def inspect(model: nn.Module, input_size: tuple[int, int, int] | None = None) ->
     names = [block.name for block in find_blocks(model) if block.prunable]
     if names:
         bodies = pruned_bodies(model)
-        skippable = [name for name in names if family.progressive.skippable(model.get_submodule(name))]
+        skippable = skippable_blocks(model)
         for body, forms in (bodies | {body: (form,) for body, form in WHOLE.items()}).items():
             chosen = skippable if body == SKIP else names
             for form in forms:

@@ -190,7 +190,7 @@ class ProgressiveBlock(nn.Module, ABC):
         the block's place starts as the best for all channels.
         """
         if self.body == AFFINE:
-            fit_affine(self.norms[AFFINE], x, self.block(x, *args, **kwargs))
+            fit_affine(self.norms[AFFINE], x, self.block(x, *args, **kwargs), adds=type(self).skippable(self.block))
         if self.body in WHOLE:
             return
         x = self.head(x, *args, **kwargs)
