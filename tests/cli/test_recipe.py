@@ -122,6 +122,16 @@ def test_a_dry_run_tells_what_would_be_done_and_writes_nothing(tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_a_dry_run_tries_the_step_with_its_teacher(tmp_path: Path) -> None:
+    options = ("--checkpoint", weights(tmp_path), "--img-size", "32", "--batch-size", "4", "--num-pruned", "3")
+    alone, taught = (planned("test_vit", *options, *more)["tried"]["train"] for more in ((), ("--distill", "1")))
+    weights_of_teacher = 4 * sum(
+        p.numel() for p in timm.create_model("test_vit", num_classes=10, img_size=32).parameters()
+    )
+    assert weights_of_teacher <= taught["memory"] - alone["memory"] < 1.1 * weights_of_teacher
+
+
+@pytest.mark.slow
 def test_a_dry_run_is_told_as_a_table(tmp_path: Path) -> None:
     options = ("--img-size", "32", "--batch-size", "4", "--set", "accumulate=2", "--num-pruned", "3")
     status, shown, error = run("prune", "test_vit", "--checkpoint", weights(tmp_path), *options, "--dry-run")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from updp_rt.blocks.parts import AFFINE, SKIP
 from updp_rt.data.sharing import count_batches
 from updp_rt.pruning.config import PruneConfig
 from updp_rt.pruning.memory import SavedForBackward, largest_block, state_bytes
-from updp_rt.pruning.progressive import progressive_losses
 from updp_rt.pruning.ranks import processes
 from updp_rt.pruning.run import Run
 from updp_rt.pruning.supernet import sandwich_losses
@@ -105,6 +104,9 @@ def make_plan(run: Run) -> Plan:
         for name in rounds
     }
     tried = {name: try_step(run, *made) for name, made in _trained(run).items()}
+    if run.config.distill > 0:  # the baseline's weights are held, too
+        held = sum(parameter.nbytes for parameter in run.model.parameters())
+        tried["train"] = replace(tried["train"], memory=tried["train"].memory + held)
     seconds = sum(tried[name].seconds * stages[name].steps for name in tried)
     whole = config.batch_size * config.accumulate * processes()
     return Plan((train, val), processes(), whole, cost.macs, stages, tried, seconds)
@@ -123,7 +125,7 @@ def _trained(run: Run) -> dict[str, tuple[nn.Module, Losses]]:
     supernet = make_progressive(run.model, bodies)
     subnet = make_progressive(run.model, {name: bodies[name] for name in run.names[: config.num_pruned]})
     steps, at = _HALF_WAY
-    ramp = progressive_losses(steps, label_smoothing=config.label_smoothing)
+    ramp = run.method.losses(run, steps, [])
     found: dict[str, tuple[nn.Module, Losses]] = {}
     if config.supernet_epochs:
         found["supernet"] = supernet, sandwich_losses(config.seed, config.random_subnets, config.label_smoothing)
