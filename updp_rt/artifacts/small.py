@@ -55,10 +55,10 @@ def _convnext(**arguments: Any) -> nn.Module:
 
 
 def _vit(**arguments: Any) -> nn.Module:
-    """Started for its width and for few images, which is all that differs from timm's: it learns in half the steps.
+    """Its weights start for a narrow model and few images, by which it learns in about half the steps.
 
-    Linear layers by their fan (timm's 0.02 suits a width of 768), and the positions as 2D sines and cosines, which are
-    as large as the tokens (Beyer et al. 2022, https://arxiv.org/abs/2205.01580).
+    Linear layers start by their fan (timm's 0.02 suits a width of 768), and positions as 2D sines and cosines, of the
+    tokens' size (Beyer et al. 2022, https://arxiv.org/abs/2205.01580).
     """
     arguments = {"img_size": EDGE, "weight_init": "jax", **arguments}
     model = timm.create_model("deit_tiny_patch16_224", patch_size=8, embed_dim=96, num_heads=3, **arguments)
