@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ SKIPPING = "updp:body=skip"
 MAPPING = "updp:body=affine"
 # Asked for no number of blocks but for the speed-up of `RIVAL` at the share, which is measured first.
 RIVAL, EQUAL = "drop", "updp:body=any:search=guided"
+AHEAD, LEVEL = "UPDP as fast, points", 0.02  # a share by which speeds may differ and be called equal
 UPDPS = (UPDP, SKIPPING, MAPPING, DIRECT, TRAINED, EQUAL)
 _CNN = (RIVAL, *UPDPS, "depthshrinker", "layer-folding", "dp", "layermerge", "toast")
 _VIT = (RIVAL, *UPDPS, "depthshrinker", "layer-folding", "hetdpt", "nose", "dp", "toast")
@@ -60,6 +61,7 @@ TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "field_vit": ((*_VIT, *NARROWING), ("small_vit",)),
     "field_width": (WIDTHS, ("small_resnet", "small_mobilenetv2", "small_convnext", "small_vit")),
 }
+ORDER = tuple(dict.fromkeys(method for methods, _ in TABLES.values() for method in methods))
 
 
 def cases(table: str, settings: Settings) -> Iterator[Case]:
@@ -170,42 +172,32 @@ def tables(rows: Sequence[Row]) -> list[Grid]:
     grids = []
     known_rows = [row for row in rows if "share" in row]
     for (model, data, share, epochs), members in grouped(known_rows, "model", "data", "share", "epochs").items():
-        columns = (
-            "method",
-            "parts pruned",
-            "seeds",
-            "accuracy, %",
-            "change, points",
-            "speed-up",
-            "published, on ImageNet",
+        entries = [Entry.of(str(method), chosen) for (method,), chosen in grouped(members, "method").items()]
+        entries = sorted((entry for entry in entries if entry.cases), key=lambda entry: ORDER.index(entry.method))
+        ours = [entry for entry in entries if entry.method in UPDPS]
+        columns = ["method", "parts pruned", "seeds", "accuracy, %", "change, points", "speed-up"]
+        grid = Grid(
+            f"{model} on {data}, a share of {float(str(share)):.2f}, {epochs} epochs",
+            (*columns, *([AHEAD] if ours else []), "published, on ImageNet"),
         )
-        grid = Grid(f"{model} on {data}, a share of {float(str(share)):.2f}, {epochs} epochs", columns)
-        before: dict[object, float] = {}
-        off: list[float] = []
-        for (method,), chosen in grouped(members, "method").items():
-            found = [case for case in by_case(chosen).values() if {"baseline", "pruned"} <= set(case)]
-            if not found:
-                continue
-            before |= {case["baseline"]["seed"]: case["baseline"]["accuracy"] for case in found}
-            changes = [case["pruned"]["accuracy"] - case["baseline"]["accuracy"] for case in found]
-            ratios = [case["baseline"]["median_ms"] / case["pruned"]["median_ms"] for case in found]
-            guesses = [case["pruned"].get("predicted_speedup") for case in found]
-            off += [abs(guess / ratio - 1) for guess, ratio in zip(guesses, ratios, strict=True) if guess]
-            found.sort(key=lambda case: case["pruned"]["seed"])
-            counts = sorted({case["pruned"]["pruned"] for case in found})
-            pruned = "-" if method in WIDTHS else " or ".join(map(str, counts))
-            seeds = ", ".join(str(case["pruned"]["seed"]) for case in found)
-            accuracy = spread([case["pruned"]["accuracy"] for case in found])
-            published = published_rows((str(method).partition(":")[0],), str(found[0]["pruned"]["family"]))
-            beside = "-"
-            if published:
-                row = published[0]
-                figures = " to ".join(f"{value:.2f}" for value in (row.before, row.after) if value is not None)
-                beside = ": ".join(filter(None, (row.network, ", ".join(filter(None, (figures, row.gain))))))
-            grid.add(method, pruned, seeds, accuracy, spread(changes, signed=True), times(ratios), beside)
+        for entry in entries:
+            ahead = [against(entry, ours)] if ours else []
+            grid.add(entry.method, *entry.cells(), *ahead, entry.published())
+        before = {seed: case["baseline"]["accuracy"] for entry in entries for seed, case in entry.cases.items()}
         if before:
             blocks, words = members[0]["blocks"], spread(list(before.values()))
-            grid.notes.append(f"Baselines, of {blocks} blocks: {words} over {len(before)} seeds.")
+            grid.notes.append(
+                f"Baselines, of {blocks} blocks: {words} over {len(before)} seed{'s'[: len(before) > 1]}."
+            )
+        fading, direct = (next((e for e in entries if e.method == method), None) for method in (UPDP, DIRECT))
+        if fading and direct and set(fading.cases) & set(direct.cases):
+            grid.notes.append(f"Fading, against λ = 1 from the start: {gain(fading, direct)} points.")
+        off = [
+            abs(guess / ratio - 1)
+            for entry in entries
+            for case, ratio in zip(entry.cases.values(), entry.speedups, strict=True)
+            if (guess := case["pruned"].get("predicted_speedup"))
+        ]
         if off:
             grid.notes.append(
                 f"UPDP's search predicted these speed-ups of what it chose within {100 * statistics.mean(off):.1f}% in "
@@ -215,6 +207,60 @@ def tables(rows: Sequence[Row]) -> list[Grid]:
     grids = grids or [Grid("accuracy in %", ("method",))]
     grids[-1].notes += what_is_missing(rows)
     return grids
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method's line of a table: its complete cases, by their seeds."""
+
+    method: str
+    cases: Mapping[int, Mapping[str, Row]]
+
+    @classmethod
+    def of(cls, method: str, rows: Sequence[Row]) -> Entry:
+        found = [case for case in by_case(rows).values() if {"baseline", "pruned"} <= set(case)]
+        return cls(method, {case["pruned"]["seed"]: case for case in sorted(found, key=lambda c: c["pruned"]["seed"])})
+
+    @property
+    def speedups(self) -> list[float]:
+        return [case["baseline"]["median_ms"] / case["pruned"]["median_ms"] for case in self.cases.values()]
+
+    @property
+    def accuracies(self) -> list[float]:
+        return [case["pruned"]["accuracy"] for case in self.cases.values()]
+
+    def cells(self) -> tuple[str, ...]:
+        """How much was pruned, the seeds, and what came of it."""
+        changes = [case["pruned"]["accuracy"] - case["baseline"]["accuracy"] for case in self.cases.values()]
+        counts = sorted({case["pruned"]["pruned"] for case in self.cases.values()})
+        pruned = "-" if self.method in WIDTHS else " or ".join(map(str, counts))
+        seeds = ", ".join(map(str, self.cases))
+        return pruned, seeds, spread(self.accuracies), spread(changes, signed=True), times(self.speedups)
+
+    def published(self) -> str:
+        family = str(next(iter(self.cases.values()))["pruned"]["family"])
+        rows = published_rows((self.method.partition(":")[0],), family)
+        if not rows:
+            return "-"
+        figures = " to ".join(f"{value:.2f}" for value in (rows[0].before, rows[0].after) if value is not None)
+        return ": ".join(filter(None, (rows[0].network, ", ".join(filter(None, (figures, rows[0].gain))))))
+
+
+def against(rival: Entry, ours: Sequence[Entry]) -> str:
+    """What the most accurate of UPDP's ways that are as fast as a rival adds to it, under the seeds of both."""
+    least = (1 - LEVEL) * statistics.mean(rival.speedups)
+    ways = [entry for entry in ours if entry.method != DIRECT and set(entry.cases) & set(rival.cases)]
+    fast = [entry for entry in ways if statistics.mean(entry.speedups) >= least]
+    if rival in ours or not fast:
+        return "-"
+    best = max(fast, key=lambda entry: statistics.mean(entry.accuracies))
+    return f"{gain(best, rival)} ({best.method.removeprefix('updp:')})"
+
+
+def gain(ours: Entry, theirs: Entry) -> str:
+    """The difference of accuracy, seed by seed, over the seeds that both have."""
+    both = [(ours.cases[seed], case) for seed, case in theirs.cases.items() if seed in ours.cases]
+    return spread([a["pruned"]["accuracy"] - b["pruned"]["accuracy"] for a, b in both], signed=True)
 
 
 def times(ratios: Sequence[float]) -> str:

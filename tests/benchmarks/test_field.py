@@ -142,15 +142,50 @@ def test_predicted_speed_ups_are_told_beside_those_measured(tmp_path: Path) -> N
         assert field.predicted(summary) == found
     summary.write_text('{"prediction": {"predicted_speedup": 1.3, "off": 0.0}}')
     assert field.predicted(summary) == {"predicted_speedup": 1.3}
-    about = {"model": "m", "data": "d", "share": 0.5, "epochs": 1, "method": "updp", "blocks": 8, "family": "resnet"}
-    rows: list[dict[str, Any]] = []
-    for seed, guess in enumerate((1.32, 1.2, None)):
-        case = {"case": f"seed {seed}", **about, "seed": seed, "accuracy": 0.9}
-        rows.append({**case, "candidate": "baseline", "median_ms": 12.0})
-        rows.append({**case, "candidate": "pruned", "median_ms": 10.0, "pruned": 4})
-        rows[-1] |= {"predicted_speedup": guess} if guess else {}
+    seeds = enumerate((1.32, 1.2, None))
+    rows = [row for seed, guess in seeds for row in case("updp", seed, 0.9, 1.2, predicted_speedup=guess)]
     (grid,) = field.tables(rows)
     assert grid.notes[1] == (
         "UPDP's search predicted these speed-ups of what it chose within 5.0% in the mean, and 10.0% at most "
         "(2 models)."
     )
+
+
+def case(method: str, seed: int, accuracy: float, speedup: float, **more: Any) -> list[dict[str, Any]]:
+    """Rows of a method under a seed, on a baseline of 12 ms."""
+    about = {"model": "m", "data": "d", "share": 0.5, "epochs": 1, "method": method, "blocks": 8, "family": "resnet"}
+    about |= {"case": f"{method} seed {seed}", "seed": seed}
+    more = {key: value for key, value in more.items() if value is not None}
+    return [
+        {**about, "candidate": "baseline", "median_ms": 12.0, "accuracy": 0.9},
+        {**about, "candidate": "pruned", "median_ms": 12.0 / speedup, "accuracy": accuracy, "pruned": 4, **more},
+    ]
+
+
+def test_each_rival_is_told_what_updp_adds_to_it_at_no_less_speed() -> None:
+    skip, affine = "updp:body=skip", "updp:body=affine"
+    rows = [
+        *case("dp", 0, 0.85, 1.1),
+        *case("toast", 0, 0.80, 2.5),
+        *case("drop", 0, 0.86, 1.5),
+        *case("drop", 1, 0.87, 1.7),
+        *case("updp:direct=true", 0, 0.89, 1.6),  # no way of fading, though it is the best
+        *case("updp", 0, 0.88, 1.2),
+        *case("updp", 1, 0.90, 1.2),
+        *case(affine, 2, 0.99, 3.0),  # under no seed of the others
+        *case(skip, 0, 0.87, 1.58),  # slower than `drop` by 1.25%: level
+        *case(skip, 1, 0.86, 1.58),
+    ]
+    (grid,) = field.tables(rows)
+    assert [row[0] for row in grid.rows] == [
+        "drop", "updp", skip, affine, "updp:direct=true", "dp", "toast",
+    ]  # fmt: skip
+    column = list(grid.columns).index(field.AHEAD)
+    ahead = {row[0]: row[column] for row in grid.rows}
+    assert ahead["drop"] == "+0.00 ± 1.41 (body=skip)"
+    assert ahead["dp"] == "+3.00 (updp)"
+    assert {ahead[method] for method in ("toast", "updp", skip, affine, "updp:direct=true")} == {"-"}
+    assert "Fading, against λ = 1 from the start: -1.00 points." in grid.notes
+    width = [*case("channels", 0, 0.9, 1.1), *case("torch-pruning", 0, 0.9, 1.1)]
+    (grid,) = field.tables(width)
+    assert field.AHEAD not in grid.columns
