@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks.grid import best, median, ratio
 from benchmarks.results import Row, by_case, read
-from benchmarks.studies import fading
+from benchmarks.studies import fading, field
 from benchmarks.suites.micro import operator_times
 from updp_rt.artifacts.atomic import atomic_path
 
@@ -138,25 +138,53 @@ def draw_paper(cases: Sequence[Case], where: str) -> Figure:
 
 
 def draw_field(cases: Sequence[Case], where: str) -> Figure:
-    """Each method's change of accuracy against its speed-up, on each model: means, and deviations over the seeds."""
-    groups = _groups([case for case in cases if {"baseline", "pruned"} <= set(case)], ("model",))
-    methods = list(dict.fromkeys(_about(case)["method"] for case in cases))
+    """Each method's change of accuracy against its speed-up, on each model: means, and deviations over the seeds.
+
+    What loses thrice as much as the middle one, or as a point, would press the others together: it stands at the edge,
+    with its figure.
+    """
+    whole = [case for case in cases if {"baseline", "pruned"} <= set(case)]
+    whole.sort(key=lambda case: list(FIELD_STYLES).index(_about(case)["method"]))
+    groups = _groups(whole, ("model",))
     columns = min(2, max(1, len(groups)))
-    title = f"UPDP and its rivals, over the baseline of the seed\n({where})"
+    title = f"Ours (filled) and rivals (hollow), over the baseline of the seed\n({where})"
     figure, grid = _figure(title, -(-len(groups) // columns), columns, 3.6, 6.0)
     for axes, (model, members) in zip(_flat(grid), groups.items(), strict=False):
         axes.scatter([1.0], [0.0], marker="*", color="#000000", s=70, label="baseline", zorder=3)
+        points = []
         for (method, _), alike in _by(members, ("method", "share")).items():
             ratios = [ratio(median(case, "baseline"), median(case, "pruned")) or math.nan for case in alike]
             changes = [100 * (case["pruned"]["accuracy"] - case["baseline"]["accuracy"]) for case in alike]
-            index = methods.index(method)
-            (x, dx), (y, dy) = _mean_and_deviation(ratios), _mean_and_deviation(changes)
-            color, marker = COLORS[index % len(COLORS)], MARKERS[index // len(COLORS) % len(MARKERS)]
-            axes.errorbar(x, y, dy, dx, marker=marker, color=color, markersize=6, elinewidth=0.8, label=method)
+            points.append((method, *_mean_and_deviation(ratios), *_mean_and_deviation(changes)))
+        least = 3 * min(-1.0, statistics.median(y for *_, y, _ in points))
+        below = sorted((x, y) for _, x, _, y, _ in points if y < least)
+        for index, (x, y) in enumerate(below):
+            place = (0, (-12, 6)[index % 2])  # neighbours' figures would cover each other
+            axes.annotate(f"{y:.1f}", (x, least), place, textcoords="offset points", ha="center", fontsize=7)
+        for method, x, dx, y, dy in points:
+            axes.errorbar(x, max(y, least), 0.0 if y < least else dy, dx, **FIELD_STYLES[method], label=method)
+        if below:
+            axes.set_ylim(bottom=1.15 * least)
         axes.set_title(model, loc="left", fontsize=9)
         axes.set_xlabel("× faster than the baseline", fontsize=8)
         axes.set_ylabel("points of accuracy", fontsize=8)
     return _with_legend(figure)
+
+
+def _field_styles() -> dict[str, dict[str, Any]]:
+    ours: dict[str, dict[str, Any]] = {}
+    rivals: dict[str, dict[str, Any]] = {}
+    for method in field.ORDER:
+        mine = method.startswith(("updp", "channels"))
+        group, markers = (ours, "sD") if mine else (rivals, "o^v")
+        color = COLORS[len(group) % len(COLORS)]
+        face, marker = color if mine else "#FFFFFF", markers[len(group) // len(COLORS)]
+        group[method] = {"color": color, "marker": marker, "mfc": face, "markersize": 6, "elinewidth": 0.8}
+    return ours | rivals
+
+
+# How each method of the field is drawn, in every picture alike: ours filled, rivals hollow.
+FIELD_STYLES = _field_styles()
 
 
 def draw_fading(cases: Sequence[Case], where: str) -> Figure:
@@ -199,7 +227,7 @@ PICTURES: dict[str, Callable[[Sequence[Case], str], Figure]] = {
 
 
 def _figure(title: str, rows: int, columns: int, height: float, width: float) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width * columns, height * rows + 1.0), layout="constrained")
+    figure = Figure(figsize=(width * columns, height * rows + 0.7), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in _flat(grid):
@@ -267,6 +295,7 @@ def _with_legend(figure: Figure) -> Figure:
         axes.set_visible(axes.has_data())
     each = 0.6 + 0.075 * max(map(len, entries), default=0)  # inches of the widest, at this size of letters
     columns = max(1, min(6, int(figure.get_figwidth() / each)))
+    figure.set_figheight(figure.get_figheight() + 0.19 * -(-len(entries) // columns))
     handles = list(entries.values())
     figure.legend(handles, list(entries), loc="outside lower left", ncols=columns, frameon=False, fontsize=9)
     return figure

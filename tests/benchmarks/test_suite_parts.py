@@ -22,7 +22,7 @@ from benchmarks import page, problems, results, rotation
 from benchmarks.commands import STUDIES, SUITES, app
 from benchmarks.compare import compare
 from benchmarks.models import MODELS
-from benchmarks.pictures import COLORS, PICTURES
+from benchmarks.pictures import FIELD_STYLES, PICTURES
 from benchmarks.protocol import Case, LeftOut, Measured, Record, Wrong, race
 from benchmarks.results import RESULTS, Result, Row, read
 from benchmarks.samples import Summary, ratio_interval
@@ -298,10 +298,12 @@ def test_tables_and_pictures(suite: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*/field_*.png")), ids=lambda path: path.stem)
 def test_few_colours_still_tell_methods_apart(path: Path) -> None:
-    methods = dict.fromkeys(row["method"] for row in results.read(path.with_suffix(".csv")).rows)
+    methods = {row["method"] for row in results.read(path.with_suffix(".csv")).rows}
+    looks = {tuple(FIELD_STYLES[method][part] for part in ("color", "marker", "mfc")) for method in methods}
+    assert len(looks) == len(methods)
     with Image.open(path) as picture:
         there = [color for _, color in picture.convert("RGB").getcolors(1 << 16)]
-    for color in COLORS[: len(methods)]:
+    for color in {color for color, *_ in looks}:
         wanted = ImageColor.getrgb(color)
         assert min(max(abs(a - b) for a, b in zip(wanted, each, strict=True)) for each in there) < 16
 
