@@ -43,11 +43,12 @@ def draw_folder(folder: Path, suites: Sequence[str]) -> Iterator[Path]:
         cases = list(by_case(result.rows).values())
         if not cases:
             continue
-        figure = PICTURES[suite](cases, f"{result.about['device']}, torch {result.about['versions']['torch']}")
+        devices = dict.fromkeys(row.get("device", result.about["device"]) for row in result.rows)
+        figure = PICTURES[suite](cases, f"{' and '.join(devices)}, torch {result.about['versions']['torch']}")
         target, drawn = source.with_suffix(".png"), io.BytesIO()
         figure.savefig(drawn, format="png", dpi=80)
-        with atomic_path(target) as temporary:  # in few colours: a quarter of the size
-            Image.open(drawn).convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE).save(
+        with atomic_path(target) as temporary:  # in few colours, which keep the lines' own: a quarter of the size
+            Image.open(drawn).convert("RGB").quantize(64, Image.Quantize.FASTOCTREE).save(
                 temporary, format="PNG", optimize=True
             )
         yield target

@@ -88,7 +88,7 @@ def read(path: Path) -> Result:
 
 
 def join(into: Path, others: Iterable[Path]) -> int:
-    """Add to one result the cases that others hold, such as those of other machines; how many were added.
+    """Add to one result the cases that others hold; how many were added. Rows of another device name theirs.
 
     Raises:
         ValueError: one is of another suite or of other versions, or holds a case with other rows.
@@ -102,6 +102,7 @@ def join(into: Path, others: Iterable[Path]) -> int:
             if other.about.get(key) != about.get(key):
                 raise ValueError(f"{path}: its {key} is {other.about.get(key)}, that of {into} {about.get(key)}")
         for key, rows in other.cases().items():
+            rows = [_named(row, other.about.get("device"), about.get("device")) for row in rows]
             if cases.setdefault(key, rows) != rows:
                 raise ValueError(f"{path}: its rows of {key!r} are not those of {into}: leave one of them out")
         for key, separator in (("command", " && "), ("commit", ", ")):
@@ -109,6 +110,13 @@ def join(into: Path, others: Iterable[Path]) -> int:
             about[key] = separator.join(dict.fromkeys(parts))
     write(into, about, [row for rows in cases.values() for row in rows])
     return len(cases) - known
+
+
+def _named(row: Row, measured_on: Any, usual: Any) -> Row:
+    """A row with the device that it was measured on, where that is not the usual one of its file."""
+    device = row.get("device", measured_on)
+    rest = {key: value for key, value in row.items() if key != "device"}
+    return rest if device == usual else {**rest, "device": device}
 
 
 def by_case(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:

@@ -189,6 +189,10 @@ def tables(rows: Sequence[Row]) -> list[Grid]:
             grid.notes.append(
                 f"Baselines, of {blocks} blocks: {words} over {len(before)} seed{'s'[: len(before) > 1]}."
             )
+        grid.notes += [
+            f"Under seed{'s'[: len(seeds) > 1]} {', '.join(map(str, sorted(seeds)))} measured on {device}."
+            for device, seeds in elsewhere(entries).items()
+        ]
         fading, direct = (next((e for e in entries if e.method == method), None) for method in (UPDP, DIRECT))
         if fading and direct and set(fading.cases) & set(direct.cases):
             grid.notes.append(f"Fading, against λ = 1 from the start: {gain(fading, direct)} points.")
@@ -244,6 +248,16 @@ class Entry:
             return "-"
         figures = " to ".join(f"{value:.2f}" for value in (rows[0].before, rows[0].after) if value is not None)
         return ": ".join(filter(None, (rows[0].network, ", ".join(filter(None, (figures, rows[0].gain))))))
+
+
+def elsewhere(entries: Sequence[Entry]) -> dict[str, set[int]]:
+    """The seeds whose cases come from another device than that of their file."""
+    found: dict[str, set[int]] = {}
+    for entry in entries:
+        for seed, case in entry.cases.items():
+            if "device" in case["pruned"]:
+                found.setdefault(case["pruned"]["device"], set()).add(seed)
+    return found
 
 
 def against(rival: Entry, ours: Sequence[Entry]) -> str:

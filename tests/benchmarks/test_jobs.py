@@ -113,12 +113,14 @@ def test_results_of_other_machines_are_joined(tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.csv" for name in ("here", "there", "odd")]
     results.write(paths[0], about, [{"case": "a", "candidate": "x", "accuracy": 0.5}])
     more = [{"case": key, "candidate": "x", "accuracy": 0.5} for key in ("a", "b")]
+    more[0]["device"] = "one"  # as the other was joined with this
     results.write(paths[1], {**about, "commit": "b", "device": "two"}, more)
     found = CliRunner().invoke(app, ["join", str(paths[0]), str(paths[1])])
     assert found.exit_code == 0, found.output
     assert "1 cases added" in found.output
+    assert results.join(paths[0], paths[1:2]) == 0
     whole = read(paths[0])
-    assert [row["case"] for row in whole.rows] == ["a", "b"]
+    assert [(row["case"], row.get("device")) for row in whole.rows] == [("a", None), ("b", "two")]
     assert (whole.about["commit"], whole.about["command"]) == ("a, b", "jobs")
     for change, said in (({"versions": {"torch": "3"}}, "its versions is"), ({"suite": "other"}, "its suite is")):
         results.write(paths[2], {**about, **change}, more)
