@@ -101,8 +101,8 @@ def join(into: Path, others: Iterable[Path]) -> int:
         for key in ("suite", "versions"):
             if other.about.get(key) != about.get(key):
                 raise ValueError(f"{path}: its {key} is {other.about.get(key)}, that of {into} {about.get(key)}")
-        for key, rows in other.cases().items():
-            rows = [_named(row, other.about.get("device"), about.get("device")) for row in rows]
+        for key, found in other.cases().items():
+            rows = [_named(row, other.about.get("device"), about.get("device")) for row in found]
             if cases.setdefault(key, rows) != rows:
                 raise ValueError(f"{path}: its rows of {key!r} are not those of {into}: leave one of them out")
         for key, separator in (("command", " && "), ("commit", ", ")):
