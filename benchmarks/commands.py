@@ -73,7 +73,7 @@ app = typer.Typer(
     "benchmarks/results/DEVICE/SUITE.csv. Arguments of a suite after -- go to pytest.",
 )
 
-DRAWN = "models,paper,fading,field_cnn,field_vit,field_width"  # those that docs/measured.md shows
+DRAWN = "models,engines,paper,fading,field_cnn,field_vit,field_width"  # those that docs/measured.md shows
 _PRECISIONS = ("float32", "bfloat16", "float16")
 _KEPT_OUT = ("resume", "shard", "work", "out", "results_file", "rest")  # of the command that makes a result again
 
@@ -266,7 +266,7 @@ def page() -> None:
 @app.command()
 def pictures(
     folders: Annotated[list[Path] | None, typer.Argument(help="Folders of results; all in benchmarks/results.")] = None,
-    suites: Annotated[str, typer.Option(help="micro, blocks, models, paper and field_*, separated by commas.")] = DRAWN,
+    suites: Annotated[str, typer.Option(help="Which, separated by commas; micro and blocks too.")] = DRAWN,
 ) -> None:
     """Draw the results of these suites; a PNG of its name beside each."""
     from benchmarks.pictures import draw_folder

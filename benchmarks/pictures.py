@@ -17,7 +17,9 @@ from PIL import Image
 from benchmarks.grid import best, median, ratio
 from benchmarks.results import Row, by_case, read
 from benchmarks.studies import fading, field
+from benchmarks.suites import engines
 from benchmarks.suites.micro import operator_times
+from benchmarks.suites.models import most_pruned
 from updp_rt.artifacts.atomic import atomic_path
 
 Case = Mapping[str, Row]
@@ -114,6 +116,28 @@ def draw_models(cases: Sequence[Case], where: str) -> Figure:
         _bars(axes, variants, bars)
         axes.axhline(1.0, color="#444444", linewidth=0.8)
         axes.set_title(f"{row['model']}\n{row['dtype']}, batch {row['batch']}", loc="left", fontsize=8)
+    return _with_legend(figure)
+
+
+def draw_engines(cases: Sequence[Case], where: str) -> Figure:
+    """What the engines make of each model, and `auto` of it with blocks merged, over the best of the others."""
+    groups = _groups(cases, ("dtype", "batch"))
+    columns = min(2, len(groups))
+    title = f"Engines: × over the best other than ours on the unpruned model\n({where})"
+    figure, grid = _figure(title, -(-len(groups) // columns), columns, 2.8, 6.0)
+    for axes, (title, members) in zip(_flat(grid), groups.items(), strict=False):
+        members.sort(key=lambda case: str(_about(case)["model"]))
+        base = [median(case, f"P0 {engines.best_other(case)}") for case in members]
+        shown = {name: [f"P0 {name}"] * len(members) for name in engines.OTHERS}
+        shown |= {"fused kernels": ["P0 modules"] * len(members), "auto": ["P0 auto"] * len(members)}
+        shown["auto, merged"] = [f"{most_pruned(list(case.values()))} auto" for case in members]
+        bars = {
+            label: [ratio(best, median(case, name)) for best, case, name in zip(base, members, names, strict=True)]
+            for label, names in shown.items()
+        }
+        _bars(axes, [str(_about(case)["model"]) for case in members], bars)
+        axes.axhline(1.0, color="#444444", linewidth=0.8)
+        axes.set_title(title, loc="left", fontsize=9)
     return _with_legend(figure)
 
 
@@ -221,6 +245,7 @@ PICTURES: dict[str, Callable[[Sequence[Case], str], Figure]] = {
     "micro": draw_micro,
     "blocks": draw_blocks,
     "models": draw_models,
+    "engines": draw_engines,
     "paper": draw_paper,
     "fading": draw_fading,
     **dict.fromkeys(("field_cnn", "field_vit", "field_width"), draw_field),

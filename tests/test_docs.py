@@ -158,22 +158,21 @@ def test_make_has_the_targets_shown(arguments: list[str]) -> None:
 
 
 def test_the_readme_s_figures_are_those_measured() -> None:
-    from benchmarks.results import RESULTS, read
+    from benchmarks.results import RESULTS, by_case, read
+    from benchmarks.suites.engines import OTHERS
+    from benchmarks.suites.models import most_pruned
 
-    rows = read(RESULTS / "intel-r-xeon-r-processor-2-threads" / "models.csv").rows
-    found = {
-        (row["model"], row["candidate"]): row["median_ms"]
-        for row in rows
-        if (row["dtype"], row["batch"]) == ("float32", 8)
-    }
+    rows = read(RESULTS / "intel-r-xeon-r-processor-2-threads" / "engines.csv").rows
+    cases = {name: case for name, case in by_case(rows).items() if " b8 float32 " in name}
+    found = {case["P0 eager"]["model"]: case for case in cases.values()}
     shown = 0
     for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines():
         model, *cells = [cell.strip(" ×") for cell in line.strip("|").split("|")]
-        if (model, "P0 eager") in found:
-            modes = ("P0 eager", "P0 compiled", "P0 accelerated", "P6 accelerated")
-            eager, compiled, accelerated, merged = (found[model, mode] for mode in modes)
-            figures = [f"{ms:.1f}" for ms in (eager, compiled, accelerated, merged)]
-            assert cells == [*figures, f"{eager / merged:.2f}", f"{compiled / merged:.2f}"]
+        if model in found:
+            case = found[model]
+            names = [f"P0 {mode}" for mode in (*OTHERS, "modules", "auto")]
+            times = [case[name]["median_ms"] for name in (*names, f"{most_pruned(list(case.values()))} auto")]
+            assert cells == [*(f"{ms:.1f}" for ms in times), f"{min(times[: len(OTHERS)]) / times[-1]:.2f}"]
             shown += 1
     assert shown == 4
 

@@ -31,7 +31,7 @@ from updp_rt._timing import paced
 from updp_rt.runtime.engines import ENGINES, RUNTIMES, engine_of
 from updp_rt.runtime.fastest import choice_of
 
-_OTHERS = ("eager", "inductor", "onnxruntime", "openvino")
+OTHERS = ("eager", "inductor", "onnxruntime", "openvino")
 _OURS = ("modules", "auto", "torch-only")  # the last: ``auto`` as it is where no other runtime is installed
 _MERGED = {"resnet34": 8}
 # What is wanted of their ratios: of each, and of their geometric mean; and of each model's with blocks merged.
@@ -44,7 +44,7 @@ def cases(settings: Settings) -> Iterator[Case]:
 
     def names_of(name: str) -> tuple[str, ...]:
         counts = settings.pruned or (0, _MERGED.get(name, 6))
-        return (*(f"P0 {mode}" for mode in (*_OTHERS, *_OURS)), *(f"P{count} auto" for count in counts if count))
+        return (*(f"P0 {mode}" for mode in (*OTHERS, *_OURS)), *(f"P{count} auto" for count in counts if count))
 
     return model_cases(settings, names_of, measure)
 
@@ -104,7 +104,7 @@ def _ready(mode: str, source: nn.Module, images: Tensor) -> tuple[Callable[[Tens
 def tables(rows: Sequence[Row]) -> list[Grid]:
     """``auto`` over the best of the others, unpruned and with blocks merged, batch sizes side by side."""
     grid = Grid(
-        f"engines: × faster than the best of {', '.join(_OTHERS)} on the unpruned model, ratios of medians",
+        f"engines: × faster than the best of {', '.join(OTHERS)} on the unpruned model, ratios of medians",
         ["model", "dtype", "batch", "best other", "picked", "auto", "merged", "picked, merged", "auto, merged"],
     )
     plain: list[float | None] = []
@@ -115,7 +115,7 @@ def tables(rows: Sequence[Row]) -> list[Grid]:
         found = list(by_case(members).values())
         batches = " / ".join(str(batch) for batch in dict.fromkeys(row["batch"] for row in members))
         most = most_pruned(members)
-        rivals = [_best_other(case) for case in found]
+        rivals = [best_other(case) for case in found]
         gains = {
             name: [
                 ratio(median(case, f"P0 {rival}"), median(case, name))
@@ -156,9 +156,9 @@ def _summary(case: Mapping[str, Row], candidate: str) -> Summary | None:
     return Summary(row["median_ms"], row["q1_ms"], row["q3_ms"], row["rounds"]) if "q1_ms" in row else None
 
 
-def _best_other(case: Mapping[str, Row]) -> str:
+def best_other(case: Mapping[str, Row]) -> str:
     """The quickest of the other engines on the unpruned model; empty where none has a time."""
-    times = {mode: found for mode in _OTHERS if (found := median(case, f"P0 {mode}")) is not None}
+    times = {mode: found for mode in OTHERS if (found := median(case, f"P0 {mode}")) is not None}
     return min(times, key=times.__getitem__, default="")
 
 

@@ -243,17 +243,19 @@ def result(suite: str, scale: float = 1.0) -> Result:
         rows.append({"case": case, **about, "candidate": "ours", "wrong": "its error of [1e-1] is above the bound"})
         rows.append({"case": case, **about, "candidate": "P0 late", "left_out": "time is up"})
 
+    timed = {
+        "blocks": ["baseline", "accelerated", "pruned", "merged", "merged accelerated"],
+        "models": ["P0 eager", "P0 compiled", "P0 accelerated", "P3 eager", "P3 accelerated"],
+        "engines": ["P0 eager", "P0 inductor", "P0 modules", "P0 auto", "P6 auto"],
+    }
     for index, model in enumerate(MODELS):
         if suite == "micro":
             for n in (4, 6):
                 names = ["eager", "compiled", "vendor:epilogue", "onednn:matmul"]
                 add(f"operator {index} {n}", names, operator=f"operator {index}", flops=10**n, bytes=10**4, **at)
-        elif suite == "blocks":
-            names = ["baseline", "accelerated", "pruned", "merged", "merged accelerated"]
-            add(f"{model} 1", names, model=model, block="blocks.1", form="full/conv", **at)
-        elif suite == "models":
-            names = ["P0 eager", "P0 compiled", "P0 accelerated", "P3 eager", "P3 accelerated"]
-            add(model, names, model=model, size=224, peak_memory_mb=100.0, **at)
+        elif suite in timed:
+            about = {"model": model, "block": "blocks.1", "form": "full/conv", "size": 224, "peak_memory_mb": 100.0}
+            add(f"{model} 1", timed[suite], **about, **at)
         elif suite == "fading":
             for epochs in (1, 3):
                 about = {"model": model, "data": "d", "seed": 0, "epochs": epochs, "lr": 1e-3, "steps": 10 * epochs}
