@@ -45,8 +45,8 @@ def draw_folder(folder: Path, suites: Sequence[str]) -> Iterator[Path]:
         cases = list(by_case(result.rows).values())
         if not cases:
             continue
-        devices = dict.fromkeys(row.get("device", result.about["device"]) for row in result.rows)
-        figure = PICTURES[suite](cases, f"{' and '.join(devices)}, torch {result.about['versions']['torch']}")
+        devices = " and\n".join(dict.fromkeys(row.get("device", result.about["device"]) for row in result.rows))
+        figure = PICTURES[suite](cases, f"{devices}, torch {result.about['versions']['torch']}")
         target, drawn = source.with_suffix(".png"), io.BytesIO()
         figure.savefig(drawn, format="png", dpi=80)
         with atomic_path(target) as temporary:  # in few colours, which keep the lines' own: a quarter of the size
