@@ -190,7 +190,7 @@ def tables(rows: Sequence[Row]) -> list[Grid]:
                 f"Baselines, of {blocks} blocks: {words} over {len(before)} seed{'s'[: len(before) > 1]}."
             )
         grid.notes += [
-            f"Under seed{'s'[: len(seeds) > 1]} {', '.join(map(str, sorted(seeds)))} measured on {device}."
+            f"Measured on {device}: seed{'s'[: len(seeds) > 1]} {', '.join(map(str, sorted(seeds)))}."
             for device, seeds in elsewhere(entries).items()
         ]
         fading, direct = (next((e for e in entries if e.method == method), None) for method in (UPDP, DIRECT))

@@ -166,7 +166,7 @@ def test_a_table_says_which_seeds_another_device_measured() -> None:
     other = partial(case, accuracy=0.9, speedup=1.2, device="two")
     rows = [*case("drop", 0, 0.9, 1.2), *other("drop", 2), *other("updp", 1), *other("updp", 2)]
     (grid,) = field.tables(rows)
-    assert "Under seeds 1, 2 measured on two." in grid.notes
+    assert "Measured on two: seeds 1, 2." in grid.notes
 
 
 def test_each_rival_is_told_what_updp_adds_to_it_at_no_less_speed() -> None:
