@@ -52,6 +52,12 @@ def test_a_second_program_that_would_not_fit_is_not_kept(exact: Copied, caplog: 
     assert_served_by(exact, 1, fast, source, images)
 
 
+@pytest.mark.parametrize("engine", ["modules", "compiled"])
+def test_limits_of_an_engine_that_is_named_are_refused(engine: str) -> None:
+    with pytest.raises(ValueError, match=f"leave them out with engine='{engine}'"):
+        twins(engine=engine, engine_limits=EngineLimits(seconds=1.0))
+
+
 def test_copies_keep_to_it(exact: Copied) -> None:
     source, fast, images = twins(engine="auto", engine_limits=EngineLimits(bytes=4e6))
     twin = copy.deepcopy(fast)

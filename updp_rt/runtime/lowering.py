@@ -71,14 +71,15 @@ def accelerate(
         The accelerated model. `restore` undoes it.
 
     Raises:
-        ValueError: a model in train mode or already accelerated, or an unknown backend or engine.
+        ValueError: a model in train mode or already accelerated, an unknown backend or engine, or limits of an engine
+            that is named.
         AccelerationError: under `strict`; or the engine cannot run the model here: it says why.
         VerificationError: under `certify`, a module whose results are further from float64 than the bound.
     """
     unknown = [name for name in backends or () if name not in BACKENDS]
     if unknown:
         raise ValueError(f"unknown backend {unknown[0]!r}: choose among {', '.join(BACKENDS)}")
-    chosen = None if engine == "auto" else parse_engine(engine)
+    chosen = _engine_named(engine, engine_limits)
     examples = [example_input] if isinstance(example_input, Tensor) else list(example_input)
     if model.training:
         raise ValueError("only a model in eval mode can be accelerated: call model.eval() first")
@@ -111,6 +112,16 @@ def accelerate(
         _unfuse_all(model)  # a model given to be changed in place is not left half changed
         raise
     return model
+
+
+def _engine_named(name: str, limits: EngineLimits | None) -> Engine | None:
+    """The engine of a name; None of ``auto``, which is yet to choose."""
+    if name == "auto":
+        return None
+    engine = parse_engine(name)
+    if limits is not None:
+        raise ValueError(f"engine_limits bound what engine='auto' builds: leave them out with engine={name!r}")
+    return engine
 
 
 def restore(model: _Model, *, inplace: bool = False) -> _Model:
