@@ -108,8 +108,9 @@ SECTIONS: dict[str, tuple[str, str]] = {
         everywhere, and `any`, which chooses, is not always as good as the best of them: on a third of small_mobilenetv2
         it is 0.3 behind `drop`, by one seed of three. The other rivals are behind. Fading is ahead of λ = 1 from the
         start (`direct=true`) in thirteen of eighteen pairs of these models, by 0.02 to 1.28 points, and behind in five,
-        by 0.02 to 0.22. On the second machine two jobs share a core: its speed-ups are rougher still, and that of
-        `direct=true` at a third of small_mobilenetv2, seed 2, 0.93, is of a disturbed minute.
+        by 0.02 to 0.22. Times on the second machine varied more, so that its speed-ups are rougher still; that of
+        `direct=true` at a third of small_mobilenetv2, seed 2, 0.93, is far from the 1.13 predicted, and not to
+        be relied on.
 
         Tried besides, once each, and no default made of it. The baseline's outputs as all of the target, for three
         quarters of the steps: on a third of small_resnet, affine maps, 89.24% for 88.60 (as half of it 88.84), and
